@@ -1,0 +1,107 @@
+"""Rows, samples and prompts -> tensors. This is where media are decoded, in the data loader's workers."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.conversation import Media
+from data.encoding import IGNORE_INDEX, Sample, expand
+from data.layout import RowLayout, packed_inputs
+from data.media import load_image
+from data.packing import Group
+from data.video import read_frames
+from data.video_llava import VisualTokens, pixel_inputs
+
+Row = Sequence[tuple[Group, Sequence[Sample]]]
+
+
+class RowCollator:
+    """One row -> input_ids and labels (1, L) long, its layout (see `packed_inputs`), pixels (see `pixel_inputs`)
+    and counts.
+
+    No padding: the groups of the row stand one behind the other. [1 2 3 | 4 | 5 6] are the ids of one group with
+    a prefix of three tokens and two suffixes.
+    """
+
+    def __init__(self, processor, visual_tokens: VisualTokens):
+        self.processor, self.visual_tokens = processor, visual_tokens
+
+    def __call__(self, batch: Sequence[Row]) -> dict:
+        (row,) = batch
+        laid_out = []
+        for group, samples in row:
+            expanded = [expand(s.input_ids, s.labels, self.processor.tokenizer, self.visual_tokens) for s in samples]
+            laid_out.append([group.lay_out(sequences) for sequences in zip(*expanded, strict=True)])
+        ids, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*laid_out, strict=True))
+        media = [item for _, samples in row for item in samples[0].media]
+        return {
+            "input_ids": ids.long()[None],
+            "labels": labels.long()[None],
+            **packed_inputs(RowLayout(tuple(group.shape for group, _ in row))),
+            **load_pixels(media, self.processor, self.visual_tokens.num_frames),
+            "counts": _counts(media, sum(len(samples) for _, samples in row)),
+        }
+
+
+class PaddedCollator:
+    """Samples -> input_ids, attention_mask and labels (B, T) long, padded on the right; pixels and counts.
+
+    Ids [1 2] and [3] become [[1 2] [3 pad]], mask [[1 1] [1 0]], labels -100 where padded.
+    """
+
+    def __init__(self, processor, visual_tokens: VisualTokens):
+        self.processor, self.visual_tokens = processor, visual_tokens
+
+    def __call__(self, batch: Sequence[Row]) -> dict:
+        samples = [sample for row in batch for _, members in row for sample in members]
+        tokenizer = self.processor.tokenizer
+        expanded = [expand(s.input_ids, s.labels, tokenizer, self.visual_tokens) for s in samples]
+        ids, labels = zip(*expanded, strict=True)
+        media = [item for sample in samples for item in sample.media]
+        return {
+            "input_ids": pad(ids, tokenizer.pad_token_id),
+            "attention_mask": pad([np.ones_like(row) for row in ids], 0),
+            "labels": pad(labels, IGNORE_INDEX),
+            **load_pixels(media, self.processor, self.visual_tokens.num_frames),
+            "counts": _counts(media, len(samples)),
+        }
+
+
+class PromptCollator:
+    """Prompts (ids, media) -> what `generate` takes: input_ids and attention_mask (B, T) long, padded on the LEFT,
+    so that every answer begins behind the last token of its prompt; pixels."""
+
+    def __init__(self, processor, num_frames: int):
+        self.processor, self.num_frames = processor, num_frames
+
+    def __call__(self, batch: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict:
+        ids = [np.asarray(ids) for ids, _ in batch]
+        media = [item for _, items in batch for item in items]
+        return {
+            "input_ids": pad(ids, self.processor.tokenizer.pad_token_id, side="left"),
+            "attention_mask": pad([np.ones_like(row) for row in ids], 0, side="left"),
+            **load_pixels(media, self.processor, self.num_frames),
+        }
+
+
+def pad(rows: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
+    """(B, T) long from rows of unequal lengths."""
+    length = max(len(row) for row in rows)
+    padded = np.full((len(rows), length), value, dtype=np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        target[slice(len(row)) if side == "right" else slice(length - len(row), length)] = row
+    return torch.from_numpy(padded)
+
+
+def load_pixels(media: Iterable[Media], processor, num_frames: int) -> dict:
+    """Decode pictures and clips, each kind in order of appearance, and hand them to the processor."""
+    pictures = [load_image(Path(item.path)) for item in media if item.kind == "image"]
+    clips = [read_frames(Path(item.path), num_frames) for item in media if item.kind == "video"]
+    return pixel_inputs(processor, pictures, clips)
+
+
+def _counts(media: Sequence[Media], num_questions: int) -> dict[str, int]:
+    clips = sum(item.kind == "video" for item in media)
+    return {"questions": num_questions, "clips": clips, "pictures": len(media) - clips}

@@ -1,0 +1,148 @@
+"""Data files -> samples, and samples -> the rows that one epoch is made of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from data.conversation import Media, read_conversations
+from data.encoding import Sample, encode
+from data.errors import UserError
+from data.media import check_media_file
+from data.packing import Group, Groups, make_groups, plan_rows
+from data.video_llava import PLACEHOLDERS, VisualTokens
+
+
+@dataclass
+class Corpus:
+    """The tokenised conversations of some files, and what `max_length` cost.
+
+    too_long: names of the conversations of which not even the first turn fits;
+    num_turns_dropped: trailing turns that were cut from the others.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
+
+    @property
+    def num_turns_dropped(self) -> int:
+        return sum(sample.num_turns_dropped for sample in self.samples)
+
+    def notices(self, max_length: int) -> list[str]:
+        """A line for the user on everything that will not be trained on."""
+        lines = []
+        if self.too_long:
+            shown = ", ".join(self.too_long[:3]) + (", ..." if len(self.too_long) > 3 else "")
+            lines.append(f"{len(self.too_long)} conversations longer than max_length {max_length}: {shown}")
+        if self.num_turns_dropped:
+            name = next(sample.name for sample in self.samples if sample.num_turns_dropped)
+            lines.append(f"{self.num_turns_dropped} trailing turns beyond max_length {max_length} (first: {name})")
+        return lines
+
+
+def load_corpus(
+    sources: Sequence[tuple[str, str | None]],
+    tokenizer,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+) -> Corpus:
+    """Read and tokenise every conversation of `sources`, (data file, media root) pairs; decodes nothing.
+
+    Raises UserError for the first row that is wrong or whose media file is missing, empty or mislabelled, and
+    when nothing is left to train on.
+    """
+    corpus, checked = Corpus(), set[Media]()
+    for path, media_root in sources:
+        for conversation in read_conversations(path, media_root):
+            sample = encode(conversation, tokenizer, visual_tokens, max_length, system_prompt)
+            if sample is None:
+                corpus.too_long.append(conversation.name)
+                continue
+            for media in set(sample.media) - checked:
+                _check_media(media, conversation.name)
+                checked.add(media)
+            corpus.samples.append(sample)
+    if not corpus.samples:
+        paths = ", ".join(path for path, _ in sources)
+        reason = f"all {len(corpus.too_long)} conversations are longer than data.max_length {max_length}"
+        raise UserError(f"{paths}: {reason if corpus.too_long else 'no conversation in it'}; nothing to train on")
+    return corpus
+
+
+def _check_media(media: Media, name: str) -> None:
+    try:
+        check_media_file(Path(media.path), media.kind)
+    except UserError as problem:
+        raise UserError(f"{name}: {problem}") from problem
+
+
+class RowDataset(Dataset):
+    """Rows of groups of samples. Indexed by a row of `rows(epoch)`, which `RowSampler` hands out."""
+
+    def __init__(self, samples: Sequence[Sample], groups: Groups, max_tokens_per_row: int | None, seed: int):
+        """max_tokens_per_row None: every group is a row of its own."""
+        self.samples, self.groups, self.seed = samples, groups, seed
+        self.max_tokens_per_row = max_tokens_per_row
+        self._num_rows = len(groups) if max_tokens_per_row is None else len(self.rows(epoch=0))
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def rows(self, epoch: int) -> list[list[int]]:
+        """Indices of groups, row by row; a function of seed and epoch alone."""
+        if self.max_tokens_per_row is None:
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups))
+            return order[:, None].tolist()
+        media = [self.samples[group.samples[0]].media for group in self.groups]
+        return plan_rows(self.groups.lengths(), media, self.max_tokens_per_row, self.seed, epoch)
+
+    def __getitem__(self, row: Sequence[int]) -> list[tuple[Group, list[Sample]]]:
+        groups = [self.groups[index] for index in row]
+        return [(group, [self.samples[index] for index in group.samples]) for group in groups]
+
+
+def shared_prefix_rows(
+    samples: Sequence[Sample],
+    tokenizer,
+    visual_tokens: VisualTokens,
+    max_questions_per_clip: int,
+    max_tokens_per_row: int,
+    seed: int,
+) -> RowDataset:
+    """Rows in which the questions about one clip lie behind one copy of it (see data.packing)."""
+    groups = make_groups(
+        [sample.input_ids for sample in samples],
+        [sample.trained[0][0] for sample in samples],
+        [sample.media for sample in samples],
+        {tokenizer.convert_tokens_to_ids(token): visual_tokens.of(kind) for kind, token in PLACEHOLDERS.items()},
+        max_questions_per_clip,
+        max_tokens_per_row,
+    )
+    return RowDataset(samples, groups, max_tokens_per_row, seed)
+
+
+def single_sample_rows(samples: Sequence[Sample], seed: int) -> RowDataset:
+    """Every conversation by itself, for ordinary padded batches."""
+    groups = Groups([0] * len(samples))  # lengths matter to packing only
+    for index in range(len(samples)):
+        groups.append([index], 0)
+    return RowDataset(samples, groups, None, seed)
+
+
+class RowSampler(Sampler):
+    """Hands out the rows of the epoch that Accelerate's data loader sets; the first is 0."""
+
+    def __init__(self, dataset: RowDataset):
+        self.dataset, self.epoch = dataset, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.dataset.rows(self.epoch))

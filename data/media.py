@@ -1,0 +1,130 @@
+"""Pictures as upright RGB, and the cheap check that every picture and clip gets before it is decoded."""
+
+import os
+import stat
+import struct
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.errors import UserError
+
+# The processors scale the short side to 224 pixels and only then crop: a strip of 100000 x 2 would become
+# 11 million pixels wide. 200 is also the limit of Qwen-VL's processors.
+MAX_ASPECT_RATIO = 200
+
+PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in an MP4-like container
+CLIP_STARTS = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"0&\xb2u", b"\0\0\1\xba", b"\0\0\1\xb3")
+QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide")
+
+# What Pillow's parsers let through on damaged files, as feeding them damaged files of 20 formats showed.
+PILLOW_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """First frame of a picture file: RGB, 8 bits, turned as its EXIF orientation says.
+
+    Transparency is dropped, not blended, as the processors do at inference. UserError for a file that is
+    missing, damaged, no picture, beyond Pillow's bomb limit or beyond MAX_ASPECT_RATIO.
+    """
+    check_media_file(path, "image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                check_frame_size(path, *image.size)
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{str(path)!r} is damaged or not a picture in a format that Pillow reads") from error
+    except PILLOW_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{str(path)!r} cannot be read as a picture: {reason}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point, so nothing says what is white; save it with 16 bits")
+    if image.mode.startswith("I"):  # greys of 16 bits: convert("RGB") would clip all above 255 to white
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"its greys go from {grey.min()} to {grey.max()}; save it with 16 bits")
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))  # round(grey * 255 / 65535)
+    return image.convert("RGB")
+
+
+def check_frame_size(path: str | Path, width: int, height: int) -> None:
+    """UserError for a picture or frame whose size, or size after resizing, would take all memory."""
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"{str(path)!r}: {width} x {height} is over {Image.MAX_IMAGE_PIXELS} pixels; shrink it"
+        )
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise UserError(f"{str(path)!r}: {width} x {height} is thinner than {MAX_ASPECT_RATIO} : 1; crop it")
+
+
+def check_media_file(path: str | Path, kind: Literal["image", "video"]) -> None:
+    """Without decoding: a readable file, not empty, not of the other kind, no shorter than it says itself."""
+    name = repr(str(path))
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)  # before opening: a named pipe would wait for ever
+        head, tail, size = _read_ends(path) if is_file else (b"", b"", 0)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL character
+        raise UserError(f"{name} cannot be the name of a file: {error}") from error
+    if not is_file:
+        raise UserError(f"{name} is not a file; give the path of one {kind} file")
+    if not head:
+        raise UserError(f"{name} is empty (0 bytes); copy or download it again")
+    if _kind(head) not in (kind, None):
+        raise UserError(f"{name} is given as {kind} but holds {_kind(head)} data; correct its row")
+    if _declared_size(head) > size or (kind == "video" and _lacks_end(head, tail, size)):
+        raise UserError(f"{name} is truncated ({size} bytes, then it stops); copy or download it again")
+
+
+def _read_ends(path: str | Path) -> tuple[bytes, bytes, int]:
+    """First 256 bytes of a file, its last 64, and its size."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))
+        return head, file.read(), size
+
+
+def _kind(head: bytes) -> str | None:
+    """What the first bytes show; None for what may be either (an animated GIF) or is not known."""
+    if head.startswith(PICTURE_STARTS) or (head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS):
+        return "image"
+    is_clip = head.startswith(CLIP_STARTS) or head[4:8] in QUICKTIME_BOXES or head[8:12] == b"AVI "
+    return "video" if is_clip or _is_transport_stream(head) else None
+
+
+def _is_transport_stream(head: bytes) -> bool:
+    return head[0] == 0x47 and head[188:189] == b"\x47"
+
+
+def _lacks_end(head: bytes, tail: bytes, size: int) -> bool:
+    """A GIF without its trailer (junk after it is usual), or an MPEG-TS with a broken last packet."""
+    return (head[:3] == b"GIF" and b"\0;" not in tail) or (_is_transport_stream(head) and size % 188 > 0)
+
+
+def _declared_size(head: bytes) -> int:
+    """Bytes that an AVI, WebP, Matroska or WebM file says it has; 0 where it does not say."""
+    if head.startswith(b"RIFF"):  # plus the 8 bytes of this header, which some writers count in
+        return int.from_bytes(head[4:8], "little") % 0xFFFFFFFF
+    segment = head.find(b"\x18S\x80g", 0, -9) + 4 if head.startswith(b"\x1aE\xdf\xa3") else 0
+    if segment < 4:
+        return 0
+    start = segment + 9 - head[segment].bit_length()  # the size's own length: its leading zero bits plus one
+    size_bits = 7 * (start - segment)
+    size = int.from_bytes(head[segment:start]) % (1 << size_bits)
+    return 0 if size == (1 << size_bits) - 1 else start + size  # all ones: unknown, a live recording

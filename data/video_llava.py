@@ -1,0 +1,158 @@
+"""Everything that is particular to Video-LLaVA: prompt, placeholders, tokens per picture and clip, module names.
+
+A second model family is one more module with the same names.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from transformers import AutoConfig, PreTrainedConfig, VideoLlavaForConditionalGeneration, VideoLlavaProcessor
+
+from data.errors import UserError
+
+DECODER = "language_model"
+PROJECTOR = "multi_modal_projector"
+TOWERS = ("image_tower", "video_tower")
+PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
+# transformers 5.23 renamed `pixel_values_images`.
+IMAGE_KEY = next(
+    key for key in inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters if "pixel_values" in key
+)
+
+# The prompt of Video-LLaVA's documentation, `USER: <video>\nQ ASSISTANT: A</s> USER: ...`. Media that open a
+# message stand on lines of their own; media inside a text stay where the text has them.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if not loop.first -%}{{ ' ' }}{%- endif -%}"
+    "{%- if message['role'] == 'user' -%}{{ 'USER: ' }}"
+    "{%- elif message['role'] == 'assistant' -%}{{ 'ASSISTANT:' }}{%- endif -%}"
+    "{%- set seen = namespace(text='', words=false) -%}"
+    "{%- if message['content'] is string -%}{%- set seen.text = message['content'] -%}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'text' -%}{%- set seen.words = true -%}{%- set seen.text = seen.text + part['text'] -%}"
+    "{%- else -%}"
+    "{%- set seen.text = seen.text + '<' + part['type'] + '>' + ('' if seen.words else '\\n') -%}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{{ (' ' if seen.text else '') + seen.text + eos_token }}"
+    "{%- else -%}{{ seen.text }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' }}{%- endif -%}"
+)
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """How many ids one placeholder stands for in the decoder's input.
+
+    `image`: tokens of one picture; `video`: tokens of one clip of `num_frames` frames.
+    """
+
+    image: int
+    video: int
+    num_frames: int
+
+    def of(self, kind: str) -> int:
+        return self.image if kind == "image" else self.video
+
+
+def load_processor(name_or_path: str, revision: str | None = None) -> tuple[VideoLlavaProcessor, list[str]]:
+    """The checkpoint's processor, made to agree with its model, and a line for the user on each change."""
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        if config.model_type != "video_llava":
+            raise UserError(
+                f"model.name_or_path: {name_or_path} is a {config.model_type!r} model; "
+                "reeltune trains 'video_llava' checkpoints"
+            )
+        processor = VideoLlavaProcessor.from_pretrained(name_or_path, revision=revision)
+    except (OSError, KeyError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise UserError(f"model.name_or_path: cannot load {name_or_path}: {reason}") from problem
+    return processor, complete_processor(processor, config)
+
+
+def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig) -> list[str]:
+    """Make a processor agree with its model's config, in place; returns a line for the user on each change.
+
+    Checkpoints from before transformers 4.46 have none of these settings in their processor, and
+    the class's defaults are right for one geometry only. The model's config decides how many features come out.
+    """
+    wanted = {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": 1,  # CLIP's class token
+    }
+    notices = []
+    for name, value in wanted.items():
+        if (old := getattr(processor, name, None)) != value:
+            notices.append(f"processor: {name} {old} -> {value} (from the model's config)")
+            setattr(processor, name, value)
+    if (template := processor.chat_template or processor.tokenizer.chat_template) is None:
+        processor.chat_template = CHAT_TEMPLATE
+    elif not _ends_turns_with_eos(processor.tokenizer, template):
+        notices.append("processor: its chat template ends no answer with EOS; using Video-LLaVA's documented prompt")
+        processor.chat_template = CHAT_TEMPLATE
+    else:
+        processor.chat_template = template
+    processor.tokenizer.chat_template = processor.chat_template
+    if processor.tokenizer.pad_token_id is None:
+        notices.append("processor: the tokenizer has no padding token; using EOS (padding is masked)")
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return notices
+
+
+def _ends_turns_with_eos(tokenizer, template: str) -> bool:
+    turns = [{"role": role, "content": [{"type": "text", "text": "x"}]} for role in ("user", "assistant") * 2]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=template)
+    return text.count(tokenizer.eos_token) == 2
+
+
+def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:
+    """Ask the processor itself how many ids a picture and a clip become: nothing here is assumed.
+
+    Raises UserError when the count depends on the picture's shape, which a fixed-size tower cannot take.
+    """
+    counts = []
+    for height, width in ((48, 64), (64, 48)):
+        frame = np.zeros((height, width, 3), dtype=np.uint8)
+        inputs = processor(
+            text="<image><video>", images=[Image.fromarray(frame)], videos=[np.stack([frame] * num_frames)]
+        )
+        ids = list(np.asarray(inputs["input_ids"]).reshape(-1))
+        counts.append((ids.count(processor.image_token_id), ids.count(processor.video_token_id)))
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"processor: tall and wide pictures give {counts} (picture, clip) tokens; "
+            "set do_center_crop and crop_size so that all have one size"
+        )
+    return VisualTokens(image=counts[0][0], video=counts[0][1], num_frames=num_frames)
+
+
+def check_geometry(name_or_path: str, revision: str | None, visual_tokens: VisualTokens) -> None:
+    """Raises UserError where the processor's pictures are not of the size that the model's towers take."""
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    image = patches + (config.vision_feature_select_strategy != "default")
+    if (visual_tokens.image, visual_tokens.video) != (image, (patches + 1) * visual_tokens.num_frames):
+        raise UserError(
+            f"processor of {name_or_path}: makes {visual_tokens.image} tokens a picture, but the model's towers give "
+            f"{image}; its crop_size must be the model's {config.vision_config.image_size} pixels"
+        )
+
+
+def pixel_inputs(processor: VideoLlavaProcessor, pictures: list[Image.Image], clips: list[np.ndarray]) -> dict:
+    """The tower's inputs, from the checkpoint's own processors, as the model's `forward` names them.
+
+    pictures -> (N, 3, H, W) float32; clips, each (F, h, w, 3) uint8 -> pixel_values_videos (M, F, 3, H, W) float32.
+    A kind that is absent has no key.
+    """
+    inputs = {}
+    if pictures:
+        (values,) = processor.image_processor(pictures, return_tensors="pt").values()
+        inputs[IMAGE_KEY] = values
+    if clips:
+        inputs["pixel_values_videos"] = processor.video_processor(clips, return_tensors="pt")["pixel_values_videos"]
+    return inputs

@@ -1,0 +1,110 @@
+"""Makers of tiny pictures and clips, sound and hostile ones, for tests. Each writes one file and returns its path."""
+
+import importlib.util
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+def draw_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """uint8 (num_frames, height, width, 3): no two frames, and no two corners of one, alike."""
+    t, y, x = np.mgrid[:num_frames, :height, :width]
+    frames = np.stack([x * 4 + t * 9, y * 5, t * 255 // num_frames], axis=-1) % 256
+    frames[:, : height // 3, : width // 4] = 255
+    return frames.astype(np.uint8)
+
+
+def write_clip(
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    container: dict[str, str] | None = None,
+    rotation: tuple[float, bool, bool] | None = None,
+    **options: str,
+) -> Path:
+    """Encode frames (uint8, T x H x W x 3) at 12 frames a second; `options` are the codec's."""
+    with av.open(str(path), "w", options=container or {}) as output:
+        stream = output.add_stream(codec, rate=12, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        if rotation:
+            stream.set_display_rotation(*rotation)
+        for pixels in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """A second of silence in a video's container."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def write_two_streams(path: Path, first: np.ndarray, second: np.ndarray) -> Path:
+    """Two lossless video streams of as many frames, interleaved."""
+    with av.open(str(path), "w") as output:
+        streams = [output.add_stream("ffv1", rate=12) for _ in range(2)]
+        for stream, frames in zip(streams, (first, second), strict=True):
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
+        for pair in zip(first, second, strict=True):
+            for stream, pixels in zip(streams, pair, strict=True):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    return path
+
+
+def cut(source: Path, target: Path, share: float) -> Path:
+    """The first part of a file, as an interrupted copy leaves it."""
+    data = source.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+def overwrite(source: Path, target: Path, start: int, new: bytes) -> Path:
+    """A copy with some bytes replaced."""
+    data = source.read_bytes()
+    target.write_bytes(data[:start] + new + data[start + len(new) :])
+    return target
+
+
+def hide_frames(source: Path, target: Path, num_frames: int) -> Path:
+    """Let the edit list of an MP4 of `write_clip` (1024 ticks a frame) start so many frames later."""
+    entry = source.read_bytes().index(b"elst") + 12  # after version, flags and the number of entries
+    duration, start = struct.unpack_from(">Ii", source.read_bytes(), entry)
+    later = struct.pack(">Ii", duration - num_frames * 1000 // 12, start + num_frames * 1024)
+    return overwrite(source, target, entry, later)
+
+
+def turn_track(source: Path, target: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Write a display matrix (-1, 0 or 1 each) into the track header of an MP4, as a camera does."""
+    matrix = source.read_bytes().index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
+    return overwrite(source, target, matrix, struct.pack(">5i", a << 16, b << 16, 0, c << 16, d << 16))
+
+
+def write_tiff(path: Path, grey: np.ndarray) -> Path:
+    """16-bit greys in the big-endian order of old scanners and microscopes, which Pillow opens as "I;16B"."""
+    height, width = grey.shape
+    data = grey.astype(">u2").tobytes()
+    short = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 277: 1, 278: height}
+    tags = [(tag, 3, 1, value << 16) for tag, value in short.items()] + [(273, 4, 1, 8), (279, 4, 1, len(data))]
+    directory = struct.pack(">H", len(tags)) + b"".join(struct.pack(">HHII", *tag) for tag in sorted(tags))
+    path.write_bytes(b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + directory + bytes(4))
+    return path
+
+
+def installed_file(package: str, name: str) -> Path:
+    """A real picture or clip that an installed package brings; skips the test where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        pytest.skip(f"{package} is not installed")
+    return Path(spec.submodule_search_locations[0]) / name

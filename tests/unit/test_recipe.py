@@ -1,0 +1,524 @@
+"""Recipes: what is read, and what is said about everything that is wrong."""
+
+import json
+from contextlib import suppress
+from dataclasses import fields
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainingArguments
+
+from data.errors import UserError
+from train.recipe import KNOWN_KEYS, load_recipe
+from train.recipe_yaml import parse_override, read_recipe, set_override, to_yaml
+from train.training_arguments import DEFAULTS, SET_ELSEWHERE
+
+MINIMAL = """
+model: {name_or_path: some/model}
+data: {train: [{path: train.json}]}
+training: {output_dir: outputs/run}
+"""
+WITH_EVAL = "data.eval=[{path: val.json}]"
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def problems(path, *overrides):
+    """The lines of the error, without the name of the file or `command line`."""
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    return [line.split(": ", 1)[1] for line in str(caught.value).splitlines()]
+
+
+# What is read
+
+
+def test_defaults_of_a_minimal_recipe(minimal):
+    assert load_recipe(minimal).dump() == {
+        "model": {
+            "name_or_path": "some/model",
+            "revision": None,
+            "dtype": "bfloat16",
+            "attn_implementation": "auto",
+            "quantization": None,
+            "double_quantization": True,
+            "trainable": None,
+            "projector_learning_rate": None,
+        },
+        "lora": {
+            "r": 128,
+            "alpha": 256,
+            "dropout": 0.05,
+            "target": "decoder",
+            "modules_to_save": [],
+            "use_dora": False,
+            "use_rslora": False,
+            "init_lora_weights": True,
+            "bias": "none",
+        },
+        "data": {
+            "train": [{"path": "train.json", "media_root": None}],
+            "eval": [],
+            "system_prompt": None,
+            "num_frames": 8,
+            "max_length": 4096,
+            "packing": "shared_prefix",
+            "max_tokens_per_row": 8192,
+            "max_questions_per_clip": 32,
+            "rows_per_step": 16,
+        },
+        "resume": "auto",
+        "training": {**DEFAULTS, "output_dir": "outputs/run"},
+    }
+
+
+def test_lora_null_is_full_fine_tuning(minimal):
+    recipe = load_recipe(minimal, ["lora=", "model.trainable=projector"])
+    assert recipe.lora is None and recipe.model.trainable == "projector"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2e-4", 2e-4),  # text in YAML 1.1
+        ("1.5E+3", 1500.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("no", "no"),  # false in YAML 1.1
+        ("on", "on"),
+        ("010", 10.0),  # eight in YAML 1.1
+        ("12:30", "12:30"),  # 750 in YAML 1.1
+        ("2026-01-01", "2026-01-01"),  # a date in YAML 1.1
+        ("true", True),
+        ("'true'", "true"),
+        ("", None),
+        ("null", None),
+        ("[a, 1, {b: 2e0}]", ["a", 1, {"b": 2.0}]),
+        ("a=b", "a=b"),
+    ],
+)
+def test_scalars_are_yaml_1_2(text, value):
+    keys, parsed = parse_override(f"training.x={text}")
+    assert keys == ("training", "x")
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_training_values(minimal):
+    recipe = load_recipe(
+        minimal,
+        [
+            "training.learning_rate=2e-4",
+            "training.eval_strategy=no",
+            "training.save_steps=0.5",
+            "training.seed=7",
+        ],
+    )
+    training = {"learning_rate": 2e-4, "eval_strategy": "no", "save_steps": 0.5, "seed": 7}
+    assert recipe.training == {**DEFAULTS, "output_dir": "outputs/run", **training}
+
+
+def test_training_arguments(minimal):
+    recipe = load_recipe(minimal, ["training.use_cpu=true", "training.lr_scheduler_type=cosine"])
+    arguments = recipe.training_arguments()
+    assert isinstance(arguments, TrainingArguments)
+    assert (arguments.output_dir, arguments.lr_scheduler_type.value) == ("outputs/run", "cosine")
+    assert arguments.remove_unused_columns is False
+    assert arguments.report_to == ["tensorboard"]
+
+
+def test_every_training_argument_is_a_key_or_set_elsewhere():
+    names = {field.name for field in fields(TrainingArguments)}
+    assert set(KNOWN_KEYS["training"]) | set(SET_ELSEWHERE) == names
+    assert set(KNOWN_KEYS["training"]).isdisjoint(SET_ELSEWHERE)
+    assert set(DEFAULTS) < names
+
+
+def test_deepspeed_and_fsdp_settings_are_fine(minimal):
+    recipe = load_recipe(
+        minimal, ["training.deepspeed={zero_optimization: {stage: 2}}", "training.fsdp=full_shard"]
+    )
+    assert recipe.training["deepspeed"] == {"zero_optimization": {"stage": 2}}
+    assert recipe.training["fsdp"] == "full_shard"
+
+
+def test_relative_paths_stay_as_written(minimal):
+    recipe = load_recipe(minimal, ["data.train=[{path: ../a.json, media_root: clips/}]"])
+    assert (recipe.data.train[0].path, recipe.data.train[0].media_root) == ("../a.json", "clips/")
+
+
+# Overrides and writing
+
+
+def test_overrides_reach_nested_keys_and_the_last_wins(minimal):
+    recipe = load_recipe(
+        minimal,
+        [
+            "lora.r=4",
+            "lora.r=8",
+            "training.activation_checkpointing_kwargs.use_reentrant=true",
+            "data.train=[{path: a.json}, {path: b.json}]",
+            "resume=never",
+        ],
+    )
+    assert recipe.lora.r == 8 and recipe.resume == "never"
+    assert recipe.training["activation_checkpointing_kwargs"] == {"use_reentrant": True}
+    assert [entry.path for entry in recipe.data.train] == ["a.json", "b.json"]
+
+
+def test_override_of_a_null_section_creates_it():
+    recipe = {"lora": None}
+    set_override(recipe, ("lora", "r"), 8)
+    assert recipe == {"lora": {"r": 8}}
+
+
+def test_write_and_load_gives_the_same_recipe(minimal, tmp_path):
+    recipe = load_recipe(
+        minimal, ["training.learning_rate=1e-5", "model.revision='2e4'", "data.system_prompt='no'"]
+    )
+    recipe.write(tmp_path / "written.yaml")
+    assert load_recipe(tmp_path / "written.yaml") == recipe
+
+
+# Without control characters and the exotic line breaks, which PyYAML folds, and what YAML forbids.
+texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn", "Zl", "Zp"]) | st.sampled_from("\n\t"))
+names = st.from_regex(r"[a-z_]+", fullmatch=True)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=8)
+
+
+@given(keys=st.lists(names, min_size=1, max_size=4), value=values)
+def test_json_is_an_override_value(keys, value):
+    text = ".".join(keys) + "=" + json.dumps(value, ensure_ascii=False)
+    assert parse_override(text) == (tuple(keys), value)
+
+
+@given(keys=st.lists(names, min_size=1, max_size=4), value=values)
+def test_an_override_is_found_where_its_keys_lead(keys, value):
+    recipe = {}
+    set_override(recipe, tuple(keys), value)
+    for key in keys:
+        recipe = recipe[key]
+    assert recipe == value
+
+
+@given(value=values)
+def test_what_is_written_is_read_back(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(to_yaml({"value": value}), encoding="utf-8")
+    assert read_recipe(path) == {"value": value}
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == {"value": value}  # YAML 1.1 readers agree
+
+
+# Files that are no recipe
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the recipe is empty; it needs at least model, data and training"),
+        (b"# nothing\n", "the recipe is empty; it needs at least model, data and training"),
+        (b"- a\n", "a recipe is a mapping of sections, not a list"),
+        (b"model: {a: 1\ndata: 2\n", "line 2: not valid YAML: "),
+        (b"model:\n\tname: x\n", "line 2: not valid YAML: "),
+        (b"a: 1\n---\nb: 2\n", "line 2: not valid YAML: "),
+        (b"a: !!python/name:os.system\n", "line 1: not valid YAML: "),
+        (
+            b"model:\n  dtype: float32\n  dtype: float16\n",
+            "line 3: not valid YAML: the key 'dtype' is given twice",
+        ),
+        (b"a: \x00\n", "not valid YAML: "),
+        (b"\xff\xfe\xfa", "not a text file"),
+    ],
+)
+def test_not_a_recipe(tmp_path, content, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipe_and_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml: no such recipe file"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match="cannot read the recipe: Is a directory"):
+        load_recipe(tmp_path)
+
+
+# Single values
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.num_frames=true", "data.num_frames: must be a whole number, got true"),
+        ("data.num_frames=8.0", "data.num_frames: must be a whole number, got 8.0"),
+        ("data.num_frames='8'", 'data.num_frames: must be a whole number, got "8"'),
+        ("data.num_frames=0", "data.num_frames: must be greater than or equal to 1, got 0"),
+        ("data.train=[]", "data.train: must be a list with at least one entry, got []"),
+        ("data.train={path: a}", 'data.train: must be a list in [brackets], got {"path": "a"}'),
+        (
+            "data.train=[{path: 3}]",
+            "data.train[0].path: must be text (quote what looks like a number), got 3",
+        ),
+        ("data.train=[{}]", "data.train[0].path: is missing; add it"),
+        ("model.revision=1234", "model.revision: must be text (quote what looks like a number), got 1234"),
+        ("model.double_quantization=no", 'model.double_quantization: must be true or false, got "no"'),
+        ("model=", "model: must be a mapping of keys, got null"),
+        ("training=3", "training: must be a mapping of keys, got 3"),
+        ("lora.r=0", "lora.r: must be greater than or equal to 1, got 0"),
+        ("lora.dropout=1", "lora.dropout: must be less than 1, got 1"),
+        ("lora.alpha=.inf", "lora.alpha: must be a whole number, got Infinity"),
+        ("lora.bias=all", "lora.bias: must be 'none' or 'lora_only', got \"all\""),
+        ("training.learning_rate=fast", 'training.learning_rate: must be a number, got "fast"'),
+        ("training.learning_rate=true", "training.learning_rate: must be a number, got true"),
+        ("training.learning_rate=.nan", "training.learning_rate: must be a finite number, got NaN"),
+        ("training.seed=1e3", "training.seed: must be a whole number, got 1000.0"),
+        ("training.per_device_eval_batch_size=0", "must be greater than or equal to 1, got 0"),
+        (
+            "training.report_to=3",
+            "report_to: must be text (quote what looks like a number) or a list in [brackets], got 3",
+        ),
+        (
+            "lora.target=((",
+            "lora.target: must be a regular expression (missing ), unterminated subpattern at position 1)",
+        ),
+        ("lora.init_lora_weights=eva", "lora.init_lora_weights: must be true or false or"),
+        ("model.dtype=bfloat", "must be 'float32', 'bfloat16' or 'float16' (did you mean 'bfloat16'?), got"),
+        (
+            "training.lr_scheduler_type=cosin",
+            "must be one of transformers' names (did you mean 'cosine'?), got",
+        ),
+    ],
+)
+def test_wrong_values(minimal, override, said):
+    (line,) = problems(minimal, override)
+    assert said in line
+
+
+def test_missing_keys_and_sections(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("training: {}\n")
+    assert sorted(problems(path)) == [
+        "data: is missing; add it",
+        "model: is missing; add it",
+        "training.output_dir: is missing; add it",
+    ]
+
+
+# Unknown keys
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "training.learning_rat=1",
+            "training.learning_rat: is no key of a recipe; did you mean 'learning_rate'?",
+        ),
+        ("training.warmup_ratio=0.1", "did you mean 'warmup_steps'?"),
+        ("lora.lora_alpha=1", "did you mean 'alpha'?"),
+        ("trainig.seed=1", "did you mean 'training'?"),
+        (
+            "data.train=[{path: a, media_rot: b}]",
+            "data.train[0].media_rot: is no key of a recipe; did you mean 'media_",
+        ),
+        (
+            "model.num_frames=8",
+            "model.num_frames: is no key of a recipe; it belongs to data: write data.num_frames",
+        ),
+        ("learning_rate=1", "it belongs to training: write training.learning_rate"),
+        ("data.resume=auto", "it belongs to the top level: write resume"),
+        ("lora.quantisation=nf4", "did you mean 'model.quantization'?"),
+        ("zzz=1", "zzz: is no key of a recipe; the keys here are model, lora, data, resume, training"),
+        ("training.zzz=1", "training.zzz: is no key of a recipe; remove it"),
+        (
+            "training.gradient_accumulation_steps=4",
+            "training.gradient_accumulation_steps: follows from data.rows_per_",
+        ),
+        ("training.resume_from_checkpoint=x", "the recipe's own key is `resume: auto | never | FOLDER`"),
+        ("training.hub_token=hf_x", "use `hf auth login` or the variable HF_TOKEN"),
+        ("data.1=2", "data.1: is no key of a recipe"),
+    ],
+)
+def test_unknown_keys(minimal, override, said):
+    (line,) = problems(minimal, override)
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.seed", "'training.seed': write section.key=value, e.g. training.max_steps=10"),
+        ("=3", "'=3': write section.key=value, e.g. training.max_steps=10"),
+        ("training..seed=3", "'training..seed=3': write section.key=value, e.g. training.max_steps=10"),
+        ("data.train=[1", "'data.train=[1': line 1: not valid YAML: "),
+        ("data.train.path=x", "data.train.path: data.train has no keys; write data.train=value"),
+    ],
+)
+def test_wrong_overrides(minimal, override, said):
+    (line,) = problems(minimal, override)
+    assert line.startswith(said)
+
+
+# Combinations
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["lora="], "model.trainable: is needed with lora: null"),
+        (["model.trainable=all"], "model.trainable: all is for full fine-tuning; write lora: null"),
+        (
+            ["lora=", "model.trainable=all", "model.quantization=nf4"],
+            "model.quantization: nf4 weights cannot be",
+        ),
+        (
+            ["lora.init_lora_weights=pissa_niter_4", "model.quantization=int8"],
+            "lora.init_lora_weights: PEFT computes",
+        ),
+        (["data.max_length=8193"], "data.max_tokens_per_row: a row of 8192 tokens cannot hold"),
+        (
+            ["training.per_device_train_batch_size=2"],
+            "training.per_device_train_batch_size: a packed row is a batch",
+        ),
+        (
+            ["data.packing=none", "training.per_device_train_batch_size=3"],
+            "data.rows_per_step: 16 is no multiple of training.per_device_train_batch_size: 3",
+        ),
+        (
+            ["training.eval_strategy=steps"],
+            "training.eval_strategy: there is nothing to evaluate on; add data.eval",
+        ),
+        (
+            ["training.load_best_model_at_end=true"],
+            "training.load_best_model_at_end: there is nothing to evaluate on",
+        ),
+        (["training.eval_on_start=true"], "training.eval_on_start: there is nothing to evaluate on"),
+        (
+            ["training.remove_unused_columns=true"],
+            "training.remove_unused_columns: the collator needs every column",
+        ),
+        (
+            ["model.projector_learning_rate=2e-5"],
+            "model.projector_learning_rate: no projector is trained",
+        ),
+        (
+            ["lora=", "model.trainable=decoder", "model.projector_learning_rate=2e-5"],
+            "model.projector_learning_rate: no projector is trained",
+        ),
+        (
+            ["lora.target=decoder+projector", "lora.modules_to_save=[multi_modal_projector]"],
+            "lora.modules_to_save: target: decoder+projector adapts the projector already",
+        ),
+        (["resume=no/such/folder"], "resume: no such folder: no/such/folder; write auto, never"),
+    ],
+)
+def test_impossible_combinations(minimal, overrides, said):
+    (line,) = problems(minimal, *overrides)
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.quantization=nf4", "lora.use_dora=true", "lora.init_lora_weights=olora"],
+        ["lora=", "model.trainable=all", "model.projector_learning_rate=2e-5"],
+        ["lora.modules_to_save=[multi_modal_projector]", "model.projector_learning_rate=2e-5"],
+        ["lora.target=decoder+projector", "model.projector_learning_rate=2e-5"],
+        ["lora.target='.*linear_1'", "model.projector_learning_rate=2e-5"],
+        ["data.max_length=8192"],
+        ["data.max_length=9000", "data.packing=none", "training.per_device_train_batch_size=4"],
+        ["training.eval_strategy=epoch", "training.load_best_model_at_end=true", WITH_EVAL],
+        ["resume=."],
+    ],
+)
+def test_possible_combinations(minimal, overrides):
+    load_recipe(minimal, overrides)
+
+
+def test_a_combination_with_a_faulty_key_is_not_judged(minimal):
+    lines = problems(minimal, "data.max_length=long", "data.max_tokens_per_row=100")
+    assert lines == ['data.max_length: must be a whole number, got "long"']
+    lines = problems(minimal, "data.eval=[{}]", "training.eval_strategy=epoch", "lora.modules_to_save=[3]")
+    assert lines == [
+        "lora.modules_to_save[0]: must be text (quote what looks like a number), got 3",
+        "data.eval[0].path: is missing; add it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.bf16=true", "training.fp16=true"], "bf16"),
+        (["training.load_best_model_at_end=true", "training.eval_strategy=epoch", WITH_EVAL], "found - Eval"),
+        (["training.accelerator_config={split_batch: true}"], "split_batch"),
+    ],
+)
+def test_transformers_own_refusals_are_one_line(minimal, overrides, said):
+    recipe = load_recipe(minimal, ["training.use_cpu=true", *overrides])
+    with pytest.raises(UserError) as caught:
+        recipe.training_arguments()
+    assert str(caught.value).startswith("training: transformers refuses these settings: ")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+# All at once
+
+
+def test_all_problems_are_reported_together(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        """
+model: {name_or_path: x, dtype: float32, num_frames: 8}
+data: {train: [{path: a}], num_frame: 8, max_length: 9000}
+training: {learning_rate: fast, eval_strategy: epoch}
+"""
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, ["lora.r=0", "nonsense"])
+    places = [line.split(": ")[:2] for line in str(caught.value).splitlines()]
+    assert places[0] == ["command line", "'nonsense'"]
+    assert sorted(places[1:]) == [
+        [str(path), "data.max_tokens_per_row"],
+        [str(path), "data.num_frame"],
+        [str(path), "model.num_frames"],
+        [str(path), "training.eval_strategy"],
+        [str(path), "training.learning_rate"],
+        [str(path), "training.output_dir"],
+        ["command line", "lora.r"],
+    ]
+
+
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.integers() | texts, inner), max_leaves=4
+)
+places = st.sampled_from(
+    [f"{section}.{key}".strip(".") for section in KNOWN_KEYS for key in KNOWN_KEYS[section]]
+)
+
+
+@given(changes=st.dictionaries(places, anything, min_size=1, max_size=3))
+def test_whatever_is_written_is_a_recipe_or_a_user_error(tmp_path_factory, changes):
+    recipe = {
+        "model": {"name_or_path": "x"},
+        "data": {"train": [{"path": "a"}]},
+        "training": {"output_dir": "o"},
+    }
+    for place, value in changes.items():
+        with suppress(UserError):  # a section that an earlier change made a list or a number
+            set_override(recipe, tuple(place.split(".")), value)
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    try:
+        load_recipe(path).dump()
+    except UserError as error:
+        assert all(line.startswith(f"{path}: ") for line in str(error).splitlines())

