@@ -64,9 +64,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def check_frame_size(path: str | Path, width: int, height: int) -> None:
     """UserError for a picture or frame whose size, or size after resizing, would take all memory."""
     if width * height > Image.MAX_IMAGE_PIXELS:
-        raise UserError(
-            f"{str(path)!r}: {width} x {height} is over {Image.MAX_IMAGE_PIXELS} pixels; shrink it"
-        )
+        raise UserError(f"{str(path)!r}: {width} x {height} is over {Image.MAX_IMAGE_PIXELS} pixels; shrink it")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise UserError(f"{str(path)!r}: {width} x {height} is thinner than {MAX_ASPECT_RATIO} : 1; crop it")
 

@@ -106,8 +106,8 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
 
 def _ends_turns_with_eos(tokenizer, template: str) -> bool:
     turns = [{"role": role, "content": [{"type": "text", "text": "x"}]} for role in ("user", "assistant") * 2]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=template)
-    return text.count(tokenizer.eos_token) == 2
+    texts = [tokenizer.apply_chat_template(turns[:n], tokenize=False, chat_template=template) for n in (2, 4)]
+    return all(text.rstrip().endswith(tokenizer.eos_token) for text in texts)
 
 
 def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:

@@ -1,7 +1,7 @@
 """Merge an adapter into its base: a full model that transformers loads without PEFT.
 
-The base is read unquantised, also where training quantised it; the sum is made in float32 and rounded once. The
-result is compared with the adapter's answers and loaded again before OUT_DIR appears.
+The base is read unquantised, also where training quantised it; the sum is made in float32 and rounded once.
+The result is compared with the adapter's answers and loaded again before OUT_DIR appears.
 """
 
 import argparse

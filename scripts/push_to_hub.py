@@ -1,7 +1,7 @@
 """Send an adapter or a merged model to the Hugging Face hub, with processor, recipe and a model card.
 
-Local paths and tokens stay here: the recipe and the configs are sent with file names only. Checkpoints, logs and
-optimizer states are not sent.
+Local paths and tokens stay here: the recipe and the configs are sent with file names only. Checkpoints, logs
+and optimizer states are not sent.
 """
 
 import argparse
@@ -18,7 +18,9 @@ def main() -> None:
     visibility = parser.add_mutually_exclusive_group()
     visibility.add_argument("--private", action="store_true", help="only you can see it (the default)")
     visibility.add_argument("--public", action="store_true", help="everybody can see it")
-    parser.add_argument("--base", metavar="HUB_ID", help="the base model's hub id, where training took it from a folder")
+    parser.add_argument(
+        "--base", metavar="HUB_ID", help="the base model's hub id, where training took it from a folder"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the files and the card, and send nothing")
     arguments = parser.parse_args()
     push_to_hub(

@@ -96,7 +96,10 @@ def write_tiff(path: Path, grey: np.ndarray) -> Path:
     height, width = grey.shape
     data = grey.astype(">u2").tobytes()
     short = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 277: 1, 278: height}
-    tags = [(tag, 3, 1, value << 16) for tag, value in short.items()] + [(273, 4, 1, 8), (279, 4, 1, len(data))]
+    tags = [(tag, 3, 1, value << 16) for tag, value in short.items()] + [
+        (273, 4, 1, 8),
+        (279, 4, 1, len(data)),
+    ]
     directory = struct.pack(">H", len(tags)) + b"".join(struct.pack(">HHII", *tag) for tag in sorted(tags))
     path.write_bytes(b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + directory + bytes(4))
     return path

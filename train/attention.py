@@ -56,11 +56,10 @@ def _attend_row(attend, query, key, value, layout: RowLayout) -> torch.Tensor:
 @lru_cache(maxsize=2)
 def _masks(layout: RowLayout, device: torch.device) -> list[torch.Tensor | None]:
     """(1, 1, S, P + S) of each group with suffixes, None of the others; built once for a row's layers."""
-    with torch.inference_mode(False):  # what an evaluation has cached must serve training too
-        return [
-            suffix_mask(prefix_length, suffix_lengths, device)[None, None] if suffix_lengths else None
-            for prefix_length, suffix_lengths in layout.groups
-        ]
+    return [
+        suffix_mask(prefix_length, suffix_lengths, device)[None, None] if suffix_lengths else None
+        for prefix_length, suffix_lengths in layout.groups
+    ]
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

@@ -1,5 +1,6 @@
 """A Video-LLaVA with random weights, and the processor that belongs to it: for the demo, tests and benchmarks."""
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -29,22 +30,25 @@ PATCH_SIZE = 14
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 400) -> PreTrainedTokenizerFast:
-    """A byte-fallback BPE tokenizer that behaves as LLaMA's: prefix space, <unk> <s> </s>, BOS put in front."""
+    """A byte-fallback BPE tokenizer that behaves as LLaMA's: prefix blank, <unk> <s> </s>, BOS put in front."""
     special = ["<unk>", "<s>", "</s>", "<pad>", *PLACEHOLDERS.values()]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    # Merges are learned word by word, as SentencePiece does: none may join a blank to the word before it.
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(byte_pieces), special_tokens=special, show_progress=False)
+    learned = Tokenizer(models.BPE(unk_token="<unk>"))
+    learned.train_from_iterator((f"▁{word}" for text in texts for word in text.split()), trainer)
+    pieces = sorted(learned.get_vocab(), key=learned.token_to_id)
+    # The trainer takes byte pieces as special tokens only, which decoding would skip.
+    vocab = {piece: number for number, piece in enumerate(special + byte_pieces + pieces[len(special) :])}
+    merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.add_special_tokens(special)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special + byte_tokens, show_progress=False
-    )
-    # Merges are learned word by word, as SentencePiece does: none may join a blank to the word before it.
-    words = (f"{word}" for text in texts for word in text.split())
-    tokenizer.train_from_iterator(words, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", vocab["<s>"])]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -59,6 +63,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 400) -> PreTrainedTo
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, image_size: int) -> VideoLlavaProcessor:
     """Video-LLaVA's processor for pictures and frames of `image_size` pixels."""
+    tokenizer.chat_template = CHAT_TEMPLATE
     size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
     return VideoLlavaProcessor(
         image_processor=VideoLlavaImageProcessor(**size),

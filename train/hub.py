@@ -1,4 +1,4 @@
-"""Send an adapter or a full model to the Hugging Face hub: which files, freed of this machine's paths, and the card."""
+"""Send an adapter or a full model to the Hugging Face hub: which files, freed of local paths, and their card."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx, validate_repo_id
 
 from data.errors import UserError
-from train.loading import ADAPTER_CONFIG, ADAPTER_WEIGHTS, describe, one_line
+from train.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECIPE, describe, one_line, read_json
 from train.model_card import write_card
 from train.recipe_yaml import read_recipe, to_yaml
 
@@ -18,12 +18,12 @@ from train.recipe_yaml import read_recipe, to_yaml
 # states, no logs, no training_args.bin (it holds the hub token), nothing else that lies in an output folder.
 WEIGHTS = (ADAPTER_WEIGHTS, "model.safetensors", "model-*-of-*.safetensors")
 INDEX = "model.safetensors.index.json"
-SENT = (
-    *(*WEIGHTS, INDEX, ADAPTER_CONFIG, "config.json", "generation_config.json"),
+CONFIGS = (
+    *(ADAPTER_CONFIG, "config.json", "generation_config.json"),
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "chat_template.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
+SENT = (*WEIGHTS, INDEX, *CONFIGS, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
 # JSON values that say where something was loaded from.
 LOCATION_KEY = re.compile(r"(path|file|dir)$")
 SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
@@ -44,11 +44,11 @@ def push_to_hub(
     `base` is the hub id that the card and the adapter name as base model, where training took it from a local
     folder. `dry_run` reports each file's size and the card instead, without network or token.
     """
-    files = collect(folder, repo_id, base)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as problem:
         raise UserError(f"{repo_id!r} is no name for a hub repository, such as me/my-model: {problem}") from problem
+    files = collect(folder, repo_id, base)
     if dry_run:
         for name, content in files.items():
             report(f"{_size(content):>15,} bytes  {name}")
@@ -70,7 +70,7 @@ def _send(files: dict[str, Path | bytes], repo_id: str, private: bool) -> str:
     """The commit's address. One commit: the repository never holds half of a model."""
     api = HfApi()
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    # An existing repository keeps its visibility: what was meant to be private must not become public that way.
+    # An existing repository keeps its visibility: what is meant to be private must not become public that way.
     if api.model_info(repo_id).private != private:
         there, flag = ("public", "--public") if private else ("private", "--private")
         raise UserError(f"{repo_id} exists already and is {there}; pass {flag}, or give another name")
@@ -82,19 +82,18 @@ def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Pa
     """What is sent, by name in the repository: files as they are, cleaned JSON and recipe, and the card."""
     found = {file.name: file for pattern in SENT for file in sorted(folder.glob(pattern)) if file.is_file()}
     _check_complete(folder, found)
-    adapter = _read_json(found[ADAPTER_CONFIG]) if ADAPTER_CONFIG in found else None
+    adapter = read_json(found[ADAPTER_CONFIG]) if ADAPTER_CONFIG in found else None
     if adapter and base:
         adapter["base_model_name_or_path"], adapter["revision"] = base, None
-    recipe_file = folder / "recipe.yaml"
+    recipe_file = folder / RECIPE
     recipe = without_secrets(read_recipe(recipe_file)) if recipe_file.is_file() else {}
 
     files: dict[str, Path | bytes] = dict(found)
-    for name in found:
-        if name.endswith(".json") and name not in ("tokenizer.json", INDEX):
-            content = adapter if name == ADAPTER_CONFIG else _read_json(found[name])
-            files[name] = (json.dumps(without_local_paths(content), indent=2, ensure_ascii=False) + "\n").encode()
+    for name in found.keys() & set(CONFIGS):
+        content = adapter if name == ADAPTER_CONFIG else read_json(found[name])
+        files[name] = (json.dumps(without_local_paths(content), indent=2, ensure_ascii=False) + "\n").encode()
     if recipe:
-        files["recipe.yaml"] = to_yaml(recipe).encode()
+        files[RECIPE] = to_yaml(recipe).encode()
     trained_on = (adapter or {}).get("base_model_name_or_path") or recipe.get("model", {}).get("name_or_path")
     files["README.md"] = write_card(
         repo_id,
@@ -112,7 +111,7 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
     if ADAPTER_CONFIG in found:
         needed = {ADAPTER_WEIGHTS}
     elif INDEX in found:
-        needed = set(_read_json(found[INDEX])["weight_map"].values())
+        needed = set(read_json(found[INDEX])["weight_map"].values())
     else:
         needed = {"model.safetensors"}
     if missing := sorted(needed - found.keys()):
@@ -129,7 +128,7 @@ def without_local_paths(value, key: str = ""):
 
 
 def without_secrets(value):
-    """A recipe's values with absolute paths cut to their last name; keys and texts that look like tokens are gone."""
+    """A recipe's values with absolute paths cut to their last name, without what looks like a token or password."""
     if isinstance(value, dict):
         return {
             key: without_secrets(item)
@@ -153,16 +152,9 @@ def last_name(text: str) -> str:
 
 def _versions(adapter: dict | None, found: dict[str, Path]) -> dict[str, str]:
     """The libraries' versions that the saved files themselves name."""
-    config = _read_json(found["config.json"]) if "config.json" in found else {}
+    config = read_json(found["config.json"]) if "config.json" in found else {}
     named = {"peft": (adapter or {}).get("peft_version"), "transformers": config.get("transformers_version")}
     return {name: version for name, version in named.items() if version}
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise UserError(f"{file} is not JSON: {problem}") from problem
 
 
 def _size(content: Path | bytes) -> int:

@@ -45,24 +45,22 @@ answer = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shap
 print(processor.decode(answer, skip_special_tokens=True))"""
 
 
-def write_card(
-    repo_id: str, *, base: str | None, is_adapter: bool, recipe: dict, versions: dict[str, str]
-) -> str:
+def write_card(repo_id: str, *, base: str | None, is_adapter: bool, recipe: dict, versions: dict[str, str]) -> str:
     """README.md for the hub. `recipe` must be free of local paths and secrets already.
 
-    A base that is no hub id (owner/name) is told by its last name and left out of the metadata, which the hub checks.
+    A base that is no hub id (owner/name) is told by its last name and left out of the metadata: the hub checks it.
     """
     base_on_hub = base if base and _is_hub_id(base) else None
     base_name = base_on_hub or (Path(base).name if base else "an unnamed base")
     num_frames = recipe.get("data", {}).get("num_frames", 8)
-    quantization = recipe.get("model", {}).get("quantization")
+    methods = ["lora"] * bool(recipe.get("lora")) + ["qlora"] * bool(recipe.get("model", {}).get("quantization"))
     what = f"{'A LoRA adapter for' if is_adapter else 'Fine-tuned from'} {base_name}"
     metadata = ModelCardData(
         base_model=base_on_hub,
         base_model_relation=("adapter" if is_adapter else "finetune") if base_on_hub else None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="video-text-to-text",
-        tags=["video-llava", "reeltune", *(["lora"] if recipe.get("lora") else []), *(["qlora"] if quantization else [])],
+        tags=["video-llava", "reeltune", *methods],
     )
     return CARD.format(
         metadata=metadata.to_yaml(),

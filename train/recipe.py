@@ -15,7 +15,7 @@ from data.errors import UserError
 from train.recipe_problems import Keys, dotted, find_problems
 from train.recipe_rules import impossible_combinations
 from train.recipe_yaml import parse_override, read_recipe, set_override, to_yaml
-from train.training_arguments import DEFAULTS, SET_ELSEWHERE, TrainingSection, build_training_arguments
+from train.training_arguments import DEFAULTS, SET_ELSEWHERE, TrainingSection, build_training_arguments, device_defaults
 
 
 def _regular_expression(text: str) -> str:
@@ -127,8 +127,8 @@ class Recipe(Section):
     training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
 
     def training_arguments(self) -> TrainingArguments:
-        """Looks at the devices; UserError for what transformers finds impossible, e.g. fp16 with bf16."""
-        return build_training_arguments(self.training)
+        """Looks at the devices; UserError for what transformers finds impossible (bf16 without support ...)."""
+        return build_training_arguments({**device_defaults(self.model.dtype), **self.training})
 
     def dump(self) -> dict[str, Any]:
         """Everything as plain values, defaults written out."""
@@ -188,7 +188,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, dict[Keys, str]]:
 
 
 def _unknown(key: Keys, fault: Keys) -> bool:
-    """Whether a fault hides the value at `key`. Of a section (one key) the combinations ask only if it is there."""
+    """Whether a fault hides the value at `key`; of a section (one key) only its presence matters."""
     return key[: len(fault)] == fault or (len(key) > 1 and fault[: len(key)] == key)
 
 

@@ -70,6 +70,7 @@ def _locate(value: Any, where: Keys) -> tuple[Keys, Any]:
 def _expectation(detail: Any, value: Any) -> str:
     if detail["type"] != "literal_error":
         message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = message.replace("String should match pattern", "text that matches")
         return _EXPECTED.get(detail["type"], message)
     choices = detail["ctx"]["expected"]
     nearest = get_close_matches(str(value), choices.replace("'", "").replace(" or ", ", ").split(", "))
@@ -88,9 +89,7 @@ def _unknown_key(where: Keys, known: Known) -> str:
 
 def _suggestions(section: str, key: str, known: Known) -> Iterator[str]:
     """Best first: the same name in another section, a similar one in this, a similar one in another."""
-    others = {
-        f"{place}.{name}".lstrip("."): name for place in known if place != section for name in known[place]
-    }
+    others = {f"{place}.{name}".lstrip("."): name for place in known if place != section for name in known[place]}
     for path, name in others.items():
         if name == key:
             yield f"it belongs to {path.rpartition('.')[0] or 'the top level'}: write {path}"

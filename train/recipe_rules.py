@@ -22,7 +22,7 @@ def impossible_combinations(recipe: "Recipe") -> Iterator[Combination]:
     if recipe.resume not in ("auto", "never") and not Path(recipe.resume).is_dir():
         yield (
             _together("resume"),
-            f"no such folder: {recipe.resume}; write auto, never or a checkpoint's folder",
+            f"no such folder: {recipe.resume!r}; write auto, never or a checkpoint's folder",
         )
 
 
@@ -36,7 +36,7 @@ def _what_is_trained(recipe: "Recipe") -> Iterator[Combination]:
     if lora is not None and model.trainable is not None:
         yield (
             _together("model.trainable", "lora"),
-            f"{model.trainable} is for full fine-tuning; write lora: null, or remove it and use lora.target",
+            f"{model.trainable!r} is for full fine-tuning; write lora: null or use lora.target instead",
         )
     if lora is None and model.quantization is not None:
         yield (
@@ -86,7 +86,17 @@ def _rows(recipe: "Recipe") -> Iterator[Combination]:
             _together("training.per_device_train_batch_size", "data.packing"),
             f"a packed row is a batch, so it is 1, not {batch_size}; size rows by data.max_tokens_per_row",
         )
-    elif data.rows_per_step % batch_size:
+    if packed and recipe.training["per_device_eval_batch_size"] > 1:
+        yield (
+            _together("training.per_device_eval_batch_size", "data.packing"),
+            "a packed row is a whole batch, so it is 1; size rows by data.max_tokens_per_row",
+        )
+    if packed and recipe.model.attn_implementation not in ("auto", "sdpa"):
+        yield (
+            _together("model.attn_implementation", "data.packing"),
+            f"{recipe.model.attn_implementation} does not know packed rows; write auto, or data.packing: none",
+        )
+    if not packed and data.rows_per_step % batch_size:
         yield (
             _together("data.rows_per_step", "training.per_device_train_batch_size", "data.packing"),
             f"{data.rows_per_step} is no multiple of training.per_device_train_batch_size: {batch_size}",

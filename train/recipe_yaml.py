@@ -24,6 +24,10 @@ _SCALARS = {
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}
 
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.deep_construct = True  # makes an alias to its own parent an error instead of an endless value
+
     def construct_mapping(self, node, deep=False):
         """A key given twice is an error; PyYAML would silently keep the last."""
         seen = set()
@@ -45,9 +49,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _name, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), [*_first, ""]
-        )
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), [*_first, ""])
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

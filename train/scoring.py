@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-# The rules of the VQA evaluation code, https://github.com/GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEval.py.
+# The rules of the VQA evaluation code: vqaEval.py in https://github.com/GT-Vision-Lab/VQA.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 WORDS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
@@ -11,7 +11,7 @@ ARTICLES = {"a", "an", "the"}
 
 
 def normalise(answer: str) -> str:
-    """An answer in the VQA evaluation's form: lower case, digits for number words, no articles, no punctuation.
+    """An answer in the VQA evaluation's form: lower case, digits for number words, no articles or punctuation.
 
     A mark next to a blank goes, any other becomes a blank; points between digits stay. The original writes
     "dont" as "don't" from a table of contractions; leaving out every apostrophe makes the same answers equal.
@@ -27,7 +27,7 @@ def normalise(answer: str) -> str:
 
 
 def is_correct(predicted: str, expected: str, accept: Sequence[str] | None = None) -> bool:
-    """Whether `predicted` holds one of `accept` as whole words, case folded; without any, equals `expected`."""
+    """Whether `predicted` holds one of `accept` as whole words, case folded; without these, equals `expected`."""
     if accept:
         text = " ".join(predicted.casefold().split())
         return any(_holds(text, " ".join(words.casefold().split())) for words in accept)

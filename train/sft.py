@@ -1,12 +1,13 @@
 """Fine-tune Video-LLaVA: recipe -> data -> model -> trainer -> adapter.
 
-    accelerate launch train/sft.py RECIPE [section.key=value ...]
+accelerate launch train/sft.py RECIPE [section.key=value ...]
 """
 
 import argparse
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import set_seed
 
 from data.collator import PaddedCollator, RowCollator
 from data.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
@@ -20,8 +21,8 @@ from train.recipe import Data, Recipe, load_recipe
 from train.trainer import RowTrainer
 
 
-def main() -> None:
-    recipe = load_recipe(*parse_command_line())
+def main(argv: list[str] | None = None) -> None:
+    recipe = load_recipe(*parse_command_line(argv))
     args = recipe.training_arguments()
     quiet_libraries()
     say = PartialState().print  # ALL RANKS reach it, the first prints
@@ -38,6 +39,7 @@ def main() -> None:
     )
     args.gradient_accumulation_steps = accumulation(recipe.data.rows_per_step, args)
 
+    set_seed(args.seed)  # the adapter's matrices are drawn now, before Trainer seeds
     model = load_trainable(recipe, say)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     trainer = RowTrainer(
@@ -58,11 +60,11 @@ def main() -> None:
     say(f"done: {args.output_dir}")
 
 
-def parse_command_line() -> tuple[str, list[str]]:
+def parse_command_line(argv: list[str] | None) -> tuple[str, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this run")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     return arguments.recipe, arguments.overrides
 
 

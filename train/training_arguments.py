@@ -3,11 +3,14 @@
 The section's keys and types are derived from the dataclass, so they are those of the installed transformers.
 """
 
+import os
+import warnings
 from dataclasses import fields
 from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints
 
+import torch
 from pydantic import ConfigDict, Field
 from transformers import TrainingArguments
 from typing_extensions import TypedDict
@@ -32,6 +35,8 @@ SET_ELSEWHERE = {
     "resume_from_checkpoint": "the recipe's own key is `resume: auto | never | FOLDER`",
     "hub_token": "would be written beside every checkpoint; use `hf auth login` or the variable HF_TOKEN",
     "parallelism_config": "belongs to the accelerate config file",
+    "label_smoothing_factor": "is not part of the loss here; remove it",
+    "use_liger_kernel": "would replace the loss on labelled positions; remove it",
     "local_rank": "is set by `accelerate launch`; remove it",
 }
 
@@ -59,9 +64,7 @@ def _key_types() -> dict[str, Any]:
             types[field.name] = Annotated[_yaml_type(hints[field.name]), about]
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         types[name] = Annotated[types[name], Field(ge=1)]
-    types["output_dir"] = Required[
-        Annotated[str, Field(description="Folder of the run and its checkpoints.")]
-    ]
+    types["output_dir"] = Required[Annotated[str, Field(description="Folder of the run and its checkpoints.")]]
     return types
 
 
@@ -70,11 +73,24 @@ TrainingSection.__doc__ = "Arguments of transformers.TrainingArguments, by their
 TrainingSection.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def device_defaults(dtype: str) -> dict[str, Any]:
+    """What follows from the machine and the model's number type: mixed precision for half-precision weights, and the
+    CPU where nothing faster is visible (without `use_cpu` two processes would train apart, unconnected)."""
+    has_accelerator = torch.accelerator.is_available()
+    deepspeed_on_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"  # `use_cpu` would switch it off
+    return {
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "use_cpu": not has_accelerator and not deepspeed_on_cpu,
+        "dataloader_pin_memory": has_accelerator,
+    }
+
+
 def build_training_arguments(section: dict[str, Any]) -> TrainingArguments:
     """Constructs TrainingArguments, which looks at the devices; UserError says what it does not accept."""
     try:
-        return TrainingArguments(**section)
+        with warnings.catch_warnings():  # 5.23 renamed `gradient_checkpointing`, 5.17 has no other name for it
+            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+            return TrainingArguments(**section)
     except (ValueError, TypeError, ImportError, OSError) as error:
-        raise UserError(
-            f"training: transformers refuses these settings: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"training: transformers refuses these settings: {' '.join(str(error).split())}") from error

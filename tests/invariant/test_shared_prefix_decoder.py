@@ -117,20 +117,14 @@ def pixels(media):
         shape = (3, 28, 28) if kind == "image" else (FRAMES, 3, 28, 28)
         generators = [torch.Generator().manual_seed(ord(file)) for file in chosen]
         if chosen:
-            arguments[name] = torch.stack(
-                [torch.randn(shape, generator=generator) for generator in generators]
-            )
+            arguments[name] = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     return arguments
 
 
 def build_row(samples, groups):
     """What a collator makes of one row: forward's arguments, and labels (1, L)."""
-    ids = torch.cat(
-        [torch.as_tensor(group.lay_out([samples[i][0] for i in group.samples])) for group in groups]
-    )
-    labels = torch.cat(
-        [torch.as_tensor(group.lay_out([samples[i][1] for i in group.samples])) for group in groups]
-    )
+    ids = torch.cat([torch.as_tensor(group.lay_out([samples[i][0] for i in group.samples])) for group in groups])
+    labels = torch.cat([torch.as_tensor(group.lay_out([samples[i][1] for i in group.samples])) for group in groups])
     media = [medium for group in groups for medium in samples[group.samples[0]][2]]
     layout = RowLayout(tuple(group.shape for group in groups))
     return {"input_ids": ids[None], **pixels(media), **packed_inputs(layout)}, labels[None]
@@ -216,9 +210,7 @@ def test_rows_accumulate_to_one_step(model):
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 def test_an_adapter_on_the_decoder_gets_the_same_gradients(model, use_dora):
-    config = peft.LoraConfig(
-        r=4, target_modules=r".*language_model.*_proj", use_dora=use_dora, init_lora_weights=False
-    )
+    config = peft.LoraConfig(r=4, target_modules=r".*language_model.*_proj", use_dora=use_dora, init_lora_weights=False)
     torch.manual_seed(0)
     adapted = peft.get_peft_model(model, config)
     adapted.gradient_checkpointing_enable({"use_reentrant": False})

@@ -101,6 +101,13 @@ def test_a_layout_of_another_length_is_refused():
         )
 
 
+def test_a_layout_seen_in_inference_mode_can_be_trained_on():
+    layout = RowLayout(((4, (2, 3)),))
+    with torch.inference_mode():
+        shared_prefix_attention(SimpleNamespace(is_causal=True), *states(layout), None, row_layout=layout)
+    assert_equals_dense(layout)
+
+
 def test_dropout_reaches_prefix_and_suffixes():
     layout = RowLayout(((4, (2, 3)), (3, ())))
     query, key, value = states(layout)
@@ -140,10 +147,7 @@ def test_padded_batches_and_generation_are_those_of_sdpa():
     ours, theirs = tiny_llama(SHARED_PREFIX), tiny_llama("sdpa")
     assert ours.config._attn_implementation == SHARED_PREFIX
     assert torch.equal(ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits)
-    answers = [
-        model.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False)
-        for model in (ours, theirs)
-    ]
+    answers = [model.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False) for model in (ours, theirs)]
     assert torch.equal(*answers)
 
 

@@ -32,9 +32,7 @@ def test_a_label_on_the_first_token_has_no_predictor():
 def full_loss(hidden, head, labels):
     """Every position through the head, shifted, summed in one piece."""
     logits = (hidden @ head).float()
-    return cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
-    )
+    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 4, 5, 100])
@@ -90,9 +88,7 @@ class Float32Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.sizes += [
-            leaf.numel() for leaf in tree_leaves(out) if getattr(leaf, "dtype", None) == torch.float32
-        ]
+        self.sizes += [leaf.numel() for leaf in tree_leaves(out) if getattr(leaf, "dtype", None) == torch.float32]
         return out
 
 

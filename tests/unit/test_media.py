@@ -46,7 +46,14 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 @pytest.mark.parametrize(
     ("mode", "name"),
-    [("1", "a.png"), ("L", "a.png"), ("P", "a.gif"), ("CMYK", "a.jpg"), ("RGB", "a.webp"), ("YCbCr", "a.jpg")],
+    [
+        ("1", "a.png"),
+        ("L", "a.png"),
+        ("P", "a.gif"),
+        ("CMYK", "a.jpg"),
+        ("RGB", "a.webp"),
+        ("YCbCr", "a.jpg"),
+    ],
 )
 def test_modes_without_transparency_become_what_pillow_converts_them_to(tmp_path, mode, name):
     path = picture(tmp_path / name, mode)

@@ -141,9 +141,7 @@ def test_every_training_argument_is_a_key_or_set_elsewhere():
 
 
 def test_deepspeed_and_fsdp_settings_are_fine(minimal):
-    recipe = load_recipe(
-        minimal, ["training.deepspeed={zero_optimization: {stage: 2}}", "training.fsdp=full_shard"]
-    )
+    recipe = load_recipe(minimal, ["training.deepspeed={zero_optimization: {stage: 2}}", "training.fsdp=full_shard"])
     assert recipe.training["deepspeed"] == {"zero_optimization": {"stage": 2}}
     assert recipe.training["fsdp"] == "full_shard"
 
@@ -179,9 +177,7 @@ def test_override_of_a_null_section_creates_it():
 
 
 def test_write_and_load_gives_the_same_recipe(minimal, tmp_path):
-    recipe = load_recipe(
-        minimal, ["training.learning_rate=1e-5", "model.revision='2e4'", "data.system_prompt='no'"]
-    )
+    recipe = load_recipe(minimal, ["training.learning_rate=1e-5", "model.revision='2e4'", "data.system_prompt='no'"])
     recipe.write(tmp_path / "written.yaml")
     assert load_recipe(tmp_path / "written.yaml") == recipe
 
@@ -233,6 +229,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, value):
             b"model:\n  dtype: float32\n  dtype: float16\n",
             "line 3: not valid YAML: the key 'dtype' is given twice",
         ),
+        (b"a: &loop {b: *loop}\n", "line 1: not valid YAML: found unconstructable recursive node"),
         (b"a: \x00\n", "not valid YAML: "),
         (b"\xff\xfe\xfa", "not a text file"),
     ],
@@ -291,7 +288,10 @@ def test_missing_recipe_and_folder(tmp_path):
             "lora.target=((",
             "lora.target: must be a regular expression (missing ), unterminated subpattern at position 1)",
         ),
-        ("lora.init_lora_weights=eva", "lora.init_lora_weights: must be true or false or"),
+        (
+            "lora.init_lora_weights=eva",
+            "lora.init_lora_weights: must be true or false or text that matches '^(gaussian|",
+        ),
         ("model.dtype=bfloat", "must be 'float32', 'bfloat16' or 'float16' (did you mean 'bfloat16'?), got"),
         (
             "training.lr_scheduler_type=cosin",
@@ -376,7 +376,7 @@ def test_wrong_overrides(minimal, override, said):
     ("overrides", "said"),
     [
         (["lora="], "model.trainable: is needed with lora: null"),
-        (["model.trainable=all"], "model.trainable: all is for full fine-tuning; write lora: null"),
+        (["model.trainable=all"], "model.trainable: 'all' is for full fine-tuning; write lora: null"),
         (
             ["lora=", "model.trainable=all", "model.quantization=nf4"],
             "model.quantization: nf4 weights cannot be",
@@ -419,7 +419,7 @@ def test_wrong_overrides(minimal, override, said):
             ["lora.target=decoder+projector", "lora.modules_to_save=[multi_modal_projector]"],
             "lora.modules_to_save: target: decoder+projector adapts the projector already",
         ),
-        (["resume=no/such/folder"], "resume: no such folder: no/such/folder; write auto, never"),
+        (["resume=no/such/folder"], "resume: no such folder: 'no/such/folder'; write auto, never"),
     ],
 )
 def test_impossible_combinations(minimal, overrides, said):
@@ -501,9 +501,7 @@ training: {learning_rate: fast, eval_strategy: epoch}
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner) | st.dictionaries(st.integers() | texts, inner), max_leaves=4
 )
-places = st.sampled_from(
-    [f"{section}.{key}".strip(".") for section in KNOWN_KEYS for key in KNOWN_KEYS[section]]
-)
+places = st.sampled_from([f"{section}.{key}".strip(".") for section in KNOWN_KEYS for key in KNOWN_KEYS[section]])
 
 
 @given(changes=st.dictionaries(places, anything, min_size=1, max_size=3))

@@ -14,9 +14,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def test_the_recipes_are_found():
-    assert {"video_llava_7b_lora", "video_llava_7b_projector", "video_llava_7b_qlora"} <= {
-        p.stem for p in RECIPES
-    }
+    assert {"video_llava_7b_lora", "video_llava_7b_projector", "video_llava_7b_qlora"} <= {p.stem for p in RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

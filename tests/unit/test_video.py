@@ -188,9 +188,7 @@ def test_rotation_is_honoured(tmp_path, degrees, mirrored):
     np.testing.assert_array_equal(read_frames(path, 3), turned[:, :, ::-1] if mirrored else turned)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "quarter_turns"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)]
-)
+@pytest.mark.parametrize(("matrix", "quarter_turns"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
 def test_a_clip_held_upright_by_a_phone(tmp_path, h264, matrix, quarter_turns):
     """x' = a x + c y, y' = b x + d y: (0, 1, -1, 0) moves the left edge to the top, a turn with the clock."""
     path = turn_track(h264, tmp_path / "phone.mp4", *matrix)

@@ -1,0 +1,62 @@
+"""Answer every question of a data file and score the answers.
+
+A question is each of the assistant's turns, asked with the true history. An answer is correct when it holds
+one of the record's "accept" texts as whole words, or without these equals the expected answer after the usual
+VQA normalisation.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from data.conversation import read_conversations
+from data.errors import run_command
+from data.media import check_media_file
+from train.artifact import open_artifact
+from train.evaluation import check_writable, evaluate, json_lines, questions_of, write_whole
+from train.loading import add_model_options, at_least_one, load
+from train.model import quiet_libraries
+
+
+def main() -> None:
+    arguments = parse_command_line()
+    quiet_libraries()
+    artifact = open_artifact(arguments.model, arguments.base)
+    conversations = read_conversations(arguments.data, arguments.media_root)
+    questions = [question for each in conversations for question in questions_of(each, artifact.system_prompt)]
+    questions = questions[: arguments.limit]
+    for item in {item for question in questions for item in question.media}:
+        check_media_file(item.path, item.kind)
+    for path in filter(None, (arguments.out, arguments.json)):
+        check_writable(path)
+
+    model, processor = load(artifact, dtype=arguments.dtype, quantization=arguments.quantization)
+    records, summary = evaluate(
+        model,
+        processor,
+        questions,
+        num_frames=artifact.num_frames,
+        max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.batch_size,
+        show_progress=True,
+    )
+    write_whole(arguments.out, json_lines(records))
+    if arguments.json:
+        write_whole(arguments.json, json.dumps(summary, indent=2) + "\n")
+    print(f"{summary['accuracy']:.1%} of {summary['questions']} answers correct: {arguments.out}")
+
+
+def parse_command_line() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser)
+    parser.add_argument("--data", required=True, help="JSON or JSONL, LLaVA records or chat messages")
+    parser.add_argument("--media-root", help="folder of the clips and pictures (default: that of the data file)")
+    parser.add_argument("--out", type=Path, required=True, help="one JSON object a question is written here")
+    parser.add_argument("--json", type=Path, help="accuracy, questions and seconds are written here")
+    parser.add_argument("--limit", type=at_least_one, help="answer the first questions only")
+    parser.add_argument("--batch-size", type=at_least_one, default=8)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_command(main)

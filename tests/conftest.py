@@ -1,0 +1,74 @@
+"""Everything tests need is made here, offline: a tiny Video-LLaVA, its processor, clips, pictures, questions."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from data.video_llava import measure_visual_tokens  # noqa: E402
+from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
+from train.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="torch.cuda.is_available() is False"))
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return build_processor(train_tokenizer([WORDS] * 3), image_size=56)
+
+
+@pytest.fixture(scope="session")
+def visual_tokens(processor):
+    return measure_visual_tokens(processor, num_frames=8)
+
+
+@pytest.fixture
+def model(processor):
+    """Float32, random, about 1.25 M parameters; a new one for every test."""
+    return build_model(build_config("tiny", processor.tokenizer)).eval()
+
+
+@pytest.fixture(scope="session")
+def model_folder(processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    build_model(build_config("tiny", processor.tokenizer)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media_folder(tmp_path_factory) -> Path:
+    """clip0.mp4 to clip3.mp4 and picture0.png to picture2.png, of odd sizes."""
+    folder = tmp_path_factory.mktemp("media")
+    for number in range(4):
+        write_clip(folder / f"clip{number}.mp4", number, size=(64, 48) if number % 2 else (48, 80))
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (50 + 9 * number, 71, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"picture{number}.png")
+    return folder
+
+
+@pytest.fixture
+def mixed_file(media_folder, tmp_path) -> Path:
+    """A LLaVA file with clips (three questions each), pictures, both in one sample, and text alone."""
+    path = tmp_path / "mixed.json"
+    for record in (records := json.loads(json.dumps(MIXED_RECORDS))):
+        for kind in ("image", "video"):
+            if kind in record:
+                files = record[kind] if isinstance(record[kind], list) else [record[kind]]
+                record[kind] = [str(media_folder / file) for file in files]
+    path.write_text(json.dumps(records))
+    return path

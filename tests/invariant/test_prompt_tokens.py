@@ -1,0 +1,111 @@
+"""Tokens in training = tokens at inference, and labels are the assistant's words and EOS, nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.conversation import parse_record
+from data.encoding import encode, encode_prompt, expand
+from data.video_llava import measure_visual_tokens
+from tests.llama_tokenizers import KINDS
+from tests.tiny_data import turns
+from train.build import build_processor
+
+CONVERSATIONS = [
+    ("<video>\nWhat colour is the shape?", "red"),
+    ("<image>\n<video>\nWhat?", "a small square", "Which way does it move?", "left", "And now?", "up"),
+    ("Hello", ""),
+    ("Hello", "", "again <image> here", "fine"),
+    ("<video>\nWas ist das für 1 Ding? 🎬", "ein größeres Dreieck 🔺 東京\n\nzwei Zeilen  und Blanks"),
+    ("<image>\n中文", "你好", "<video>", "no words before"),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def processor(request, tmp_path_factory):
+    return build_processor(request.param(tmp_path_factory.mktemp("tokenizer")), image_size=28)
+
+
+@pytest.fixture(scope="module")
+def visual_tokens(processor):
+    return measure_visual_tokens(processor, num_frames=2)
+
+
+def conversation_of(texts):
+    record = {"conversations": turns(*texts)}
+    for kind, files in {"image": "i{}.png", "video": "v{}.mp4"}.items():
+        record[kind] = [files.format(n) for n in range(" ".join(texts).count(f"<{kind}>"))]
+    return parse_record(record, Path("/m"), "row 1")
+
+
+def encoded(conversation, processor, visual_tokens, system_prompt=None):
+    sample = encode(conversation, processor.tokenizer, visual_tokens, 10**6, system_prompt)
+    return expand(sample.input_ids, sample.labels, processor.tokenizer, visual_tokens)
+
+
+def check_every_prefix(conversation, processor, visual_tokens):
+    ids, labels = encoded(conversation, processor, visual_tokens)
+    eos, trained = processor.tokenizer.eos_token_id, np.zeros(len(ids), dtype=bool)
+    for number, message in enumerate(conversation.messages):
+        if message["role"] == "assistant":
+            prompt = encode_prompt(conversation.messages[:number], processor.tokenizer, visual_tokens)
+            assert ids[: len(prompt)].tolist() == prompt.tolist()
+            end = len(prompt) + ids[len(prompt) :].tolist().index(eos)
+            trained[len(prompt) : end + 1] = True
+            words = "".join(part["text"] for part in message["content"])
+            answer = processor.tokenizer.decode(ids[len(prompt) : end], skip_special_tokens=True)
+            assert answer.strip() == words.strip()
+    assert (labels != -100).tolist() == trained.tolist()
+    assert labels[trained].tolist() == ids[trained].tolist()
+
+
+@pytest.mark.parametrize("texts", CONVERSATIONS)
+def test_every_prompt_is_the_start_of_the_training_tokens(texts, processor, visual_tokens):
+    check_every_prefix(conversation_of(texts), processor, visual_tokens)
+
+
+plain_text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12).filter(lambda text: "<" not in text)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(plain_text, min_size=1, max_size=3), st.lists(plain_text, min_size=3, max_size=3))
+def test_any_text(processor, visual_tokens, questions, answers):
+    texts = [text for pair in zip(questions, answers, strict=False) for text in pair]
+    check_every_prefix(conversation_of(texts), processor, visual_tokens)
+
+
+@pytest.mark.parametrize("texts", CONVERSATIONS[:2])
+def test_ids_and_pixels_are_those_of_the_processor(texts, processor, visual_tokens):
+    conversation = conversation_of(texts)
+    random = np.random.default_rng(0)
+    kinds = [media.kind for media in conversation.media]
+    pictures = [
+        Image.fromarray(random.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(kinds.count("image"))
+    ]
+    clips = [random.integers(0, 256, (2, 33, 57, 3), dtype=np.uint8) for _ in range(kinds.count("video"))]
+    text = processor.apply_chat_template(conversation.messages[:-1], tokenize=False, add_generation_prompt=True)
+    theirs = processor(text=text, images=pictures or None, videos=clips or None, return_tensors="pt")
+    ours = encode_prompt(conversation.messages[:-1], processor.tokenizer, visual_tokens)
+    assert ours.tolist() == theirs["input_ids"][0].tolist()
+
+
+def test_documented_prompt(processor):
+    conversation = conversation_of(("<video>\nQ", "A", "R", "B"))
+    text = processor.apply_chat_template(conversation.messages, tokenize=False)
+    assert text == "USER: <video>\nQ ASSISTANT: A</s> USER: R ASSISTANT: B</s>"
+
+
+def test_system_prompt_is_in_the_prompt_and_not_trained(processor, visual_tokens):
+    conversation = conversation_of(("Q", "A"))
+    with_system = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        *conversation.messages,
+    ]
+    ids, labels = encoded(conversation, processor, visual_tokens, system_prompt="Be brief.")
+    prompt = encode_prompt(with_system[:2], processor.tokenizer, visual_tokens)
+    assert ids[: len(prompt)].tolist() == prompt.tolist()
+    assert (labels[: len(prompt)] == -100).all() and (labels[len(prompt) :] != -100).all()

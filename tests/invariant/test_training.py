@@ -1,0 +1,153 @@
+"""Through the whole trainer: packed = separate, accumulated = one large batch, resumed = unbroken."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from data.collator import PaddedCollator
+from data.dataset import load_corpus, single_sample_rows
+from train.sft import main
+
+
+@pytest.fixture
+def recipe_file(model_folder, mixed_file, tmp_path):
+    """One optimizer step over all of the mixed file: the change of the weights is the gradient."""
+    recipe = {
+        "model": {"name_or_path": str(model_folder), "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 4, "dropout": 0.0},
+        "data": {
+            "train": [{"path": str(mixed_file)}],
+            "max_length": 512,
+            "max_tokens_per_row": 512,
+            "rows_per_step": 1,
+        },
+        "training": {
+            "output_dir": str(tmp_path / "out"),
+            "max_steps": 1,
+            "learning_rate": 1.0,
+            "optim": "sgd",
+            "lr_scheduler_type": "constant",
+            "max_grad_norm": 0,
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def train(recipe_file, output_dir, *overrides) -> dict[str, torch.Tensor]:
+    main([str(recipe_file), f"training.output_dir={output_dir}", *overrides])
+    return load_file(output_dir / "adapter_model.safetensors")
+
+
+def metrics(output_dir) -> list[dict]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def relative_difference(ours, theirs) -> float:
+    """Of the trained lora_B matrices, which start at zero, so that they are the gradient."""
+    names = [name for name in ours if "lora_B" in name]
+    difference = sum(((ours[name] - theirs[name]) ** 2).sum() for name in names)
+    return float(difference**0.5 / sum((theirs[name] ** 2).sum() for name in names) ** 0.5)
+
+
+SEPARATE = ("data.packing=none", "data.rows_per_step=16", "training.per_device_train_batch_size=16")
+
+
+def test_accumulated_is_one_large_batch(recipe_file, tmp_path):
+    large = train(recipe_file, tmp_path / "large", *SEPARATE)
+    small = train(recipe_file, tmp_path / "small", *SEPARATE, "training.per_device_train_batch_size=2")
+    assert relative_difference(small, large) <= 1e-5
+
+
+def test_packed_rows_are_separate_samples(recipe_file, tmp_path):
+    separate = train(recipe_file, tmp_path / "separate", *SEPARATE)
+    packed = train(recipe_file, tmp_path / "packed", "data.rows_per_step=4")
+    (line, *_), (theirs, *_) = metrics(tmp_path / "packed"), metrics(tmp_path / "separate")
+    assert (line["questions"], line["clips"], line["pictures"]) == (16, 5, 4)
+    assert theirs["clips"] == 13 and theirs["questions"] == 16
+    assert line["supervised_tokens"] == theirs["supervised_tokens"]
+    assert line["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    assert relative_difference(packed, separate) <= 1e-5
+
+
+@pytest.mark.parametrize("setting", ["training.gradient_checkpointing=true", "lora.use_dora=true"])
+def test_packed_rows_are_separate_samples_with(setting, recipe_file, tmp_path):
+    separate = train(recipe_file, tmp_path / "separate", *SEPARATE, setting)
+    packed = train(recipe_file, tmp_path / "packed", "data.rows_per_step=4", setting)
+    assert relative_difference(packed, separate) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("setting", "tolerance"),
+    [("model.dtype=bfloat16", 0.1), ("model.quantization=nf4", 1e-3)],
+)
+def test_packed_rows_are_separate_samples_loosely_with(setting, tolerance, recipe_file, tmp_path):
+    separate = train(recipe_file, tmp_path / "separate", *SEPARATE, setting)
+    packed = train(recipe_file, tmp_path / "packed", "data.rows_per_step=4", setting)
+    assert relative_difference(packed, separate) <= tolerance
+
+
+@pytest.mark.parametrize("packing", ["shared_prefix", "none"])
+def test_resumed_is_unbroken(packing, recipe_file, tmp_path):
+    settings = (
+        f"data.packing={packing}",
+        "data.rows_per_step=3",
+        "lora.dropout=0.1",
+        "training.max_steps=9",
+        "training.save_steps=4",
+        "training.save_total_limit=9",
+        "training.optim=adamw_torch",
+        "training.learning_rate=1e-3",
+        "training.lr_scheduler_type=cosine",
+    )
+    unbroken = train(recipe_file, tmp_path / "unbroken", *settings)
+    shutil.copytree(tmp_path / "unbroken" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    (tmp_path / "resumed" / "checkpoint-8").mkdir()  # half-written: passed over
+    shutil.copy(tmp_path / "unbroken" / "metrics.jsonl", tmp_path / "resumed")
+    resumed = train(recipe_file, tmp_path / "resumed", *settings)
+    assert unbroken.keys() == resumed.keys()
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    columns = ("step", "loss", "grad_norm", "learning_rate", "questions")
+    ours, theirs = (
+        [[line.get(column) for column in columns] for line in metrics(tmp_path / name) if "loss" in line]
+        for name in ("resumed", "unbroken")
+    )
+    assert ours == theirs and len(ours) == 9
+
+
+def test_a_mixed_batch_is_its_samples_alone(model, processor, visual_tokens, mixed_file):
+    samples = load_corpus([(str(mixed_file), None)], processor.tokenizer, visual_tokens, 512).samples
+    rows = single_sample_rows(samples, seed=0)
+    picked = [rows[[index]] for index in (0, 12, 13, 14, 15)]  # clip, picture, two pictures, both, text
+    collator = PaddedCollator(processor, visual_tokens)
+
+    def logits(batch):
+        inputs = {name: value for name, value in collator(batch).items() if name not in ("labels", "counts")}
+        with torch.no_grad():
+            return model(**inputs).logits
+
+    together = logits(picked)
+    for number, row in enumerate(picked):
+        alone = logits([row])[0]
+        assert (together[number, : len(alone)] - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+def test_evaluation_loss_is_the_mean_over_tokens(recipe_file, mixed_file, tmp_path):
+    settings = (f"data.eval=[{{path: {mixed_file}}}]", "training.eval_strategy=steps", "training.learning_rate=1e-9")
+    train(recipe_file, tmp_path / "packed", "data.rows_per_step=4", *settings)
+    train(recipe_file, tmp_path / "separate", *SEPARATE, *settings)
+    losses = {
+        name: [line for line in metrics(tmp_path / name) if "eval_loss" in line][0]["eval_loss"]
+        for name in ("packed", "separate")
+    }
+    first_step = metrics(tmp_path / "separate")[0]["loss"]
+    assert losses["packed"] == pytest.approx(losses["separate"], rel=1e-5)
+    assert losses["separate"] == pytest.approx(first_step, rel=1e-5)
