@@ -10,7 +10,6 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
-from torch.utils.data import get_worker_info
 
 from data.errors import UserError
 from data.media import check_frame_size, check_media_file
@@ -60,10 +59,10 @@ def _open(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise UserError(f"{str(path)!r} ({kind}) has no video stream that FFmpeg can decode")
         codec = streams[0].codec_context
         check_frame_size(path, codec.width, codec.height)
-        # Threads by frame or slice, whichever the codec has: the same pixels sooner. A DataLoader's workers
-        # decode side by side already, and 8 ranks x 8 workers x 16 threads would only compete.
-        codec.thread_type = "AUTO"
-        codec.thread_count = 1 if get_worker_info() else 0
+        # One thread: FFmpeg's threads do not survive the fork of a DataLoader's workers, which then wait for
+        # them for ever when they collect a frame of the parent's as garbage (also PyAV#1861, PyAV#1962); and
+        # the workers, not threads in each of them, decode side by side.
+        codec.thread_count = 1
         yield container, streams[0]
 
 
@@ -108,7 +107,7 @@ def _decode(path: str | Path, wanted: set[int], promised: int) -> tuple[dict[int
                 damaged |= frame.is_corrupt
                 size = size or {"width": frame.width, "height": frame.height}
                 if count in wanted:
-                    frames[count] = _upright(frame, frame.to_ndarray(format="rgb24", **size))
+                    frames[count] = _upright(frame, frame.to_ndarray(format="rgb24", threads=1, **size))
                 count += not frame.is_corrupt
         file_size = os.path.getsize(path)
         damaged |= any(entry.pos + entry.size > file_size for entry in stream.index_entries)

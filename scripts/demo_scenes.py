@@ -1,6 +1,5 @@
 """Small scenes of one coloured shape: how they are drawn, filmed as H.264 mp4 files and photographed as PNGs."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,7 @@ COLOURS = {
     "purple": (165, 60, 190),
     "white": (245, 245, 245),
 }
-# Corners of each shape on the unit circle, as angles in degrees clockwise from the top; None is the circle itself.
-SHAPES = {"circle": None, "square": (45, 135, 225, 315), "triangle": (0, 120, 240)}
+SHAPES = ("square", "ring", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
@@ -51,7 +49,7 @@ class Scene:
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene whose shape crosses one of the frame's middle lines and stays clear of both at either end."""
     direction = str(rng.choice(list(DIRECTIONS)))
-    radius = rng.uniform(0.2, 0.26)
+    radius = rng.uniform(0.18, 0.25)
     dx, dy = DIRECTIONS[direction]
     along = rng.uniform(radius, 0.36)  # distance to the edge where the way begins
     travel = rng.uniform(0.64, 1 - radius) - along
@@ -59,7 +57,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
     across = across if rng.random() < 0.5 else 1 - across
     begin = along if dx + dy > 0 else 1 - along
     return Scene(
-        shape=str(rng.choice(list(SHAPES))),
+        shape=str(rng.choice(SHAPES)),
         colour=str(rng.choice(list(COLOURS))),
         direction=direction,
         radius=radius,
@@ -83,15 +81,16 @@ def draw_background(scene: Scene) -> Image.Image:
 def draw_frame(scene: Scene, background: Image.Image, progress: float) -> Image.Image:
     """The background with the shape at `progress` of its way, as an RGB picture of EDGE x EDGE pixels."""
     x, y = (EDGE * value for value in scene.centre(progress))
-    radius = EDGE * scene.radius
+    radius, colour = EDGE * scene.radius, COLOURS[scene.colour]
     picture = background.copy()
     pen = ImageDraw.Draw(picture)
-    if (angles := SHAPES[scene.shape]) is None:
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLOURS[scene.colour])
+    if scene.shape == "ring":
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=round(0.4 * radius))
     else:
-        turns = [math.radians(angle) for angle in angles]
-        corners = [(x + radius * math.sin(turn), y - radius * math.cos(turn)) for turn in turns]
-        pen.polygon(corners, fill=COLOURS[scene.colour])
+        widths = (0.9, 0.9) if scene.shape == "square" else (1, 0.3)  # a cross is two bars
+        for across, along in {widths, widths[::-1]}:
+            dx, dy = across * radius, along * radius
+            pen.rectangle((x - dx, y - dy, x + dx, y + dy), fill=colour)
     return picture
 
 

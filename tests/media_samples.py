@@ -17,6 +17,11 @@ def draw_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarra
     return frames.astype(np.uint8)
 
 
+def video_frame(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
+    """A frame (uint8, H x W x 3) to encode, without threads, which later forks of the test run would wait for."""
+    return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt, threads=1)
+
+
 def write_clip(
     path: Path,
     frames: np.ndarray,
@@ -29,11 +34,12 @@ def write_clip(
     """Encode frames (uint8, T x H x W x 3) at 12 frames a second; `options` are the codec's."""
     with av.open(str(path), "w", options=container or {}) as output:
         stream = output.add_stream(codec, rate=12, options=options)
+        stream.thread_count = 1
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
         if rotation:
             stream.set_display_rotation(*rotation)
         for pixels in frames:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            output.mux(stream.encode(video_frame(pixels, stream.pix_fmt)))
         output.mux(stream.encode(None))
     return path
 
@@ -57,7 +63,7 @@ def write_two_streams(path: Path, first: np.ndarray, second: np.ndarray) -> Path
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
         for pair in zip(first, second, strict=True):
             for stream, pixels in zip(streams, pair, strict=True):
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                output.mux(stream.encode(video_frame(pixels, stream.pix_fmt)))
         for stream in streams:
             output.mux(stream.encode(None))
     return path

@@ -53,7 +53,8 @@ def quantization_config(quantization: str | None, dtype: str, double: bool) -> B
     """bitsandbytes' settings for the decoder's linear layers: null, nf4, fp4 or int8."""
     if quantization is None:
         return None
-    skipped = [*TOWERS, PROJECTOR, "lm_head"]
+    # Full names: transformers matches these patterns from the start, a bare "image_tower" would protect nothing.
+    skipped = [*(f"model.{part}" for part in (*TOWERS, PROJECTOR)), "lm_head"]
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
