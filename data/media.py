@@ -1,5 +1,6 @@
 """Pictures as upright RGB, and the cheap check that every picture and clip gets before it is decoded."""
 
+import errno
 import os
 import stat
 import struct
@@ -63,24 +64,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def check_frame_size(path: str | Path, width: int, height: int) -> None:
     """UserError for a picture or frame whose size, or size after resizing, would take all memory."""
+    size = f"{str(path)!r}: {width} x {height} pixels"
     if width * height > Image.MAX_IMAGE_PIXELS:
-        raise UserError(f"{str(path)!r}: {width} x {height} is over {Image.MAX_IMAGE_PIXELS} pixels; shrink it")
+        raise UserError(f"{size} are more than {Image.MAX_IMAGE_PIXELS}; shrink it")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise UserError(f"{str(path)!r}: {width} x {height} is thinner than {MAX_ASPECT_RATIO} : 1; crop it")
+        raise UserError(f"{size} are thinner than {MAX_ASPECT_RATIO} : 1; crop it")
 
 
 def check_media_file(path: str | Path, kind: Literal["image", "video"]) -> None:
     """Without decoding: a readable file, not empty, not of the other kind, no shorter than it says itself."""
     name = repr(str(path))
     try:
-        is_file = stat.S_ISREG(os.stat(path).st_mode)  # before opening: a named pipe would wait for ever
-        head, tail, size = _read_ends(path) if is_file else (b"", b"", 0)
+        head, tail, size = _read_ends(path)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL character
         raise UserError(f"{name} cannot be the name of a file: {error}") from error
-    if not is_file:
-        raise UserError(f"{name} is not a file; give the path of one {kind} file")
     if not head:
         raise UserError(f"{name} is empty (0 bytes); copy or download it again")
     if _kind(head) not in (kind, None):
@@ -91,6 +90,8 @@ def check_media_file(path: str | Path, kind: Literal["image", "video"]) -> None:
 
 def _read_ends(path: str | Path) -> tuple[bytes, bytes, int]:
     """First 256 bytes of a file, its last 64, and its size."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: a named pipe would wait for ever
+        raise OSError(errno.EINVAL, "it is not a file")
     with open(path, "rb") as file:
         head = file.read(256)
         size = file.seek(0, os.SEEK_END)

@@ -17,7 +17,7 @@ COLOURS = {
     "purple": (165, 60, 190),
     "white": (245, 245, 245),
 }
-SHAPES = ("square", "ring", "cross")
+SHAPES = ("square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
@@ -49,11 +49,11 @@ class Scene:
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene whose shape crosses one of the frame's middle lines and stays clear of both at either end."""
     direction = str(rng.choice(list(DIRECTIONS)))
-    radius = rng.uniform(0.18, 0.25)
+    radius = rng.uniform(0.17, 0.22)
     dx, dy = DIRECTIONS[direction]
-    along = rng.uniform(radius, 0.36)  # distance to the edge where the way begins
-    travel = rng.uniform(0.64, 1 - radius) - along
-    across = rng.uniform(radius, 0.38)
+    along = rng.uniform(radius, 0.3)  # distance to the edge where the way begins
+    travel = rng.uniform(0.7, 1 - radius) - along
+    across = rng.uniform(radius, 0.32)
     across = across if rng.random() < 0.5 else 1 - across
     begin = along if dx + dy > 0 else 1 - along
     return Scene(
@@ -84,8 +84,8 @@ def draw_frame(scene: Scene, background: Image.Image, progress: float) -> Image.
     radius, colour = EDGE * scene.radius, COLOURS[scene.colour]
     picture = background.copy()
     pen = ImageDraw.Draw(picture)
-    if scene.shape == "ring":
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=round(0.4 * radius))
+    if scene.shape == "triangle":
+        pen.regular_polygon((x, y, radius), n_sides=3, fill=colour)
     else:
         widths = (0.9, 0.9) if scene.shape == "square" else (1, 0.3)  # a cross is two bars
         for across, along in {widths, widths[::-1]}:

@@ -1,4 +1,4 @@
-"""Makers of tiny pictures and clips, sound and hostile ones, for tests. Each writes one file and returns its path."""
+"""Makers of tiny pictures and clips for tests, sound and hostile: each writes one file, returns its path."""
 
 import importlib.util
 import struct
@@ -18,7 +18,7 @@ def draw_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarra
 
 
 def video_frame(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
-    """A frame (uint8, H x W x 3) to encode, without threads, which later forks of the test run would wait for."""
+    """A frame (uint8, H x W x 3) to encode; one thread, as read_frames decodes, for the tests that fork."""
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt, threads=1)
 
 
@@ -38,6 +38,7 @@ def write_clip(
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
         if rotation:
             stream.set_display_rotation(*rotation)
+        output.start_encoding()  # writes the header even where no frame follows
         for pixels in frames:
             output.mux(stream.encode(video_frame(pixels, stream.pix_fmt)))
         output.mux(stream.encode(None))

@@ -114,6 +114,7 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
         needed = set(read_json(found[INDEX])["weight_map"].values())
     else:
         needed = {"model.safetensors"}
+    needed.add("tokenizer_config.json")  # without its processor a model cannot be asked anything
     if missing := sorted(needed - found.keys()):
         raise UserError(f"{folder} lacks {', '.join(missing[:3])}: was its saving interrupted?")
 

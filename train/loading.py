@@ -61,6 +61,7 @@ def add_saved_adapter(model, artifact: Artifact) -> PeftModel:
             saved = set(file.keys())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in old words
             model = PeftModel.from_pretrained(model, artifact.name_or_path)
     except SafetensorError as problem:
         raise UserError(f"{weights} is damaged: {one_line(problem)}") from problem

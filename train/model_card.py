@@ -53,7 +53,8 @@ def write_card(repo_id: str, *, base: str | None, is_adapter: bool, recipe: dict
     base_on_hub = base if base and _is_hub_id(base) else None
     base_name = base_on_hub or (Path(base).name if base else "an unnamed base")
     num_frames = recipe.get("data", {}).get("num_frames", 8)
-    methods = ["lora"] * bool(recipe.get("lora")) + ["qlora"] * bool(recipe.get("model", {}).get("quantization"))
+    quantized = recipe.get("model", {}).get("quantization") is not None
+    methods = ["lora"] * (is_adapter or bool(recipe.get("lora"))) + ["qlora"] * quantized
     what = f"{'A LoRA adapter for' if is_adapter else 'Fine-tuned from'} {base_name}"
     metadata = ModelCardData(
         base_model=base_on_hub,

@@ -1,0 +1,120 @@
+"""A local stand-in for the Hugging Face hub: the HTTP interface that creating a repository and one commit use."""
+
+import base64
+import hashlib
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import yaml
+
+TOKEN = "hf_" + "goodtoken" * 4
+
+
+class HubStandIn(ThreadingHTTPServer):
+    """`private` is each repository's visibility, `files` the bytes of each by repository and path. Any token but
+    TOKEN is refused with 401, and repositories of others than `me` with 403."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.private: dict[str, bool] = {}
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.uploaded: dict[str, bytes] = {}
+        self.commits = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HubStandIn
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        repo = self.path.removeprefix("/api/models/")
+        if not self._is_allowed():
+            return
+        if repo in self.server.private:
+            self._reply(200, {"id": repo, "private": self.server.private[repo], "siblings": []})
+        else:
+            self._reply(404, {"error": "Repository not found"})
+
+    def do_PUT(self):
+        content = self._body()
+        assert hashlib.sha256(content).hexdigest() == self.path.removeprefix("/lfs/")
+        self.server.uploaded[self.path.removeprefix("/lfs/")] = content
+        self._reply(200, {})
+
+    def do_POST(self):
+        body = self._body()
+        if not self._is_allowed():
+            return
+        if self.path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif self.path == "/api/validate-yaml":
+            yaml.safe_load(json.loads(body)["content"].split("---")[1])
+            self._reply(200, {"errors": [], "warnings": []})
+        elif "/preupload/" in self.path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            modes = ["lfs" if path.endswith(".safetensors") else "regular" for path in paths]
+            files = [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in zip(paths, modes, strict=True)]
+            self._reply(200, {"files": files})
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            upload = {"href": f"{self.server.address}/lfs/"}
+            objects = [
+                {**each, "actions": {"upload": {"href": upload["href"] + each["oid"]}}}
+                for each in json.loads(body)["objects"]
+            ]
+            self._reply(200, {"transfer": "basic", "objects": objects})
+        elif "/commit/" in self.path:
+            self._commit([json.loads(line) for line in body.splitlines()])
+        else:
+            self._reply(404, {"error": f"no such address: {self.path}"})
+
+    def _create(self, wanted: dict):
+        repo = f"{wanted['organization'] or 'me'}/{wanted['name']}"
+        if not repo.startswith("me/"):
+            self._reply(403, {"error": f"You don't have the rights to create a model under {repo.split('/')[0]}"})
+            return
+        status = 409 if repo in self.server.private else 200
+        self.server.private.setdefault(repo, wanted.get("visibility") == "private" or bool(wanted.get("private")))
+        self._reply(status, {"url": f"{self.server.address}/{repo}", "error": "exists already"})
+
+    def _commit(self, lines: list[dict]):
+        repo = self.path.removeprefix("/api/models/").split("/commit/")[0]
+        files = self.server.files.setdefault(repo, {})
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.server.uploaded[value["oid"]]
+        self.server.commits += 1
+        self._reply(200, {"commitUrl": f"{self.server.address}/{repo}/commit/{'0' * 40}", "commitOid": "0" * 40})
+
+    def _is_allowed(self) -> bool:
+        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+            return True
+        self._reply(401, {"error": "Invalid username or password."})
+        return False
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def _reply(self, status: int, content: dict):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)

@@ -1,0 +1,230 @@
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+
+from data.conversation import Media
+from data.errors import UserError, run_command
+from scripts import generate
+from tests.tiny_adapters import save_adapter
+from train import generation
+from train.artifact import open_artifact
+from train.generation import answer, media_in, with_system_prompt
+from train.hub import collect
+from train.loading import load
+from train.merge import merge_adapter
+from train.recipe_yaml import to_yaml
+
+
+def user(*parts):
+    return {"role": "user", "content": [p if isinstance(p, dict) else {"type": "text", "text": p} for p in parts]}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
+
+
+@pytest.fixture
+def prompts(media_folder):
+    """Clips, pictures, both, none, one turn and two: of all lengths."""
+    clips = [Media("video", str(media_folder / f"clip{n}.mp4")) for n in range(3)]
+    pictures = [Media("image", str(media_folder / f"picture{n}.png")) for n in range(3)]
+    return [
+        ([user("Hello, how are you?")], []),
+        ([user(VIDEO, "What colour is the shape?")], [clips[0]]),
+        ([user(IMAGE, "Describe the picture.")], [pictures[0]]),
+        ([user(VIDEO, "Which way does it move?")], [clips[1]]),
+        ([user(IMAGE, VIDEO, "How do they differ?")], [pictures[1], clips[0]]),
+        ([user(IMAGE, "Describe"), assistant("a red square"), user("And", VIDEO, "?")], [pictures[2], clips[2]]),
+        ([user(IMAGE, IMAGE, "Compare these")], [pictures[0], pictures[2]]),
+        ([user(VIDEO, "Which way?")], [clips[0]]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def adapter(model_folder, processor, tmp_path_factory):
+    """Trained, as its recipe says, on clips of 4 frames behind a system text."""
+    folder = save_adapter(model_folder, tmp_path_factory.mktemp("generate") / "adapter")
+    processor.save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(to_yaml({"data": {"num_frames": 4, "system_prompt": "Describe"}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(adapter):
+    return load(open_artifact(str(adapter)))
+
+
+def test_a_mixed_batch_answers_as_each_prompt_alone(loaded, prompts):
+    model, processor = loaded
+    alone = [answer(model, processor, [prompt], num_frames=4, max_new_tokens=8)[0] for prompt in prompts]
+    assert len(set(alone)) == len(prompts)
+    for batch_size in (3, 8):
+        assert answer(model, processor, prompts, num_frames=4, max_new_tokens=8, batch_size=batch_size) == alone
+
+
+def test_greedy_by_hand_gives_the_same_answer(loaded, prompts, visual_tokens):
+    """Without cache, padding or generate(): the most likely token, again and again."""
+    model, processor = loaded
+    messages, media = prompts[4]
+    pixels = generation.load_pixels(media, processor, 8)
+    ids = torch.tensor([generation.encode_prompt(messages, processor.tokenizer, visual_tokens).tolist()])
+    length = ids.shape[1]
+    with torch.inference_mode():
+        for _ in range(6):
+            best = model(input_ids=ids, **pixels, use_cache=False).logits[:, -1].argmax(-1)
+            ids = torch.cat([ids, best[:, None]], dim=1)
+    text = processor.decode(ids[0, length:], skip_special_tokens=True).strip()
+    assert answer(model, processor, [(messages, media)], num_frames=8, max_new_tokens=6) == [text]
+
+
+def test_an_answer_ends_at_eos(loaded, prompts):
+    model, processor = loaded
+    (first,) = answer(model, processor, prompts[1:2], num_frames=4, max_new_tokens=1)
+    (longer,) = answer(model, processor, prompts[1:2], num_frames=4, max_new_tokens=10)
+    assert longer.startswith(first) and longer != first
+    (token,) = processor.tokenizer(first, add_special_tokens=False).input_ids[-1:]
+    with mock.patch.object(model.generation_config, "eos_token_id", token):
+        assert answer(model, processor, prompts[1:2], num_frames=4, max_new_tokens=10) == [first]
+
+
+def test_a_clip_of_many_questions_is_decoded_once(loaded, media_folder, monkeypatch):
+    decoded = []
+    load_pixels = generation.load_pixels
+    monkeypatch.setattr(
+        generation, "load_pixels", lambda media, *rest: decoded.extend(media) or load_pixels(media, *rest)
+    )
+    clips = [Media("video", str(media_folder / f"clip{n % 4}.mp4")) for n in range(12)]
+    questions = [([user(VIDEO, "Describe" * (n + 1))], [clip]) for n, clip in enumerate(clips)]
+    answer(*loaded, questions, num_frames=4, max_new_tokens=1, batch_size=1)
+    assert sorted(item.path for item in decoded) == sorted(item.path for item in clips[:4])
+
+
+def test_base_adapter_merged_and_4_bit_answer(adapter, model_folder, prompts, tmp_path):
+    merge_adapter(str(adapter), tmp_path / "merged")
+    answers = {}
+    for name, path, quantization in [
+        ("base", model_folder, None),
+        ("adapter", adapter, None),
+        ("merged", tmp_path / "merged", None),
+        ("adapter nf4", adapter, "nf4"),
+        ("merged nf4", tmp_path / "merged", "nf4"),
+    ]:
+        artifact = open_artifact(str(path))
+        model, processor = load(artifact, quantization=quantization)
+        answers[name] = answer(model, processor, prompts, num_frames=4, max_new_tokens=6)
+        types = {n.split("language_model")[0]: p.dtype for n, p in model.named_parameters() if ".q_proj.weight" in n}
+        assert any("tower" in name for name in types)
+        for part, dtype in types.items():
+            assert dtype == torch.float32 or (quantization and "tower" not in part), part
+        assert artifact.num_frames == (8 if path == model_folder else 4)
+    assert answers["adapter"] == answers["merged"] != answers["base"]
+    assert answers["adapter nf4"] != answers["adapter"] and all(map(any, answers.values()))
+
+
+def test_settings_of_a_foreign_generation_config_do_not_matter(model_folder, prompts, tmp_path, recwarn, caplog):
+    model, processor = load(open_artifact(str(model_folder)))
+    wanted = answer(model, processor, prompts[:2], num_frames=8, max_new_tokens=4)
+    model.save_pretrained(tmp_path / "foreign")
+    processor.save_pretrained(tmp_path / "foreign")
+    (tmp_path / "foreign" / "generation_config.json").write_text(
+        '{"temperature": 0.2, "top_p": 0.7, "max_length": 4, "eos_token_id": 32000, "pad_token_id": null}'
+    )
+    model, processor = load(open_artifact(str(tmp_path / "foreign")))
+    recwarn.clear(), caplog.clear()
+    assert answer(model, processor, prompts[:2], num_frames=8, max_new_tokens=4) == wanted
+    assert not recwarn.list and not caplog.records
+
+
+def run(monkeypatch, capsys, *arguments):
+    """(exit status, stdout, stderr) of scripts/generate.py in this process."""
+    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
+    status = 0
+    try:
+        run_command(generate.main)
+    except SystemExit as end:
+        status = end.code
+    return status, *capsys.readouterr()
+
+
+def test_command_line_answers_turn_by_turn(adapter, loaded, media_folder):
+    clip, picture = media_folder / "clip0.mp4", media_folder / "picture0.png"
+    command = f"scripts/generate.py {adapter} --video {clip} --image {picture} --max-new-tokens 5".split()
+    questions = ["--prompt", "What colour is the shape?", "--prompt", "Which way?"]
+    done = subprocess.run([sys.executable, *command, *questions], capture_output=True, text=True, env=_environment())
+    assert done.returncode == 0 and "Warning" not in done.stderr
+
+    system = {"role": "system", "content": [{"type": "text", "text": "Describe"}]}
+    media = [Media("video", str(clip)), Media("image", str(picture))]
+    messages = [system, user(VIDEO, IMAGE, "What colour is the shape?")]
+    (first,) = answer(*loaded, [(messages, media)], num_frames=4, max_new_tokens=5)
+    messages += [assistant(first), user("Which way?")]
+    (second,) = answer(*loaded, [(messages, media)], num_frames=4, max_new_tokens=5)
+    assert done.stdout == f"{first}\n{second}\n"
+
+
+def _environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": "."}
+
+
+def test_placeholders_say_where_media_stand(media_folder):
+    clip, picture = Media("video", "a.mp4"), Media("image", "b.png")
+    text = {"type": "text", "text": "Describe"}
+    assert generate.place_media(["Describe"], []) == [[text]]
+    assert generate.place_media(["Describe", "Describe"], [picture, clip]) == [[IMAGE, VIDEO, text], [text]]
+    assert generate.place_media(["Describe", "<video>\nDescribe"], [clip]) == [[text], [VIDEO, text]]
+    with pytest.raises(UserError, match="--prompt names image but the media given are video"):
+        generate.place_media(["<image> Describe"], [clip])
+    with pytest.raises(UserError, match="--prompt names video, video but the media given are video"):
+        generate.place_media(["<video>", "<video>"], [clip])
+    with pytest.raises(UserError, match="the media given are none"):
+        generate.place_media(["<video>"], [])
+
+
+def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, monkeypatch, capsys):
+    clip, picture = media_folder / "clip0.mp4", media_folder / "picture0.png"
+    for arguments, words in [
+        ([tmp_path, "--prompt", "hi"], "neither an adapter nor a model"),
+        (["no/such-model", "--prompt", "hi"], "no such folder"),
+        ([adapter, "--video", tmp_path / "no.mp4", "--prompt", "hi"], "no.mp4' does not exist"),
+        ([adapter, "--video", picture, "--prompt", "hi"], "given as video but holds image data"),
+        ([adapter, "--video", clip, "--prompt", "<image> hi"], "--prompt names image"),
+        ([adapter, "--base", tmp_path / "none", "--prompt", "hi"], "base model of this adapter is missing"),
+    ]:
+        status, out, error = run(monkeypatch, capsys, *arguments)
+        assert (status, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1, error
+        assert words in error
+    assert run(monkeypatch, capsys, adapter, "--prompt", "hi", "--max-new-tokens", "0")[0] == 2
+
+
+def test_system_prompt_and_media_of_a_prefix():
+    messages = [user(VIDEO, "a"), assistant("b"), user(IMAGE, IMAGE, "c")]
+    assert with_system_prompt(messages, None) == messages
+    behind = with_system_prompt(messages, "Be brief.")
+    assert behind == [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *messages]
+    assert with_system_prompt(behind, "Be long.") == behind
+    media = (Media("video", "v"), Media("image", "i"), Media("image", "j"))
+    assert [len(media_in(messages[:n], media)) for n in range(4)] == [0, 1, 1, 3]
+
+
+def test_the_model_card_s_code_answers_as_we_do(adapter, loaded, media_folder, model_folder, capsys, monkeypatch):
+    card = collect(adapter, "me/my-model", base="owner/base")["README.md"].decode()
+    code = re.search("```python\n(.*?)```", card, re.DOTALL)[1]
+    for name, here in {
+        "me/my-model": adapter,
+        "owner/base": model_folder,
+        "clip.mp4": media_folder / "clip3.mp4",
+    }.items():
+        code = code.replace(f'"{name}"', f'"{here}"')
+    exec(code, {})
+    prompt = ([user(VIDEO, "What happens here?")], [Media("video", str(media_folder / "clip3.mp4"))])
+    wanted = answer(*loaded, [prompt], num_frames=4, max_new_tokens=64)
+    assert [capsys.readouterr().out.strip()] == wanted

@@ -1,0 +1,180 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from huggingface_hub import ModelCard
+
+from data.errors import UserError
+from tests.hub_stand_in import TOKEN, HubStandIn
+from tests.tiny_adapters import save_adapter
+from train.artifact import open_artifact
+from train.hub import collect, last_name, push_to_hub, without_secrets
+from train.recipe_yaml import read_recipe, to_yaml
+
+
+@pytest.fixture
+def run(model_folder, processor, tmp_path):
+    """An output folder of training, with everything in it that must not be sent."""
+    folder = save_adapter(model_folder, tmp_path / "run")
+    processor.save_pretrained(folder)
+    recipe = {
+        "model": {"name_or_path": str(model_folder), "quantization": "nf4"},
+        "lora": {"r": 4},
+        "data": {"train": [{"path": str(tmp_path / "clips" / "train.json"), "media_root": "clips/"}], "num_frames": 6},
+        "training": {"output_dir": str(folder), "learning_rate": 2.0e-4, "hub_token": TOKEN, "run_name": TOKEN},
+    }
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    (folder / "checkpoint-40").mkdir()
+    for name in ("checkpoint-40/optimizer.pt", "training_args.bin", "metrics.jsonl", "events.out.tfevents.1", ".netrc"):
+        (folder / name).write_text(TOKEN)
+    return folder
+
+
+SENT_OF_AN_ADAPTER = {
+    *("adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml"),
+    *("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+}
+
+
+@pytest.fixture
+def hub():
+    server = HubStandIn()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def command(hub, tmp_path, *arguments, token=TOKEN):
+    # The client reads these when it is imported, so it needs a process of its own.
+    environment = {
+        **os.environ,
+        **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "."},
+        **{"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"},
+    }
+    line = [sys.executable, "scripts/push_to_hub.py", *map(str, arguments)]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_a_private_repository_gets_what_belongs_to_the_model_and_nothing_else(run, hub, model_folder, tmp_path):
+    done = command(hub, tmp_path, run, "me/my-model")
+    assert (done.returncode, done.stdout) == (0, f"sent: {hub.address}/me/my-model/commit/{'0' * 40}\n"), done.stderr
+    assert hub.private == {"me/my-model": True} and hub.commits == 1
+    files = hub.files["me/my-model"]
+    assert files.keys() == SENT_OF_AN_ADAPTER
+    assert files["adapter_model.safetensors"] == (run / "adapter_model.safetensors").read_bytes()
+    for name, content in files.items():
+        assert TOKEN.encode() not in content, name
+        assert str(tmp_path).encode() not in content and str(model_folder.parent).encode() not in content, name
+
+    received = tmp_path / "received"
+    received.mkdir()
+    for name, content in files.items():
+        (received / name).write_bytes(content)
+    artifact = open_artifact(str(received), base=str(model_folder))
+    assert artifact.is_adapter and artifact.num_frames == 6
+
+
+def test_the_hub_s_refusals_are_one_line(run, hub, tmp_path):
+    hub.private["me/public"] = False
+    for repo, token, words in [
+        ("me/my-model", "hf_" + "wrong" * 7, "401"),
+        ("others/my-model", TOKEN, "403"),
+        ("me/public", TOKEN, "me/public exists already and is public; pass --public"),
+    ]:
+        done = command(hub, tmp_path, run, repo, token=token)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and words in done.stderr
+        assert token not in done.stderr
+    assert hub.commits == 0
+
+
+def test_dry_run_lists_files_and_card_without_network_or_token(run, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    lines = []
+    push_to_hub(run, "me/my-model", dry_run=True, report=lines.append)
+    sizes = {line.split()[2]: int(line.split()[0].replace(",", "")) for line in lines[:-1]}
+    assert sizes.keys() == SENT_OF_AN_ADAPTER
+    assert sizes["adapter_model.safetensors"] == (run / "adapter_model.safetensors").stat().st_size
+    assert sizes["README.md"] == len(lines[-1].removeprefix("\n").encode())
+
+
+def test_card_of_an_adapter(run):
+    card = ModelCard(collect(run, "me/my-model", base="owner/base")["README.md"].decode())
+    assert card.data.to_dict() == {
+        "base_model": "owner/base",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "pipeline_tag": "video-text-to-text",
+        "tags": ["video-llava", "reeltune", "lora", "qlora"],
+    }
+    for words in ("learning_rate: 0.0002", "Data: train.json.", 'PeftModel.from_pretrained(model, "me/my-model")'):
+        assert words in card.text
+    assert "range(6)" in card.text
+
+
+def test_card_of_a_full_model_from_a_local_base_names_no_base_on_the_hub(model_folder, tmp_path):
+    files = collect(model_folder, "me/full")
+    assert {"model.safetensors", "config.json", "generation_config.json"} < files.keys()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "transformers" and card.data.base_model is None
+    assert "peft" not in card.text and 'VideoLlavaForConditionalGeneration.from_pretrained("me/full"' in card.text
+
+
+def test_base_replaces_a_local_folder_in_the_adapter(run, model_folder):
+    def named(base):
+        return json.loads(collect(run, "me/x", base)["adapter_config.json"])["base_model_name_or_path"]
+
+    assert named(None) == model_folder.name
+    assert named("owner/base") == "owner/base"
+    assert json.loads((run / "adapter_config.json").read_text())["base_model_name_or_path"] == str(model_folder)
+
+
+def test_a_recipe_keeps_all_but_paths_and_secrets(run):
+    recipe = read_recipe(run / "recipe.yaml")
+    assert without_secrets(recipe) == {
+        "model": {"name_or_path": recipe["model"]["name_or_path"].split("/")[-1], "quantization": "nf4"},
+        "lora": {"r": 4},
+        "data": {"train": [{"path": "train.json", "media_root": "clips/"}], "num_frames": 6},
+        "training": {"output_dir": "run", "learning_rate": 2.0e-4, "run_name": "(removed)"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("/home/me/clips/train.json", "train.json"),
+        ("/home/me/clips/", "clips"),
+        ("~/clips", "clips"),
+        (r"C:\Users\me\train.json", "train.json"),
+        ("clips/train.json", "clips/train.json"),
+        ("LanguageBind/Video-LLaVA-7B-hf", "LanguageBind/Video-LLaVA-7B-hf"),
+        ("Answer\n/briefly", "Answer\n/briefly"),
+    ],
+)
+def test_last_name(text, kept):
+    assert last_name(text) == kept
+
+
+def test_refused_before_anything_is_sent(run, tmp_path, monkeypatch):
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.setattr("train.hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="no token for the hub: run `hf auth login`"):
+        push_to_hub(run, "me/my-model")
+    monkeypatch.setattr("train.hub.get_token", lambda: TOKEN)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        push_to_hub(run, "me/my-model")
+    with pytest.raises(UserError, match="'me/my/model' is no name for a hub repository"):
+        push_to_hub(run, "me/my/model")
+    with pytest.raises(UserError, match="neither an adapter nor a model: an empty folder"):
+        push_to_hub(empty, "me/my-model")
+    with pytest.raises(UserError, match="no such folder"):
+        push_to_hub(tmp_path / "nowhere", "me/my-model")
+    (run / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks adapter_model.safetensors"):
+        push_to_hub(run, "me/my-model")
