@@ -191,9 +191,7 @@ def test_rotation_is_honoured(tmp_path, degrees, mirrored):
     np.testing.assert_array_equal(read_frames(path, 3), turned[:, :, ::-1] if mirrored else turned)
 
 
-@pytest.mark.parametrize(
-    "matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0), (1, 0, 0, -1)]
-)
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0), (1, 0, 0, -1)])
 def test_the_matrix_of_a_track_moves_every_pixel(tmp_path, h264, matrix):
     """(0, 1, -1, 0) is that of a phone held upright. ISO 14496-12: x' = a x + c y, y' = b x + d y."""
     frames = all_frames(h264)

@@ -1,0 +1,101 @@
+"""How the benchmarks measure: alternating seconds, peak memory, and the share of the machine's matmul speed."""
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+Step = Callable[[], object]
+
+
+def seconds(step: Step) -> float:
+    """Wall-clock time of one call, until the device has finished."""
+    _synchronize()
+    start = time.perf_counter()
+    step()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(steps: dict[str, Step], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each repetition of each step, in turns, so that a slow minute of the machine meets all of them."""
+    times = {name: [] for name in steps}
+    for _ in range(repetitions):
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+    return times
+
+
+def spread(times: list[float]) -> list[float]:
+    """[min, max]"""
+    return [min(times), max(times)]
+
+
+def peak_bytes(step: Step) -> int:
+    """The most bytes of tensors that `step` holds at any one time above what there was when it began.
+
+    On CUDA the allocator says it; on the CPU torch's profiler records each tensor's bytes as they come and go.
+    Neither counts the scratch memory of a matmul library.
+    """
+    if torch.cuda.is_available():
+        _synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(accumulate(change for _, change in changes), default=0)
+
+
+def matmul_speed(device: torch.device, dtype: torch.dtype, size: int, repetitions: int = 5) -> float:
+    """FLOP/s of the fastest of some products of two (size, size) matrices: what the machine can do at best."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    torch.mm(left, right)
+    return 2 * size**3 / min(seconds(lambda: torch.mm(left, right)) for _ in range(repetitions))
+
+
+def count_flops(step: Step) -> int:
+    """FLOPs of the matrix products, convolutions and attention in one call; causal attention counts half."""
+    aten = torch.ops.aten
+    formulas = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _forward_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_attention,
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def _forward_attention(query, key, value, dropout_p=0.0, is_causal=False, *_, **__) -> int:
+    return sdpa_flop_count(query, key, value) // (2 if is_causal else 1)
+
+
+def _backward_attention(grad, query, key, value, out, logsumexp, dropout_p, is_causal, *_, **__) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value) // (2 if is_causal else 1)
+
+
+def machine() -> str:
+    """The accelerator's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,149 @@
+import json
+import sys
+
+import pytest
+
+from data.conversation import Media, parse_record, read_conversations
+from data.errors import UserError, run_command
+from scripts import evaluate as script
+from tests.tiny_data import turns
+from train import evaluation
+from train.artifact import open_artifact
+from train.evaluation import Question, evaluate, questions_of, write_whole
+from train.generation import answer
+from train.loading import load
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def conversation(tmp_path, **record):
+    return parse_record(record, tmp_path, "data.json row 1")
+
+
+def test_every_assistant_turn_is_a_question_with_the_true_history(tmp_path):
+    record = {"id": 7, "image": ["a.png", "b.png"], "conversations": turns("<image>\nOne?", "1", "And <image>?", "2")}
+    first, second = questions_of(conversation(tmp_path, **record), system_prompt="Be brief.")
+    system = {"role": "system", "content": [text("Be brief.")]}
+    user = {"role": "user", "content": [{"type": "image"}, text("One?")]}
+    media = (Media("image", str(tmp_path / "a.png")), Media("image", str(tmp_path / "b.png")))
+    assert first == Question("7/1", [system, user], media[:1], "One?", "1", None)
+    history = [{"role": "assistant", "content": [text("1")]}]
+    last = [{"role": "user", "content": [text("And "), {"type": "image"}, text("?")]}]
+    assert second == Question("7/2", [system, user, *history, *last], media, "And ?", "2", None)
+
+
+def test_a_single_question_keeps_its_record_s_id_or_row(tmp_path):
+    (named,) = questions_of(conversation(tmp_path, id="q1", conversations=turns("Hi?", "Ho")))
+    (unnamed,) = questions_of(conversation(tmp_path, conversations=turns("Hi?", "Ho")))
+    assert (named.id, unnamed.id) == ("q1", "data.json row 1")
+
+
+def test_accept_is_one_list_or_one_for_each_question(tmp_path):
+    two = turns("a", "b", "c", "d")
+    (one,) = questions_of(conversation(tmp_path, conversations=two[:2], accept=["left", "right"]))
+    assert one.accept == ["left", "right"]
+    both = questions_of(conversation(tmp_path, conversations=two, accept=[["left"], ["x", "y"]]))
+    assert [question.accept for question in both] == [["left"], ["x", "y"]]
+    for wrong, record in [
+        (["left"], two),
+        ("left", two[:2]),
+        ([], two[:2]),
+        ([""], two[:2]),
+        ([["a"], ["b"]], two[:2]),
+    ]:
+        with pytest.raises(UserError, match="data.json row 1, accept: expected a list of texts"):
+            questions_of(conversation(tmp_path, conversations=record, accept=wrong))
+
+
+def test_scores_are_counted(monkeypatch):
+    monkeypatch.setattr(evaluation, "answer", lambda model, processor, prompts, **settings: ["It is red.", "2", "no"])
+    questions = [
+        Question("a", [], (Media("video", "clips/a.mp4"),), "Colour?", "a red square", ["red"]),
+        Question("b", [], (), "How many?", "Two", None),
+        Question("c", [], (), "Is it?", "yes", None),
+    ]
+    records, summary = evaluate(None, None, questions)
+    expected = {"id": "a", "media": ["clips/a.mp4"], "question": "Colour?", "expected": "a red square"}
+    assert records[0] == {**expected, "predicted": "It is red.", "correct": True}
+    assert [record["correct"] for record in records] == [True, True, False]
+    assert summary.pop("seconds") >= 0
+    assert summary == {"accuracy": 2 / 3, "questions": 3}
+
+
+def run(monkeypatch, capsys, *arguments):
+    """(exit status, stdout, stderr) of scripts/evaluate.py in this process."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    status = 0
+    try:
+        run_command(script.main)
+    except SystemExit as end:
+        status = end.code
+    return status, *capsys.readouterr()
+
+
+def test_predictions_are_the_model_s_answers_in_the_file_s_order(
+    model_folder, mixed_file, tmp_path, monkeypatch, capsys
+):
+    out, summary_file = tmp_path / "new" / "predictions.jsonl", tmp_path / "new" / "summary.json"
+    command = [model_folder, "--data", mixed_file, "--out", out, "--json", summary_file]
+    status, printed, _ = run(monkeypatch, capsys, *command, "--batch-size", "5", "--max-new-tokens", "4")
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    summary = json.loads(summary_file.read_text())
+    correct = sum(record["correct"] for record in records)
+    assert status == 0 and printed == f"{correct / len(records):.1%} of {len(records)} answers correct: {out}\n"
+    assert (summary["accuracy"], summary["questions"]) == (correct / len(records), len(records))
+
+    questions = [question for each in read_conversations(mixed_file) for question in questions_of(each)]
+    assert len(records) == len(questions) == sum(len(c.messages) // 2 for c in read_conversations(mixed_file))
+    loaded = load(open_artifact(str(model_folder)))
+    for record, question in zip(records, questions, strict=True):
+        assert record["media"] == [item.path for item in question.media]
+        assert (record["question"], record["expected"]) == (question.text, question.expected)
+        alone = answer(*loaded, [(question.messages, question.media)], num_frames=8, max_new_tokens=4)
+        assert record["predicted"] == alone[0]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["predictions.jsonl", "summary.json"]
+
+
+def test_limit_counts_questions(model_folder, mixed_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "predictions.jsonl"
+    run(monkeypatch, capsys, model_folder, "--data", mixed_file, "--out", out, "--limit", 2, "--max-new-tokens", 1)
+    first = [question.text for each in read_conversations(mixed_file) for question in questions_of(each)][:2]
+    assert [json.loads(line)["question"] for line in out.read_text().splitlines()] == first
+
+
+def test_errors_are_one_line_and_leave_no_file(model_folder, media_folder, tmp_path, monkeypatch, capsys):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes((media_folder / "clip0.mp4").read_bytes()[:2000])
+    for name, records in {
+        "empty": [],
+        "missing": [{"video": "nowhere.mp4", "conversations": turns("<video>\nWhat?", "x")}],
+        "cut": [{"video": "cut.mp4", "conversations": turns("<video>\nWhat?", "x")}],
+        "good": [{"conversations": turns("What?", "x")}],
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.iterdir())
+    for data, out, words in [
+        ("nothing.json", "out.jsonl", "nothing.json: cannot read the data file"),
+        ("empty.json", "out.jsonl", "there is no question to answer"),
+        ("missing.json", "out.jsonl", "nowhere.mp4"),
+        ("cut.json", "out.jsonl", "cut.mp4"),
+        ("good.json", "file/out.jsonl", "cannot write"),
+    ]:
+        status, printed, error = run(
+            monkeypatch, capsys, model_folder, "--data", tmp_path / data, "--out", tmp_path / out
+        )
+        assert (status, printed) == (2, "") and "Traceback" not in error
+        assert error.splitlines()[-1].startswith("error: ") and words in error.splitlines()[-1], error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    write_whole(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "a.txt", "new \ud800")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    write_whole(tmp_path / "a.txt", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "new")]
