@@ -146,6 +146,13 @@ def split_placeholders(text: str) -> list[dict]:
     return parts
 
 
+def with_system_prompt(messages: list[dict], system_prompt: str | None) -> list[dict]:
+    """`messages` behind a system text, unless they bring their own."""
+    if not system_prompt or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
+
+
 def _typed_part(part: dict, where: str) -> dict:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):

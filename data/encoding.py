@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.conversation import Conversation, Media
+from data.conversation import Conversation, Media, with_system_prompt
 from data.errors import UserError
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
@@ -62,9 +62,7 @@ def encode(
     Whole trailing turns are dropped until at most `max_length` tokens are left, visual tokens included; None when
     not even the first turn fits. Raises UserError naming the row.
     """
-    messages = conversation.messages
-    if system_prompt and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
+    messages = with_system_prompt(conversation.messages, system_prompt)
     _refuse_special_tokens(messages, tokenizer, conversation.name)
     text = render(messages, tokenizer, generation_prompt=False)
     encoded = tokenizer(text, return_offsets_mapping=True)

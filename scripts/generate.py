@@ -8,11 +8,11 @@ themselves.
 
 import argparse
 
-from data.conversation import Media, split_placeholders
+from data.conversation import Media, split_placeholders, with_system_prompt
 from data.errors import UserError, run_command
 from data.media import check_media_file
 from train.artifact import open_artifact
-from train.generation import answer, media_in, with_system_prompt
+from train.generation import answer, media_in
 from train.loading import add_model_options, load
 from train.model import quiet_libraries
 

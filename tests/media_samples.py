@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 
 def draw_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -45,14 +46,20 @@ def write_clip(
     return path
 
 
-def write_sound(path: Path) -> Path:
-    """A second of silence in a video's container."""
+def write_sound(path: Path, cover: np.ndarray | None = None) -> Path:
+    """A second of silence in a video's container, with a cover picture (uint8, H x W x 3) if one is given."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
+        sound = output.add_stream("aac", rate=16000)
+        if cover is not None:
+            picture = output.add_stream("mjpeg", rate=1)
+            picture.height, picture.width, picture.pix_fmt = *cover.shape[:2], "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+            output.mux(picture.encode(video_frame(cover, "yuvj420p")))
+            output.mux(picture.encode(None))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        output.mux(sound.encode(silence))
+        output.mux(sound.encode(None))
     return path
 
 

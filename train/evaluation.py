@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.conversation import Conversation, Media
+from data.conversation import Conversation, Media, with_system_prompt
 from data.errors import UserError
-from train.generation import answer, media_in, with_system_prompt
+from train.generation import answer, media_in
 from train.scoring import is_correct
 
 

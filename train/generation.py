@@ -81,10 +81,3 @@ def _generate(model, processor: VideoLlavaProcessor, inputs: dict, max_new_token
 def media_in(messages: Sequence[dict], media: Sequence[Media]) -> Sequence[Media]:
     """Those of a conversation's `media` that its first `messages` show."""
     return media[: sum(part["type"] != "text" for message in messages for part in message["content"])]
-
-
-def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> list[dict]:
-    """`messages` behind a system text, unless they bring their own; as in training."""
-    if not system_prompt or messages[0]["role"] == "system":
-        return list(messages)
-    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]

@@ -45,7 +45,7 @@ def load(artifact: Artifact, *, dtype: str = "auto", quantization: str | None = 
         quantization=quantization,
         device_map={"": 0} if torch.cuda.is_available() else None,
     )
-    #model.generation_config = greedy(processor.tokenizer)
+    model.generation_config = greedy(processor.tokenizer)
     if artifact.is_adapter:
         model = add_saved_adapter(model, artifact)
     return model.eval(), processor

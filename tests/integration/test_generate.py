@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from data.conversation import Media
-from data.errors import UserError, run_command
+from data.errors import run_command
 from scripts import generate
 from tests.tiny_adapters import save_adapter
 from train import generation
 from train.artifact import open_artifact
-from train.generation import answer, media_in, with_system_prompt
+from train.generation import answer
 from train.hub import collect
 from train.loading import load
 from train.merge import merge_adapter
@@ -138,7 +138,8 @@ def test_settings_of_a_foreign_generation_config_do_not_matter(
         '{"temperature": 0.2, "top_p": 0.7, "max_length": 4, "eos_token_id": 32000, "pad_token_id": null}'
     )
     model, processor = load(open_artifact(str(tmp_path / "foreign")))
-    recwarn.clear(), caplog.clear()
+    recwarn.clear()
+    caplog.clear()
     caplog.set_level("WARNING", logger="transformers")
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     assert answer(model, processor, prompts[:2], num_frames=8, max_new_tokens=4) == wanted
@@ -173,20 +174,6 @@ def test_command_line_answers_turn_by_turn(adapter, loaded, media_folder):
     assert done.stdout == f"{first}\n{second}\n"
 
 
-def test_placeholders_say_where_media_stand(media_folder):
-    clip, picture = Media("video", "a.mp4"), Media("image", "b.png")
-    text = {"type": "text", "text": "Describe"}
-    assert generate.place_media(["Describe"], []) == [[text]]
-    assert generate.place_media(["Describe", "Describe"], [picture, clip]) == [[IMAGE, VIDEO, text], [text]]
-    assert generate.place_media(["Describe", "<video>\nDescribe"], [clip]) == [[text], [VIDEO, text]]
-    with pytest.raises(UserError, match="--prompt names image but the media given are video"):
-        generate.place_media(["<image> Describe"], [clip])
-    with pytest.raises(UserError, match="--prompt names video, video but the media given are video"):
-        generate.place_media(["<video>", "<video>"], [clip])
-    with pytest.raises(UserError, match="the media given are none"):
-        generate.place_media(["<video>"], [])
-
-
 def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, monkeypatch, capsys):
     clip, picture = media_folder / "clip0.mp4", media_folder / "picture0.png"
     for arguments, words in [
@@ -201,16 +188,6 @@ def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, monke
         assert (status, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1, error
         assert words in error
     assert run(monkeypatch, capsys, adapter, "--prompt", "hi", "--max-new-tokens", "0")[0] == 2
-
-
-def test_system_prompt_and_media_of_a_prefix():
-    messages = [user(VIDEO, "a"), assistant("b"), user(IMAGE, IMAGE, "c")]
-    assert with_system_prompt(messages, None) == messages
-    behind = with_system_prompt(messages, "Be brief.")
-    assert behind == [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *messages]
-    assert with_system_prompt(behind, "Be long.") == behind
-    media = (Media("video", "v"), Media("image", "i"), Media("image", "j"))
-    assert [len(media_in(messages[:n], media)) for n in range(4)] == [0, 1, 1, 3]
 
 
 def test_the_model_card_s_code_answers_as_we_do(adapter, loaded, media_folder, model_folder, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """A clip's frames against all its frames decoded in order, over codecs, containers and kinds of damage."""
 
 import gc
+import os
 import shutil
 from pathlib import Path
 
@@ -149,15 +150,21 @@ def test_frames_that_an_edit_list_hides_are_not_shown(tmp_path, h264, num_hidden
     np.testing.assert_array_equal(read_frames(path, 30 - num_hidden), all_frames(h264)[num_hidden:])
 
 
-@pytest.mark.parametrize("header", [3, 1000])
-def test_a_header_with_a_wrong_count_is_not_believed(tmp_path, header):
-    honest = write_clip(tmp_path / "honest.avi", draw_frames(30), "mpeg4")
+def write_lying_clip(folder: Path, header: int) -> Path:
+    """An AVI of 30 frames whose stream header says another number, and which has no index."""
+    honest = write_clip(folder / "honest.avi", draw_frames(30), "mpeg4")
     data = honest.read_bytes()
     length = data.index(b"strh") + 8 + 32  # dwLength of the stream header, whose body starts with "vids"
-    path = overwrite(honest, tmp_path / "lying.avi", length, header.to_bytes(4, "little"))
-    path = overwrite(path, path, data.index(b"idx1"), b"JUNK")  # no index either
+    path = overwrite(honest, folder / "lying.avi", length, header.to_bytes(4, "little"))
+    return overwrite(path, path, data.index(b"idx1"), b"JUNK")
+
+
+@pytest.mark.parametrize("header", [3, 1000])
+def test_a_header_with_a_wrong_count_is_not_believed(tmp_path, header):
+    path = write_lying_clip(tmp_path, header)
     assert frames_in_header(path) == header
-    np.testing.assert_array_equal(read_frames(path, 8), all_frames(honest)[frame_indices(30, 8)])
+    everything = all_frames(tmp_path / "honest.avi")
+    np.testing.assert_array_equal(read_frames(path, 8), everything[frame_indices(30, 8)])
 
 
 def test_a_transport_stream_joined_midway_starts_at_its_first_key_frame(tmp_path):
@@ -191,7 +198,9 @@ def test_rotation_is_honoured(tmp_path, degrees, mirrored):
     np.testing.assert_array_equal(read_frames(path, 3), turned[:, :, ::-1] if mirrored else turned)
 
 
-@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0), (1, 0, 0, -1)])
+@pytest.mark.parametrize(
+    "matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0), (1, 0, 0, -1)]
+)
 def test_the_matrix_of_a_track_moves_every_pixel(tmp_path, h264, matrix):
     """(0, 1, -1, 0) is that of a phone held upright. ISO 14496-12: x' = a x + c y, y' = b x + d y."""
     frames = all_frames(h264)
@@ -204,13 +213,49 @@ def test_the_matrix_of_a_track_moves_every_pixel(tmp_path, h264, matrix):
     np.testing.assert_array_equal(read_frames(turn_track(h264, tmp_path / "a.mp4", *matrix), 30), moved)
 
 
-def test_file_names_and_titles_may_be_strange(tmp_path, h264):
-    path = tmp_path / "http:a b%03d'.mp4"
-    shutil.copy(h264, path)
-    np.testing.assert_array_equal(read_frames(path, 8), read_frames(h264, 8))
+def test_file_names_and_titles_may_be_strange(tmp_path, h264, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("http:a b%03d'.mp4", os.fsdecode(b"\xff.mp4")):
+        shutil.copy(h264, name)
+        np.testing.assert_array_equal(read_frames(name, 8), read_frames(h264, 8))
     handler = h264.read_bytes().index(b"VideoHandler")
     latin1 = overwrite(h264, tmp_path / "latin1.mp4", handler, "Vidéo".encode("latin-1"))
     np.testing.assert_array_equal(read_frames(latin1, 8), read_frames(h264, 8))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
+def test_no_thread_outlives_a_clip(tmp_path, h264):
+    def num_threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = num_threads()
+        read_frames(h264, 8)
+        assert num_threads() == before
+        with pytest.raises(UserError) as kept:  # its traceback holds the decoder
+            read_frames(cut(h264, tmp_path / "cut.mp4", 0.8), 8)
+        assert num_threads() == before and kept.tb
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_passes"), [("b-frames.mp4", 1), ("vp9.webm", 1), ("edited.mp4", 1), ("lying", 2)]
+)
+def test_how_often_a_clip_is_decoded(tmp_path, h264, name, num_passes, monkeypatch):
+    if name == "edited.mp4":
+        path = hide_frames(h264, tmp_path / name, 5)
+    elif name == "lying":
+        path = write_lying_clip(tmp_path, 1000)
+    else:
+        path = write_clip(tmp_path / name, draw_frames(30), **CONTAINERS[name])
+    opened = []
+    av_open = av.open
+    monkeypatch.setattr(av, "open", lambda *args, **kwargs: opened.append(args) or av_open(*args, **kwargs))
+    read_frames(path, 8)
+    assert len(opened) == 1 + num_passes  # once for the count
 
 
 class Clips(list):
@@ -257,6 +302,24 @@ def test_a_transport_stream_cut_within_a_packet_is_truncated(tmp_path):
     assert "truncated" in refusal(cut_short)
 
 
+def test_a_transport_stream_with_a_hole_is_damaged(tmp_path):
+    whole = write_clip(tmp_path / "whole.ts", draw_frames(30, 192, 256), "mpeg2video", g="30")
+    data = whole.read_bytes()
+    middle = len(data) // 188 // 2 * 188
+    (tmp_path / "hole.ts").write_bytes(data[:middle] + data[middle + 188 :])
+    assert "of 30 frames could be decoded" in refusal(tmp_path / "hole.ts")
+
+
+def test_an_avi_says_itself_that_it_is_truncated(tmp_path):
+    whole = write_clip(tmp_path / "whole.avi", draw_frames(30), "mpeg4")
+    data = whole.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: data.index(b"idx1")])
+    assert "truncated" in refusal(tmp_path / "cut.avi")
+    for unknown in (bytes(4), b"\xff" * 4):  # what a recorder writes before it knows
+        live = overwrite(tmp_path / "cut.avi", tmp_path / "live.avi", 4, unknown)
+        np.testing.assert_array_equal(read_frames(live, 30), all_frames(whole))
+
+
 def test_damage_in_the_middle_is_refused(tmp_path, h264):
     with av.open(str(h264)) as container:
         first, middle = [p.pos for p in container.demux(video=0) if p.size][::15]
@@ -270,6 +333,7 @@ def test_what_is_no_clip_is_refused(tmp_path):
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(20_000))
     assert "not a video" in refusal(tmp_path / "noise.mp4")
     assert "no video stream" in refusal(write_sound(tmp_path / "sound.mp4"))
+    assert "no video stream" in refusal(write_sound(tmp_path / "cover.mp4", cover=draw_frames(1)[0]))
     assert "No such file" in refusal(tmp_path / "absent.mp4")
     assert "not a file" in refusal(tmp_path)
     (tmp_path / "empty.mp4").touch()

@@ -1,0 +1,36 @@
+import pytest
+
+from data.conversation import Media, with_system_prompt
+from data.errors import UserError
+from scripts import generate
+from train.generation import media_in
+
+IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
+
+
+def test_placeholders_say_where_media_stand():
+    clip, picture = Media("video", "a.mp4"), Media("image", "b.png")
+    text = {"type": "text", "text": "Describe"}
+    assert generate.place_media(["Describe"], []) == [[text]]
+    assert generate.place_media(["Describe", "Describe"], [picture, clip]) == [[IMAGE, VIDEO, text], [text]]
+    assert generate.place_media(["Describe", "<video>\nDescribe"], [clip]) == [[text], [VIDEO, text]]
+    with pytest.raises(UserError, match="--prompt names image but the media given are video"):
+        generate.place_media(["<image> Describe"], [clip])
+    with pytest.raises(UserError, match="--prompt names video, video but the media given are video"):
+        generate.place_media(["<video>", "<video>"], [clip])
+    with pytest.raises(UserError, match="the media given are none"):
+        generate.place_media(["<video>"], [])
+
+
+def test_system_prompt_and_media_of_a_prefix():
+    messages = [
+        {"role": "user", "content": [VIDEO, {"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "b"}]},
+        {"role": "user", "content": [IMAGE, IMAGE, {"type": "text", "text": "c"}]},
+    ]
+    assert with_system_prompt(messages, None) == messages
+    behind = with_system_prompt(messages, "Be brief.")
+    assert behind == [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *messages]
+    assert with_system_prompt(behind, "Be long.") == behind
+    media = (Media("video", "v"), Media("image", "i"), Media("image", "j"))
+    assert [len(media_in(messages[:n], media)) for n in range(4)] == [0, 1, 1, 3]
