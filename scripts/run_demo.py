@@ -72,7 +72,15 @@ def run_demo(overrides: list[str]) -> None:
 
 
 def train(overrides: list[str]) -> None:
-    command = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "train/sft.py", RECIPE, *overrides]
+    command = [
+        "accelerate",
+        "launch",
+        "--config_file",
+        "accelerate_configs/cpu.yaml",
+        "train/sft.py",
+        RECIPE,
+        *overrides,
+    ]
     print("$", *command, flush=True)
     subprocess.run([sys.executable, "-m", "accelerate.commands.accelerate_cli", *command[1:]], check=True, cwd=ROOT)
 

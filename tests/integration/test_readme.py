@@ -21,6 +21,7 @@ from PIL import Image
 from data.conversation import read_conversations
 from data.layout import dense_mask
 from train.recipe import load_recipe
+from train.recipe_yaml import read_recipe
 
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
@@ -81,24 +82,44 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.fixture
+def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
+    """Runs `python scripts/X.py ...` in this process, where torch is imported already; returns what it prints."""
+
+    def run_here(command: str) -> str:
+        python, script, *arguments = shlex.split(command)
+        assert python == "python"
+        monkeypatch.chdir(checkout)
+        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        capsys.readouterr()
+        runpy.run_path(script, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_here
+
+
 def is_walk(command: str) -> bool:
     return bool(re.match(r"python scripts/(new_model|generate|evaluate|merge_adapter|push_to_hub)\.py ", command)) or (
         command.startswith("accelerate launch") and "my_recipe.yaml" in command
     )
 
 
-def test_own_data_from_the_first_record_to_the_hub(checkout):
-    walk = [command for command in commands(README) if is_walk(command)]
+def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
     printed = {}
-    for command in walk:
-        if command.startswith("accelerate launch") and "name_or_path" not in command:
+    for command in filter(is_walk, commands(README)):
+        name = re.search(r"/(\w+)\.py", command)[1]
+        if name != "sft":
+            printed[name] = run_script(command)
+            continue
+        if "name_or_path" not in command:
             command += " model.name_or_path=outputs/tiny"  # the 7B weights are not here
         result = run(command, checkout)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-        printed[re.search(r"/(\w+)\.py", command)[1]] = result.stdout
+        printed[name] = result.stdout
     assert list(printed) == ["new_model", "sft", "generate", "evaluate", "merge_adapter", "push_to_hub"]
     assert "3 conversations in 1 rows" in printed["sft"] and "trained: " in printed["sft"]
-    assert printed["generate"].count("\n") >= 1
+    assert printed["generate"].endswith("\n") and " of 1 answers correct" in printed["evaluate"]
     assert "model.safetensors" in printed["push_to_hub"]
 
     outputs = checkout / "outputs"
@@ -116,11 +137,8 @@ def test_a_million_parameters_is_what_the_tiny_model_has(checkout, model):
 
 
 def test_quiet_launch_shows_the_error_alone(checkout):
-    quiet = "accelerate launch -q --config_file accelerate_configs/cpu.yaml train/sft.py no-such.yaml"
-    result = run(quiet, checkout)
+    result = run("accelerate launch -q --config_file accelerate_configs/cpu.yaml train/sft.py no-such.yaml", checkout)
     assert (result.returncode, result.stderr) == (1, "error: no-such.yaml: no such recipe file; check the path\n")
-    result = run(quiet.replace(" -q", ""), checkout)
-    assert result.returncode == 1 and "CalledProcessError" in result.stderr
 
 
 # Every other command, by rules
@@ -153,17 +171,18 @@ def check_tensorboard(command: str, checkout: Path) -> None:
     assert Path(load_recipe(checkout / "my_recipe.yaml").training["output_dir"]).is_relative_to(folder)
 
 
+def check_demo(command: str, checkout: Path) -> None:
+    assert (ROOT / "scripts" / "run_demo.py").is_file()
+    load_recipe(ROOT / "recipes" / "demo.yaml", shlex.split(command)[2:])
+
+
 def check_generator(command: str, checkout: Path) -> None:
-    """What it writes is compared with what is there by `test_generated_files_are_current` and `test_schema_is_current`."""
+    """What it would write is compared with what is there by `test_generated_files_are_current` and others."""
     assert (ROOT / command.removeprefix("python ")).is_file()
 
 
-def check_options(command: str, checkout: Path) -> None:
-    """Too slow to run: the script knows the case and every option."""
-    words = shlex.split(command)
-    result = run(shlex.join([*words[:3], "--help"]), checkout)
-    assert result.returncode == 0, result.stderr
-    assert all(word in result.stdout for word in words if word.startswith("--"))
+def check_elsewhere(command: str, checkout: Path) -> None:
+    """`test_commands_that_take_hours_know_their_options` does."""
 
 
 def check_hooks(command: str, checkout: Path) -> None:
@@ -185,7 +204,8 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (is_walk, check_walk),
     (re.compile(r"tensorboard ").match, check_tensorboard),
     (re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask)\.py$").match, check_generator),
-    (re.compile(r"python scripts/benchmark\.py ").match, check_options),
+    (re.compile(r"python scripts/run_demo\.py ").match, check_demo),
+    (re.compile(r"python scripts/benchmark\.py ").match, check_elsewhere),
     (re.compile(r"pre-commit install$").match, check_hooks),
 ]
 
@@ -196,8 +216,27 @@ def test_every_command_is_covered_by_one_rule(command, checkout):
     check(command, checkout)
 
 
+@pytest.mark.parametrize("command", [c for c in commands(DOCUMENTS) if c.startswith("python scripts/benchmark.py")])
+def test_commands_that_take_hours_know_their_options(command, run_script, capsys):
+    words = shlex.split(command)
+    with pytest.raises(SystemExit) as end:
+        run_script(shlex.join([*words[:3], "--help"]))
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert [word for word in words if word.startswith("--") and word not in shown] == []
+
+
 def test_the_own_recipe_needs_nothing_else(checkout):
     check_launch("accelerate launch train/sft.py my_recipe.yaml", checkout)
+
+
+def test_editors_accept_the_own_recipe_and_mark_a_wrong_key(checkout):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "recipes/recipe.schema.json").read_text())
+    recipe = read_recipe(checkout / "my_recipe.yaml")
+    jsonschema.validate(recipe, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**recipe, "lora": {"rank": 8}}, schema)
 
 
 def test_the_two_commands_come_first():
@@ -268,8 +307,8 @@ def test_files_and_tests_that_are_named_exist():
 
 def test_the_saving_that_is_claimed():
     clip, text, *claims = re.search(
-        r"With P = (\d+) and T = (\d+) these are ([\d.]+) times fewer tokens at (\d+) questions a clip, and (\d+) times at "
-        r"(\d+)\.",
+        r"With P = (\d+) and T = (\d+) these are ([\d.]+) times fewer tokens at (\d+) questions a clip, "
+        r"and (\d+) times at (\d+)\.",
         " ".join(README.split()),
     ).groups()
     prefix, suffix = int(clip), int(text)
