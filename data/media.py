@@ -75,7 +75,7 @@ def check_media_file(path: str | Path, kind: Literal["image", "video"]) -> None:
     """Without decoding: a readable file, not empty, not of the other kind, no shorter than it says itself."""
     name = repr(str(path))
     try:
-        head, tail, size = _read_ends(path)
+        head, tail, size, declared_size = _read_ends(path)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL character
@@ -84,19 +84,31 @@ def check_media_file(path: str | Path, kind: Literal["image", "video"]) -> None:
         raise UserError(f"{name} is empty (0 bytes); copy or download it again")
     if _kind(head) not in (kind, None):
         raise UserError(f"{name} is given as {kind} but holds {_kind(head)} data; correct its row")
-    if _declared_size(head) > size or (kind == "video" and _lacks_end(head, tail, size)):
+    if declared_size > size or (kind == "video" and _lacks_end(head, tail, size)):
         raise UserError(f"{name} is truncated ({size} bytes, then it stops); copy or download it again")
 
 
-def _read_ends(path: str | Path) -> tuple[bytes, bytes, int]:
-    """First 256 bytes of a file, its last 64, and its size."""
+def _read_ends(path: str | Path) -> tuple[bytes, bytes, int, int]:
+    """First 256 bytes of a file, its last 64, its size, and the size that it says it has (0: it does not say)."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: a named pipe would wait for ever
         raise OSError(errno.EINVAL, "it is not a file")
     with open(path, "rb") as file:
         head = file.read(256)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 64))
-        return head, file.read(), size
+        tail = file.read()
+        return head, tail, size, _end_of_boxes(file) if head[4:8] in QUICKTIME_BOXES else _declared_size(head)
+
+
+def _end_of_boxes(file) -> int:
+    """Where the last box of an MP4 or QuickTime file would end: beyond the file's end when its tail is missing."""
+    end = 0
+    while file.seek(end) == end and len(header := file.read(16)) >= 8 and header[4:8].isalnum():
+        size = int.from_bytes(header[:4] if header[:4] != b"\0\0\0\1" else header[8:])
+        if size < 8:  # 0: up to the end of the file
+            break
+        end += size
+    return end
 
 
 def _kind(head: bytes) -> str | None:

@@ -2,7 +2,6 @@
 
 import random
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from transformers import VideoLlavaProcessor
 from data.collator import PaddedCollator, RowCollator
 from data.conversation import Media
 from data.dataset import RowDataset, shared_prefix_rows, single_sample_rows
-from data.encoding import IGNORE_INDEX, Sample
+from data.encoding import Sample
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
 # Tokens of a question of MSVD-QA or MSRVTT-QA in LLaMA's vocabulary, its `ASSISTANT:` included, and of an answer.
@@ -47,15 +46,6 @@ class Questions:
 
     def first(self, number: int) -> "Questions":
         return Questions(self.samples[:number], self.processor, self.visual_tokens)
-
-
-def num_tokens(batches: Sequence[dict]) -> int:
-    """What the decoder works on, padding included."""
-    return sum(batch["input_ids"].numel() for batch in batches)
-
-
-def num_labelled(batches: Sequence[dict]) -> int:
-    return sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in batches)
 
 
 class QuestionMaker:

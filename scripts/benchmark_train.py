@@ -1,32 +1,33 @@
-"""Training steps on the same questions in three ways, forward and backward through towers, projector and decoder.
+"""Training on the same questions in three ways, forward and backward through towers, projector and decoder.
 
 hf     one sample a question, padded batches, the model's own loss over logits of every position: HF's Trainer
 plain  the same batches, logits only at the positions that have a label: the fastest existing trainer
 ours   the questions about a clip behind one copy of it, in packed rows
 
-LoRA (r 8) on the decoder. Nothing is loaded in the measured steps. Each way has its fastest size of batch or row.
+LoRA (r 8) on the decoder. Nothing is loaded in the measured passes. Each way has its fastest size of batch or row.
+A sample by itself costs the same however many there are of its clip: each repetition of the padded ways takes its
+share of the samples, all of them over all repetitions; ours takes its share of the rows, or the only one again.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
-from benchmark_questions import QuestionMaker, Questions, num_labelled, num_tokens
-from measure import Step, alternate, count_flops, machine, matmul_speed, peak_bytes, seconds, spread
+from benchmark_questions import QuestionMaker, Questions
+from benchmark_ways import WAYS, Passes
+from measure import count_flops, machine, matmul_speed, peak_bytes, seconds
 from new_model import random_model
 
 from data.video_llava import measure_visual_tokens
 from train.adapters import add_adapter
-from train.attention import SHARED_PREFIX
-from train.loss import labelled_positions, token_loss
 
 SIZES = (1, 2, 4)  # a batch has so many samples, a row has room for so many of the longest groups
-NUM_PROBED = 4  # questions that find the fastest size, each with a clip of its own
+NUM_PROBED = max(SIZES)  # questions that find the fastest size, each with a clip of its own
+NUM_QUESTIONS = 8  # at least, in a case
+NUM_MIXED = 4  # clips, pictures and texts each of the mixed case, and the samples of its padded batches
 NUM_FRAMES = 8
-NUM_MIXED = 4  # clips, pictures and texts each of the mixed case, and its samples in a padded batch
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,36 +44,33 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(arguments.threads)
     shape = arguments.shape or ("7b" if torch.cuda.is_available() else "60m")
     with tempfile.TemporaryDirectory() as folder:
-        bench = TrainBenchmark(shape, Path(folder), arguments.repetitions, arguments.seed)
-        print(bench.heading())
+        benchmark = TrainBenchmark(shape, Path(folder), arguments.repetitions, arguments.seed)
+        print(benchmark.heading(), flush=True)
         rows = []
         for number in arguments.questions:
-            rows.append(bench.questions_per_clip(number))
+            rows.append(benchmark.questions_per_clip(number))
             print(describe(rows[-1]), flush=True)
         if arguments.mixed:
-            rows.append(bench.mixed())
+            rows.append(benchmark.mixed())
             print(describe(rows[-1]), flush=True)
     return rows
 
 
 class TrainBenchmark:
-    """A random model with its adapter, and the three ways to take a step on some questions."""
+    """A random model with its adapter, and what it measures with it."""
 
     def __init__(self, shape: str, folder: Path, repetitions: int, seed: int):
+        on_cuda = torch.cuda.is_available()
+        dtype, device = (torch.bfloat16, "cuda") if on_cuda else (torch.float32, "cpu")
+        with torch.device(device):
+            base, processor = random_model(shape, dtype, seed)
+            # Random lora_B: at zero, as training starts, no gradient would reach lora_A.
+            adapter = {"r": 8, "alpha": 16, "dropout": 0.0, "init_lora_weights": False}
+            self.model = add_adapter(base.requires_grad_(False), **adapter).train()
+        base.config.use_cache = False  # as Trainer sets it
         self.repetitions = repetitions
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        with self.device:
-            self.base, processor = random_model(shape, dtype, seed)
-        # Random lora_B: at zero, as training starts, no gradient would reach lora_A.
-        self.model = add_adapter(
-            self.base.requires_grad_(False), r=8, alpha=16, dropout=0.0, init_lora_weights=False
-        ).train()
-        self.base.config.use_cache = False  # as Trainer sets it
-        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.gradients: dict[str, list[torch.Tensor]] = {}
         self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)
-        self.matmul_speed = matmul_speed(self.device, dtype, 8192 if self.device.type == "cuda" else 2048)
+        self.matmul_speed = matmul_speed(device, dtype, size=8192 if on_cuda else 2048)
         self.about = {
             "shape": shape,
             "dtype": str(dtype).removeprefix("torch."),
@@ -81,138 +79,104 @@ class TrainBenchmark:
             "torch": torch.__version__,
             "matmul_gflops": self.matmul_speed / 1e9,
         }
-        self.sizes = self._fastest_sizes(self.maker.about_clips(NUM_PROBED, 1))
+        self.sizes = self._fastest_sizes()
 
-    def step(self, way: str, questions: Questions, size: int) -> Step:
-        """One optimizer step's gradients, which it leaves in `self.gradients[way]`; takes no optimizer step."""
-        attention, loss_of, make_batches = WAYS[way]
-        batches = [self._on_device(batch) for batch in make_batches(questions, size)]
-        num_items = num_labelled(batches)
+    def passes(self, way: str, questions: Questions, size: int) -> Passes:
+        return Passes(self.model, WAYS[way], questions, size)
 
-        def run_step() -> None:
-            self.base.set_attn_implementation({"text_config": attention})
-            self.model.zero_grad()
-            for batch in batches:
-                loss_of(self.model, dict(batch), num_items).backward()
-            self.gradients[way] = [parameter.grad for parameter in self.trained]
-
-        return run_step
-
-    def _on_device(self, batch: dict) -> dict:
-        return {
-            name: value.to(self.device) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.items()
-            if name != "counts"
-        }
-
-    def _fastest_sizes(self, questions: Questions) -> dict[str, int]:
-        """Of each way, after a step to warm up."""
-        fastest = {}
+    def _fastest_sizes(self) -> dict[str, int]:
+        """Of each way, by one pass over `size` questions after another to warm up."""
+        questions, fastest = self.maker.about_clips(NUM_PROBED, 1), {}
         for way in WAYS:
-            self.step(way, questions.first(1), 1)()
-            times = {size: seconds(self.step(way, questions, size)) for size in SIZES}
+            self.passes(way, questions.first(1), 1).run()
+            times = {size: seconds(self.passes(way, questions.first(size), size).run) / size for size in SIZES}
             fastest[way] = min(times, key=times.get)
         return fastest
 
     def questions_per_clip(self, number: int) -> dict:
-        """At least NUM_PROBED questions, `number` about each clip."""
-        questions = self.maker.about_clips(-(-NUM_PROBED // number), number)
-        return {"case": "train", "questions_per_clip": number, **self._compare(questions, self.sizes)}
+        questions = self.maker.about_clips(-(-NUM_QUESTIONS // number), number)
+        row = self._compare(questions, self.sizes, shares=self.repetitions)
+        return {"case": "train", "questions_per_clip": number, **row}
 
     def mixed(self) -> dict:
-        """Padded batches of one size for all, whatever meets in them; `unpadded_ratio` is against samples alone."""
+        """Padded batches of NUM_MIXED samples, whatever meets in one. Each repetition takes all of them, because
+        they cost unequally. `unpadded_ratio` compares with samples one at a time, which pads nothing."""
         questions = self.maker.mixed(NUM_MIXED)
-        sizes = {"hf": NUM_MIXED, "plain": NUM_MIXED, "ours": NUM_MIXED}
-        row = self._compare(questions, sizes)
-        alone = seconds(self.step("plain", questions, 1)) / len(questions.samples)
+        row = self._compare(questions, dict.fromkeys(WAYS, NUM_MIXED), shares=1)
+        alone = self.passes("plain", questions, 1).timed(0, 1)
         return {"case": "mixed", "questions_per_clip": 1, **row, "unpadded_ratio": alone / row["ours_s"]}
 
-    def _compare(self, questions: Questions, sizes: dict[str, int]) -> dict:
-        number = len(questions.samples)
-        steps = {way: self.step(way, questions, sizes[way]) for way in WAYS}
-        times = alternate(steps, self.repetitions)
-        gradient_difference = self._gradient_difference()  # of these steps; the measurements below take others
-        times = {way: [time / number for time in measured] for way, measured in times.items()}
-        each = {way: median(measured) for way, measured in times.items()}
-        tokens = {way: num_tokens(WAYS[way][2](questions, sizes[way])) / number for way in ("ours", "plain")}
-        ratio, token_limit = each["plain"] / each["ours"], tokens["plain"] / tokens["ours"]
+    def _compare(self, questions: Questions, sizes: dict[str, int], shares: int) -> dict:
+        """Of all ways in turns, so that a slow minute of the machine meets them all. Seconds are those of a question:
+        medians; `spread` has [min, max]. Ratios are to ours, memory is ours over plain."""
+        passes = {way: self.passes(way, questions, sizes[way]) for way in WAYS}
+        times = {way: [] for way in WAYS}
+        for repetition in range(self.repetitions):
+            for way in WAYS:
+                times[way].append(passes[way].timed(repetition % shares, shares))
+        each = {f"{way}_s": median(times[way]) for way in WAYS}
+        times["ratio"] = [plain / ours for plain, ours in zip(times["plain"], times["ours"], strict=True)]
+        ratio, token_limit = each["plain_s"] / each["ours_s"], passes["plain"].num_tokens / passes["ours"].num_tokens
+        num_questions = len(questions.samples)
+        flops = count_flops(passes["ours"].run) / num_questions
         return {
-            **{f"{way}_s": each[way] for way in WAYS},
+            **each,
             "ratio": ratio,
-            "hf_ratio": each["hf"] / each["ours"],
-            **{f"tokens_{way}": tokens[way] for way in tokens},
+            "hf_ratio": each["hf_s"] / each["ours_s"],
+            **{f"tokens_{way}": passes[way].num_tokens / num_questions for way in ("ours", "plain")},
             "token_limit": token_limit,
             "share_of_limit": ratio / token_limit,
             **self._memory(questions, sizes),
-            "matmul_share": count_flops(steps["ours"]) / number / each["ours"] / self.matmul_speed,
-            "gradient_difference": gradient_difference,
-            "spread": {
-                **{f"{way}_s": spread(measured) for way, measured in times.items()},
-                "ratio": spread([plain / ours for plain, ours in zip(times["plain"], times["ours"], strict=True)]),
-            },
+            "matmul_share": flops / each["ours_s"] / self.matmul_speed,
+            "gradient_difference": difference(passes["ours"].gradients, passes["plain"].gradients),
+            "hf_gradient_difference": difference(passes["ours"].gradients, passes["hf"].gradients),
+            "spread": {name: [min(values), max(values)] for name, values in times.items()},
             "sizes": sizes,
             **self.about,
         }
 
     def _memory(self, questions: Questions, sizes: dict[str, int]) -> dict:
-        """Peaks with the weights in them, without the inputs.
+        """Peaks in MiB, weights included, inputs not.
 
-        memory_ratio: the same questions, up to NUM_PROBED, in one forward and backward of either way (with more of
-        them about a clip it only falls). memory_ratio_accumulated: all of the case's questions in a step, where
-        the plain way holds one batch of its fastest size at a time.
+        memory_ratio: the same questions, NUM_PROBED of them, in one forward and backward of either way; the more
+        there are about a clip, the lower it is. memory_ratio_accumulated: all questions of the case, of which the
+        plain way holds one batch of its fastest size at a time.
         """
-        number = min(NUM_PROBED, len(questions.samples))
-        together = {way: self._peak_mib(way, questions.first(number), number) for way in ("ours", "plain")}
-        ours = self._peak_mib("ours", questions, sizes["ours"])
-        plain = self._peak_mib("plain", questions.first(sizes["plain"]), sizes["plain"])
+        first = questions.first(NUM_PROBED)
+        together = {way: self._peak_mib(way, first, NUM_PROBED) for way in ("ours", "plain")}
+        batch = questions.first(sizes["plain"])
+        apart = {"ours": self._peak_mib("ours", questions, sizes["ours"]), "plain": self._peak_mib("plain", batch, 64)}
         return {
             "memory_ratio": together["ours"] / together["plain"],
-            "memory_questions": number,
+            "memory_questions": len(first.samples),
             **{f"{way}_peak_mib": peak for way, peak in together.items()},
-            "memory_ratio_accumulated": ours / plain,
-            "ours_peak_mib_accumulated": ours,
-            "plain_peak_mib_accumulated": plain,
+            "memory_ratio_accumulated": apart["ours"] / apart["plain"],
+            **{f"{way}_peak_mib_accumulated": peak for way, peak in apart.items()},
         }
 
     def _peak_mib(self, way: str, questions: Questions, size: int) -> float:
-        step = self.step(way, questions, size)
+        passes = self.passes(way, questions, size)
         self.model.zero_grad()
-        self.gradients.clear()
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
-        return (weights + peak_bytes(step)) / 2**20
-
-    def _gradient_difference(self) -> float:
-        """|ours - plain| / |plain| over all trained parameters, of the steps taken last."""
-        ours, plain = (torch.cat([g.double().flatten() for g in self.gradients[way]]) for way in ("ours", "plain"))
-        return float((ours - plain).norm() / plain.norm())
+        return (weights + peak_bytes(passes.run)) / 2**20
 
     def heading(self) -> str:
-        about = self.about
+        sizes = ", ".join(f"{way} {size}" for way, size in self.sizes.items())
         return (
-            f"{about['machine']}, {about['threads']} threads, torch {about['torch']}, {about['dtype']}, "
-            f"{about['matmul_gflops']:,.0f} GFLOP/s in a matrix product; shape {about['shape']}, fastest sizes "
-            f"{', '.join(f'{way} {size}' for way, size in self.sizes.items())}\n{HEADING}"
+            "{machine}, {threads} threads, torch {torch}, {dtype}, {matmul_gflops:,.0f} GFLOP/s in a matrix product; "
+            "shape {shape}, fastest sizes ".format(**self.about)
+            + f"{sizes}\n{HEADING}"
         )
 
 
-def full_logits_loss(model, batch: dict, num_items: int) -> torch.Tensor:
-    return model(**batch, num_items_in_batch=num_items).loss
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """|ours - theirs| / |theirs|"""
+    return float((ours - theirs).norm() / theirs.norm())
 
 
-def labelled_logits_loss(model, batch: dict, num_items: int) -> torch.Tensor:
-    positions, targets = labelled_positions(batch.pop("labels"))
-    return token_loss(model(**batch, logits_to_keep=positions).logits, targets, num_items)
-
-
-# Of the decoder's attention, the loss of a batch, and the batches of some questions.
-WAYS: dict[str, tuple[str, Callable, Callable]] = {
-    "hf": ("sdpa", full_logits_loss, Questions.batches),
-    "plain": ("sdpa", labelled_logits_loss, Questions.batches),
-    "ours": (SHARED_PREFIX, labelled_logits_loss, Questions.rows),
-}
 COLUMNS = {
     "case": "{case} {questions_per_clip}",
-    "tokens/question": "{tokens_plain:.0f} -> {tokens_ours:.0f}",
+    "tokens a question": "{tokens_plain:.0f} -> {tokens_ours:.0f}",
     "hf s": "{hf_s:.3f}",
     "plain s": "{plain_s:.3f}",
     "ours s": "{ours_s:.3f}",
@@ -224,16 +188,18 @@ COLUMNS = {
     "of matmul": "{matmul_share:.0%}",
     "gradients": "{gradient_difference:.1e}",
 }
-HEADING = " | ".join(f"{name:>15}" for name in COLUMNS)
+HEADING = "  ".join(f"{name:>9}" for name in COLUMNS)
 
 
 def describe(row: dict) -> str:
     """The row of the table, and below it what does not fit."""
-    cells = " | ".join(f"{cell.format(**row):>15}" for cell in COLUMNS.values())
+    cells = [f"{cell.format(**row):>{max(9, len(name))}}" for name, cell in COLUMNS.items()]
     low, high = row["spread"]["ratio"]
-    return (
-        f"{cells}\n  to plain {low:.2f} to {high:.2f}x; peak with {row['memory_questions']} questions at once: ours "
-        f"{row['ours_peak_mib']:,.0f} MiB, plain {row['plain_peak_mib']:,.0f} MiB; a step of all: ours "
-        f"{row['ours_peak_mib_accumulated']:,.0f} MiB, plain {row['plain_peak_mib_accumulated']:,.0f} MiB"
-        + (f"; to plain without padding {row['unpadded_ratio']:.2f}x" if "unpadded_ratio" in row else "")
-    )
+    notes = [
+        f"to plain {low:.2f}x to {high:.2f}x",
+        "peak MiB with {memory_questions} questions at once: ours {ours_peak_mib:,.0f}, plain {plain_peak_mib:,.0f}",
+        "all, accumulated: ours {ours_peak_mib_accumulated:,.0f}, plain {plain_peak_mib_accumulated:,.0f}",
+    ]
+    if "unpadded_ratio" in row:
+        notes.append("to plain without padding {unpadded_ratio:.2f}x")
+    return "  ".join(cells) + "\n  " + "; ".join(notes).format(**row)

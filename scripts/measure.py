@@ -1,4 +1,4 @@
-"""How the benchmarks measure: alternating seconds, peak memory, and the share of the machine's matmul speed."""
+"""How the benchmarks measure: seconds, peak memory, and the share of the machine's matmul speed."""
 
 import json
 import platform
@@ -24,20 +24,6 @@ def seconds(step: Step) -> float:
     return time.perf_counter() - start
 
 
-def alternate(steps: dict[str, Step], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each repetition of each step, in turns, so that a slow minute of the machine meets all of them."""
-    times = {name: [] for name in steps}
-    for _ in range(repetitions):
-        for name, step in steps.items():
-            times[name].append(seconds(step))
-    return times
-
-
-def spread(times: list[float]) -> list[float]:
-    """[min, max]"""
-    return [min(times), max(times)]
-
-
 def peak_bytes(step: Step) -> int:
     """The most bytes of tensors that `step` holds at any one time above what there was when it began.
 
@@ -60,7 +46,7 @@ def peak_bytes(step: Step) -> int:
     return max(accumulate(change for _, change in changes), default=0)
 
 
-def matmul_speed(device: torch.device, dtype: torch.dtype, size: int, repetitions: int = 5) -> float:
+def matmul_speed(device: str, dtype: torch.dtype, size: int, repetitions: int = 5) -> float:
     """FLOP/s of the fastest of some products of two (size, size) matrices: what the machine can do at best."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     torch.mm(left, right)

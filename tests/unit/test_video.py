@@ -199,9 +199,7 @@ def test_rotation_is_honoured(tmp_path, degrees, mirrored):
     np.testing.assert_array_equal(read_frames(path, 3), turned[:, :, ::-1] if mirrored else turned)
 
 
-@pytest.mark.parametrize(
-    "matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0), (1, 0, 0, -1)]
-)
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0), (1, 0, 0, -1)])
 def test_the_matrix_of_a_track_moves_every_pixel(tmp_path, h264, matrix):
     """(0, 1, -1, 0) is that of a phone held upright. ISO 14496-12: x' = a x + c y, y' = b x + d y."""
     frames = all_frames(h264)
@@ -272,9 +270,20 @@ def test_workers_forked_after_a_clip_was_read_do_not_hang(h264):
     np.testing.assert_array_equal(np.asarray(there), here)
 
 
+def open_ended(clip, folder):
+    """A copy whose last box, the frames, reaches to the end of the file, so that no size says that it is cut."""
+    return overwrite(clip, folder / "open.mp4", clip.read_bytes().index(b"mdat") - 4, b"\0\0\0\0")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.999])
+def test_a_cut_clip_is_truncated_before_it_is_decoded(tmp_path, h264, share):
+    path = cut(h264, tmp_path / "cut.mp4", share)
+    assert f"is truncated ({path.stat().st_size} bytes" in refusal(path)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.8, 0.9, 0.99])
 def test_a_truncated_clip_says_how_much_is_left(tmp_path, h264, share):
-    path = cut(h264, tmp_path / "cut.mp4", share)
+    path = cut(open_ended(h264, tmp_path), tmp_path / "cut.mp4", share)
     with av.open(str(h264)) as container:
         packets = [p for p in container.demux(video=0) if p.size and p.pos + p.size <= path.stat().st_size]
     assert f"{len(packets)} of 30 frames could be decoded" in refusal(path)
@@ -283,7 +292,7 @@ def test_a_truncated_clip_says_how_much_is_left(tmp_path, h264, share):
 def test_a_clip_cut_between_two_frames_is_truncated(tmp_path, h264):
     with av.open(str(h264)) as container:
         ends = sorted(p.pos + p.size for p in container.demux(video=0) if p.size)
-    path = cut(h264, tmp_path / "cut.mp4", (ends[19] + 0.5) / h264.stat().st_size)
+    path = cut(open_ended(h264, tmp_path), tmp_path / "cut.mp4", (ends[19] + 0.5) / h264.stat().st_size)
     assert path.stat().st_size == ends[19]
     assert "20 of 30 frames could be decoded" in refusal(path)
 
