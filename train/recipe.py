@@ -88,7 +88,7 @@ class Dataset(Section):
     """One file of conversations."""
 
     path: str
-    """JSON, JSONL or parquet; relative paths start where the command is run."""
+    """JSON or JSONL; relative paths start where the command is run."""
     media_root: str | None = None
     """Folder of the clips and pictures; null is the folder of the file."""
 
