@@ -26,8 +26,8 @@ from train import sft
 from train.build import SHAPES, build_config, build_model, build_processor, train_tokenizer
 
 BASE_RECIPE = Path(__file__).parents[1] / "recipes" / "demo_base.yaml"
-NUM_CLIPS = {"train": 600, "held_out": 200}
-NUM_PICTURES = {"train": 200, "held_out": 50}
+NUM_CLIPS = {"train": 700, "held_out": 200}
+NUM_PICTURES = {"train": 400, "held_out": 50}
 SHAPE = "tiny"
 
 

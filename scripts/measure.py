@@ -1,6 +1,7 @@
 """How the benchmarks measure: seconds, peak memory, and the share of the machine's matmul speed."""
 
 import json
+import os
 import platform
 import tempfile
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells stderr of each start and stop
 
 Step = Callable[[], object]
 

@@ -26,7 +26,6 @@ from train.merge import merge_adapter
 from train.model import quiet_libraries
 from train.recipe import load_recipe
 
-ROOT = Path(__file__).parents[1]
 RECIPE = "recipes/demo.yaml"
 DEMO = Path("outputs/demo")  # as the recipe says
 BATCH_SIZE = 50
@@ -72,17 +71,10 @@ def run_demo(overrides: list[str]) -> None:
 
 
 def train(overrides: list[str]) -> None:
-    command = [
-        "accelerate",
-        "launch",
-        "--config_file",
-        "accelerate_configs/cpu.yaml",
-        "train/sft.py",
-        RECIPE,
-        *overrides,
-    ]
-    print("$", *command, flush=True)
-    subprocess.run([sys.executable, "-m", "accelerate.commands.accelerate_cli", *command[1:]], check=True, cwd=ROOT)
+    launch = ["launch", "--config_file", "accelerate_configs/cpu.yaml", "train/sft.py", RECIPE, *overrides]
+    print("$ accelerate", *launch, flush=True)
+    # The module instead of the command: the environment need not be activated.
+    subprocess.run([sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch], check=True)
 
 
 def score(model: str | Path, questions: str, quantization: str | None) -> dict:

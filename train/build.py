@@ -112,9 +112,10 @@ def build_config(shape: str, tokenizer: PreTrainedTokenizerFast, num_frames: int
 
 
 def build_model(config: VideoLlavaConfig, seed: int = 0) -> VideoLlavaForConditionalGeneration:
-    """A float32 model with every matrix drawn from N(0, 1/fan_in).
+    """A float32 model with every matrix drawn from N(0, 1/fan_in); one row of an embedding is one input, so N(0, 1).
 
-    HF's default standard deviation of 0.02 is far too small for a width of 128: training stalls at chance.
+    HF's default standard deviation of 0.02 is far too small for a width of 128: training stalls at chance, and the
+    towers do not learn where a patch is.
     """
     torch.manual_seed(seed)
     model = VideoLlavaForConditionalGeneration(config)
@@ -124,4 +125,6 @@ def build_model(config: VideoLlavaConfig, seed: int = 0) -> VideoLlavaForConditi
                 module.weight.normal_(std=1 / math.sqrt(module.in_features))
             elif isinstance(module, torch.nn.Conv2d):
                 module.weight.normal_(std=1 / math.sqrt(module.weight[0].numel()))
+            elif isinstance(module, torch.nn.Embedding):
+                module.weight.normal_()
     return model

@@ -1,23 +1,15 @@
 """The demo's scenes: what is drawn is what is asked about, in real files, by seed."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import av
+import make_demo
 import numpy as np
 import pytest
-from PIL import Image
-
-from data.conversation import read_conversations
-from data.video import read_frames
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # where `python scripts/make_demo.py` starts
-
-import make_demo  # noqa: E402
-from demo_questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, make_records  # noqa: E402
-from demo_scenes import (  # noqa: E402
+from demo_questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, make_records
+from demo_scenes import (
     COLOURS,
     DIRECTIONS,
     EDGE,
@@ -28,6 +20,10 @@ from demo_scenes import (  # noqa: E402
     photograph,
     random_scene,
 )
+from PIL import Image
+
+from data.conversation import read_conversations
+from data.video import read_frames
 
 SCENE = Scene(
     shape="square",
