@@ -9,6 +9,9 @@ RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# OpenMP threads that wait by spinning would stall each other as soon as anything else runs on the same cores.
+export OMP_WAIT_POLICY := passive
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test unit lint format clean
 
