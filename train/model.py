@@ -1,5 +1,7 @@
 """Load a Video-LLaVA: number type, attention, 4 and 8 bit."""
 
+import warnings
+
 import torch
 from transformers import BitsAndBytesConfig, VideoLlavaForConditionalGeneration
 from transformers.utils import logging
@@ -67,5 +69,6 @@ def quantization_config(quantization: str | None, dtype: str, double: bool) -> B
 
 
 def quiet_libraries() -> None:
-    """Leave transformers' warnings for developers (renamed arguments, backends) out of the user's terminal."""
+    """Leave warnings for developers (renamed arguments and attributes, backends) out of the user's terminal."""
     logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
