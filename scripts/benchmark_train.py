@@ -102,7 +102,7 @@ class TrainBenchmark:
         """Padded batches of NUM_MIXED samples, whatever meets in one. Each repetition takes all of them, because
         they cost unequally. `unpadded_ratio` compares with samples one at a time, which pads nothing."""
         questions = self.maker.mixed(NUM_MIXED)
-        row = self._compare(questions, dict.fromkeys(WAYS, NUM_MIXED), shares=1)
+        row = self._compare(questions, {**self.sizes, "hf": NUM_MIXED, "plain": NUM_MIXED}, shares=1)
         alone = self.passes("plain", questions, 1).timed(0, 1)
         return {"case": "mixed", "questions_per_clip": 1, **row, "unpadded_ratio": alone / row["ours_s"]}
 
