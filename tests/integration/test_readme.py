@@ -205,7 +205,7 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"tensorboard ").match, check_tensorboard),
     (re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask)\.py$").match, check_generator),
     (re.compile(r"python scripts/run_demo\.py ").match, check_demo),
-    (re.compile(r"python scripts/benchmark\.py ").match, check_elsewhere),
+    (re.compile(r"python scripts/(benchmark|compare_packing)\.py ").match, check_elsewhere),
     (re.compile(r"pre-commit install$").match, check_hooks),
 ]
 
@@ -216,11 +216,12 @@ def test_every_command_is_covered_by_one_rule(command, checkout):
     check(command, checkout)
 
 
-@pytest.mark.parametrize("command", [c for c in commands(DOCUMENTS) if c.startswith("python scripts/benchmark.py")])
+@pytest.mark.parametrize("command", [c for c in commands(DOCUMENTS) if re.match(r"python scripts/(benchmark|compare)", c)])
 def test_commands_that_take_hours_know_their_options(command, run_script, capsys):
     words = shlex.split(command)
     with pytest.raises(SystemExit) as end:
-        run_script(shlex.join([*words[:3], "--help"]))
+        first_option = next(index for index, word in enumerate(words) if word.startswith("--"))
+        run_script(shlex.join([*words[:first_option], "--help"]))
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert [word for word in words if word.startswith("--") and word not in shown] == []
