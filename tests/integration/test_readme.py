@@ -216,7 +216,9 @@ def test_every_command_is_covered_by_one_rule(command, checkout):
     check(command, checkout)
 
 
-@pytest.mark.parametrize("command", [c for c in commands(DOCUMENTS) if re.match(r"python scripts/(benchmark|compare)", c)])
+@pytest.mark.parametrize(
+    "command", [text for text in commands(DOCUMENTS) if re.match(r"python scripts/(benchmark|compare)", text)]
+)
 def test_commands_that_take_hours_know_their_options(command, run_script, capsys):
     words = shlex.split(command)
     with pytest.raises(SystemExit) as end:
