@@ -11,11 +11,17 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from data.video_llava import measure_visual_tokens  # noqa: E402
 from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
 from train.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
+
+# The same examples in every CI run, so that a failure there is the change's; at home hypothesis looks further.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def pytest_collection_modifyitems(items):

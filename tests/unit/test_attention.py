@@ -61,7 +61,8 @@ def assert_equals_dense(layout, kv_heads=HEADS):
         torch.autograd.grad(expected, inputs, direction),
         strict=True,
     ):
-        assert (ours - theirs).abs().max() <= 1e-6 * max(1, theirs.abs().max())
+        # Sums in another order: ten units in the last place of float32 were seen.
+        assert (ours - theirs).abs().max() <= 5e-6 * max(1, theirs.abs().max())
 
 
 LAYOUTS = {
