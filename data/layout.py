@@ -3,7 +3,7 @@
 A row is a sequence of groups, each laid out as [prefix | suffix 1 | ... | suffix k]. A token of the prefix
 sees the prefix up to itself. A token of a suffix sees the whole prefix and its own suffix up to itself.
 Nothing is seen across groups, or from suffix to suffix. A group without suffixes is an ordinary causal
-sequence.
+sequence, and so is one with a single suffix. What is trained stands in suffixes, where there are any.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ def packed_inputs(layout: RowLayout) -> dict:
     """The keyword arguments that, next to `input_ids` (1, L) and pixels, make `model.forward` a packed pass.
 
     row_layout: reaches the attention of every decoder layer through forward's `**kwargs`.
+    suffix_positions: (S,) long, for the last layer in the same way, see `train.last_layer`.
     position_ids: (1, L) long.
     attention_mask: (1, 1, 0, 0) bool. Without one, transformers would take the restarting positions for
         packed sequences and build a dense L x L mask; a 4-D mask it hands on as it is. An empty one costs
@@ -38,6 +39,7 @@ def packed_inputs(layout: RowLayout) -> dict:
     """
     return {
         "row_layout": layout,
+        "suffix_positions": suffix_positions(layout),
         "position_ids": position_ids(layout),
         "attention_mask": torch.empty(1, 1, 0, 0, dtype=torch.bool),
         "use_cache": False,
@@ -51,6 +53,15 @@ def position_ids(layout: RowLayout) -> torch.LongTensor:
         spans.append(torch.arange(prefix_length))
         spans.extend(torch.arange(prefix_length, prefix_length + length) for length in suffix_lengths)
     return torch.cat(spans).unsqueeze(0)
+
+
+def suffix_positions(layout: RowLayout) -> torch.LongTensor:
+    """(S,): where the suffixes stand in the row, and the groups that have none."""
+    spans, start = [], 0
+    for (prefix_length, suffix_lengths), length in zip(layout.groups, layout.group_lengths, strict=True):
+        spans.append(torch.arange(start + (prefix_length if suffix_lengths else 0), start + length))
+        start += length
+    return torch.cat(spans)
 
 
 def suffix_mask(prefix_length: int, suffix_lengths: tuple[int, ...], device: torch.device | None = None):

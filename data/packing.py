@@ -21,8 +21,7 @@ class Group:
 
     samples: indices into the data set; their order means nothing to the loss and may be shuffled with their
         suffix lengths.
-    suffix_lengths: one for each sample. A group of one has none: its prefix is the whole sample, an ordinary
-        causal sequence.
+    suffix_lengths: one for each sample.
     """
 
     samples: tuple[int, ...]
@@ -53,10 +52,9 @@ class Groups(Sequence[Group]):
         self._prefix_lengths = array("i")
 
     def append(self, samples: Sequence[int], prefix_length: int) -> None:
-        """Add a group; `prefix_length` matters to one of several samples only."""
         self._samples.extend(samples)
         self._ends.append(len(self._samples))
-        self._prefix_lengths.append(prefix_length if len(samples) > 1 else self._sample_lengths[samples[0]])
+        self._prefix_lengths.append(prefix_length)
 
     def __len__(self) -> int:
         return len(self._prefix_lengths)
@@ -65,9 +63,7 @@ class Groups(Sequence[Group]):
         index = range(len(self))[index]
         samples = tuple(self._samples[self._ends[index] : self._ends[index + 1]])
         prefix_length = self._prefix_lengths[index]
-        alone = len(samples) == 1
-        suffix_lengths = () if alone else tuple(self._sample_lengths[i] - prefix_length for i in samples)
-        return Group(samples, prefix_length, suffix_lengths)
+        return Group(samples, prefix_length, tuple(self._sample_lengths[i] - prefix_length for i in samples))
 
     def lengths(self) -> list[int]:
         """Tokens of each group in a row."""
@@ -91,7 +87,7 @@ def make_groups(
 
     The prefix of a group is the longest common one that leaves every sample's first label, and the token that
     predicts it, to the suffix: one token of a prefix cannot predict the first words of several answers. A
-    sample that is trained before its last visual token (a second clip after an answer) stays alone, as does
+    sample that is trained before its last visual token (a second clip after an answer) is a group of one, as is
     one without media. Equal conversations stay separate suffixes.
 
     A group has at most `max_questions_per_clip` samples and `max_tokens_per_row` tokens; more are split
@@ -112,10 +108,9 @@ def make_groups(
 
     groups = Groups(lengths)
     for samples in sharing.values():
-        # All visual tokens of a sample are in the prefix, so that both grow by the same number.
-        growth = lengths[samples[0]] - len(input_ids[samples[0]])
-        longest_prefix = min(first_labels[i] for i in samples) - 1
-        prefix_length = _common_prefix([input_ids[i] for i in samples], longest_prefix) + growth
+        longest_prefix = max(0, min(first_labels[i] for i in samples) - 1)
+        num_shared = _common_prefix([input_ids[i] for i in samples], longest_prefix)
+        prefix_length = _expanded_length(input_ids[samples[0]][:num_shared], visual_tokens)
         suffix_lengths = [lengths[i] - prefix_length for i in samples]
         for part in _split(suffix_lengths, max_questions_per_clip, max_tokens_per_row - prefix_length):
             groups.append(samples[part], prefix_length)

@@ -22,6 +22,7 @@ from new_model import random_model
 
 from data.video_llava import measure_visual_tokens
 from train.adapters import add_adapter
+from train.last_layer import run_last_layer_on_suffixes
 
 SIZES = (1, 2, 4)  # a batch has so many samples, a row has room for so many of the longest groups
 NUM_PROBED = max(SIZES)  # questions that find the fastest size, each with a clip of its own
@@ -67,6 +68,7 @@ class TrainBenchmark:
             # Random lora_B: at zero, as training starts, no gradient would reach lora_A.
             adapter = {"r": 8, "alpha": 16, "dropout": 0.0, "init_lora_weights": False}
             self.model = add_adapter(base.requires_grad_(False), **adapter).train()
+        run_last_layer_on_suffixes(self.model)  # without effect on the padded batches
         base.config.use_cache = False  # as Trainer sets it
         self.repetitions = repetitions
         self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)

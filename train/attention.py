@@ -25,39 +25,47 @@ def shared_prefix_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     row_layout: RowLayout | None = None,
+    suffixes_only: bool = False,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """query (B, H, L, D), key and value (B, H_kv, L, D) -> (B, L, H, D), the interface of transformers."""
+    """query (B, H, L, D), key and value (B, H_kv, L, D) -> (B, L, H, D), the interface of transformers.
+
+    suffixes_only: zeros in the prefixes that have suffixes, see `train.last_layer`.
+    """
     if row_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return _attend_row(partial(sdpa_attention_forward, module, **kwargs), query, key, value, row_layout), None
+    attend = partial(sdpa_attention_forward, module, **kwargs)
+    return _attend_row(attend, query, key, value, row_layout, suffixes_only), None
 
 
 # Every row has other lengths. Traced into the graph they would recompile the decoder for each row until
 # torch.compile gives up; outside of it the graph breaks here and everything else of a layer compiles once.
 @torch.compiler.disable
-def _attend_row(attend, query, key, value, layout: RowLayout) -> torch.Tensor:
+def _attend_row(attend, query, key, value, layout: RowLayout, suffixes_only: bool) -> torch.Tensor:
     """`attend` is sdpa, causal where its mask is None. -> (B, L, H, D)"""
     # split, not slices: the gradient of a split is one concatenation, that of each slice a zero-filled row.
     groups = (states.split(layout.group_lengths, dim=2) for states in (query, key, value))
-    masks = _masks(layout, query.device)
+    masks = _masks(layout, suffixes_only, query.device)
     outputs = []
     for (prefix_length, _), mask, q, k, v in zip(layout.groups, masks, *groups, strict=True):
         if mask is None:
             outputs.append(attend(q, k, v, None)[0])
             continue
         of_prefix, of_suffixes = q.split([prefix_length, q.shape[2] - prefix_length], dim=2)
-        if prefix_length:
+        if suffixes_only:
+            outputs.append(torch.zeros_like(of_prefix).transpose(1, 2))
+        elif prefix_length:
             outputs.append(attend(of_prefix, k[:, :, :prefix_length], v[:, :, :prefix_length], None)[0])
         outputs.append(attend(of_suffixes, k, v, mask)[0])
     return torch.cat(outputs, dim=1)
 
 
-@lru_cache(maxsize=2)
-def _masks(layout: RowLayout, device: torch.device) -> list[torch.Tensor | None]:
-    """(1, 1, S, P + S) of each group with suffixes, None of the others; built once for a row's layers."""
+@lru_cache(maxsize=4)
+def _masks(layout: RowLayout, suffixes_only: bool, device: torch.device) -> list[torch.Tensor | None]:
+    """(1, 1, S, P + S) of each group, None where it is causal as a whole; built once for a row's layers."""
+    fewest = 1 if suffixes_only else 2
     return [
-        suffix_mask(prefix_length, suffix_lengths, device)[None, None] if suffix_lengths else None
+        suffix_mask(prefix_length, suffix_lengths, device)[None, None] if len(suffix_lengths) >= fewest else None
         for prefix_length, suffix_lengths in layout.groups
     ]
 

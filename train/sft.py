@@ -15,6 +15,7 @@ from data.errors import UserError, run_command
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.adapters import add_adapter, describe_trained, unfreeze
 from train.checkpoint import find_checkpoint
+from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
 from train.recipe import Data, Recipe, load_recipe
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
 
     set_seed(args.seed)  # the adapter's matrices are drawn now, before Trainer seeds
     model = load_trainable(recipe, say)
+    if not args.torch_compile:
+        run_last_layer_on_suffixes(model)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     trainer = RowTrainer(
         model=model,

@@ -3,6 +3,7 @@
 The separate pass is transformers' own: sdpa, every logit, torch's cross-entropy, one sample at a time.
 """
 
+import copy
 from itertools import pairwise
 
 import peft
@@ -15,6 +16,7 @@ from data.layout import RowLayout, packed_inputs
 from data.packing import make_groups
 from train.attention import SHARED_PREFIX
 from train.build import build_model
+from train.last_layer import run_last_layer_on_suffixes
 from train.loss import labelled_positions, token_loss
 
 IMAGE, VIDEO = 97, 98
@@ -25,7 +27,7 @@ PIXEL_NAMES = {"image": VideoLlavaImageProcessor.model_input_names[0], "video": 
 
 
 @pytest.fixture(scope="module")
-def model():
+def bare_model():
     config = VideoLlavaConfig(
         text_config=LlamaConfig(
             vocab_size=99,
@@ -50,6 +52,13 @@ def model():
         video_seq_length=10,
     )
     return build_model(config).train()
+
+
+@pytest.fixture(scope="module")
+def model(bare_model):
+    model = copy.deepcopy(bare_model)
+    run_last_layer_on_suffixes(model)
+    return model
 
 
 @pytest.fixture(autouse=True)
@@ -209,18 +218,45 @@ def test_rows_accumulate_to_one_step(model):
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
-def test_an_adapter_on_the_decoder_gets_the_same_gradients(model, use_dora):
+def test_an_adapter_on_the_decoder_gets_the_same_gradients(bare_model, use_dora):
     config = peft.LoraConfig(r=4, target_modules=r".*language_model.*_proj", use_dora=use_dora, init_lora_weights=False)
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(model, config)
+    adapted = peft.get_peft_model(copy.deepcopy(bare_model), config)
+    run_last_layer_on_suffixes(adapted)
     adapted.gradient_checkpointing_enable({"use_reentrant": False})
     adapted.enable_input_require_grads()
-    try:
-        assert_same_training(adapted, CASES["mixed"], [group(CASES["mixed"])])
-    finally:
-        adapted.unload()
-        model.disable_input_require_grads()
-        model.requires_grad_(True)
+    assert_same_training(adapted, CASES["mixed"], [group(CASES["mixed"])])
+
+
+def test_the_last_layer_leaves_the_prefixes_out(model):
+    """Its projections and its MLP see the suffixes' tokens; keys, values and the other layer the whole row."""
+    samples = CASES["mixed"]
+    groups = group(samples)
+    seen = {}
+    handles = [
+        module.register_forward_pre_hook(lambda module, args, name=name: seen.__setitem__(name, args[0].shape[1]))
+        for name, module in model.named_modules()
+        if name.endswith(("_proj", "mlp.gate_proj")) and "language_model" in name
+    ]
+    for _ in train_packed(model, samples, [groups]):
+        pass
+    for handle in handles:
+        handle.remove()
+    whole = sum(sum(one.suffix_lengths) + one.prefix_length for one in groups)
+    suffixes = sum(sum(one.suffix_lengths) for one in groups)
+    last = {name.rpartition(".")[2]: number for name, number in seen.items() if ".layers.1." in name}
+    assert suffixes < 0.6 * whole
+    assert last == {name: whole if name in ("k_proj", "v_proj") else suffixes for name in last}
+    assert {number for name, number in seen.items() if ".layers.0." in name} == {whole}
+
+
+def test_a_pass_without_a_layout_uses_the_whole_layer(model, bare_model):
+    model.set_attn_implementation({"text_config": "sdpa"})
+    bare_model.set_attn_implementation({"text_config": "sdpa"})
+    list(train_packed(model, TEXT, [group(TEXT)]))  # nothing of a row stays behind
+    model.set_attn_implementation({"text_config": "sdpa"})
+    ids = torch.tensor([TEXT[0][0]])
+    assert torch.equal(model(input_ids=ids).logits, bare_model(input_ids=ids).logits)
 
 
 def test_bfloat16_agrees_within_its_precision(model):

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from data.layout import RowLayout, dense_mask, packed_inputs
+from data.layout import RowLayout, dense_mask, packed_inputs, suffix_positions
 from train.attention import SHARED_PREFIX, shared_prefix_attention
 
 HEADS, HEAD_DIM = 4, 8
@@ -92,6 +92,20 @@ layouts = st.lists(
 def test_equals_the_dense_mask_for_any_layout(layout, kv_heads):
     assert torch.equal(dense_mask(layout), written_mask(layout))
     assert_equals_dense(layout, kv_heads)
+
+
+def test_prefixes_that_nobody_reads_are_zero():
+    layout = RowLayout(((5, (2, 3)), (3, ()), (4, (6,))))
+    query, key, value = states(layout)
+    assert suffix_positions(layout).tolist() == [*range(5, 13), *range(17, 23)]
+    whole, output = (
+        shared_prefix_attention(
+            SimpleNamespace(is_causal=True), query, key, value, None, row_layout=layout, suffixes_only=suffixes_only
+        )[0]
+        for suffixes_only in (False, True)
+    )
+    torch.testing.assert_close(output[:, suffix_positions(layout)], whole[:, suffix_positions(layout)])
+    assert not output[:, [*range(5), *range(13, 17)]].any()
 
 
 def test_a_layout_of_another_length_is_refused():
