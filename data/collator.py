@@ -42,6 +42,7 @@ class RowCollator:
             **packed_inputs(RowLayout(tuple(group.shape for group, _ in row))),
             **load_pixels(media, self.processor, self.visual_tokens.num_frames),
             "counts": _counts(media, sum(len(samples) for _, samples in row)),
+            "names": [sample.name for _, samples in row for sample in samples],
         }
 
 
@@ -66,6 +67,7 @@ class PaddedCollator:
             "labels": pad(labels, IGNORE_INDEX),
             **load_pixels(media, self.processor, self.visual_tokens.num_frames),
             "counts": _counts(media, len(samples)),
+            "names": [sample.name for sample in samples],
         }
 
 

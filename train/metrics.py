@@ -5,7 +5,30 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from data.errors import UserError
+
 METRICS_FILE = "metrics.jsonl"
+
+
+def keep_lines_until(path: Path, step: int) -> int:
+    """Drop the lines of later steps, and one that a killed process left half-written; returns how many are left."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    written = path.with_name(path.name + ".new")
+    written.write_text("".join(line + "\n" for line in kept))
+    written.replace(path)
+    return len(kept)
+
+
+def append_line(path: Path, values: dict) -> None:
+    """Raises UserError when the disk refuses it."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(values) + "\n")
+    except OSError as problem:
+        raise UserError(
+            f"cannot write {path}: {problem.strerror}; make room and give the same command again"
+        ) from problem
 
 
 class MetricsFile(TrainerCallback):
@@ -17,11 +40,8 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
-        lines = self.path.read_text().splitlines() if self.path.exists() and state.global_step else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        keep_lines_until(self.path, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            append_line(self.path, {"step": state.global_step, **logs})

@@ -123,7 +123,13 @@ class Recipe(Section):
     lora: Lora | None = Lora()
     data: Data
     resume: str = "auto"
-    """auto continues from the last complete checkpoint, never starts afresh, or a checkpoint folder."""
+    """auto continues from the newest sound checkpoint, never starts over (as --fresh), or a checkpoint folder."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite ends the run, or is left out and counted."""
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 10
+    """So many steps on_nonfinite may skip before it ends the run."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations without a better metric_for_best_model before training ends."""
     training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
 
     def training_arguments(self) -> TrainingArguments:
@@ -197,7 +203,7 @@ def _draft(raw: dict[str, Any], faults: list[Keys]) -> Recipe:
     sound = _without(raw, faults)
     lora = sound.get("lora", {})
     return Recipe.model_construct(
-        **{key: sound[key] for key in ("resume",) if key in sound},
+        **{key: value for key, value in sound.items() if key not in ("model", "lora", "data", "training")},
         model=Model.model_construct(**sound.get("model", {})),
         lora=None if lora is None else Lora.model_construct(**lora),
         data=Data.model_construct(**sound.get("data", {})),

@@ -104,6 +104,11 @@ def _rows(recipe: "Recipe") -> Iterator[Combination]:
 
 
 def _evaluation(recipe: "Recipe") -> Iterator[Combination]:
+    if recipe.early_stopping_patience and not recipe.training.get("load_best_model_at_end"):
+        yield (
+            _together("early_stopping_patience", "training.load_best_model_at_end"),
+            "needs training.load_best_model_at_end: true, or the last and not the best model would be the result",
+        )
     if recipe.data.eval:
         return
     for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):

@@ -4,31 +4,34 @@ accelerate launch train/sft.py RECIPE [section.key=value ...]
 """
 
 import argparse
-from pathlib import Path
+import sys
 
 from accelerate import PartialState
-from transformers import set_seed
+from transformers import EarlyStoppingCallback, set_seed
 
 from data.collator import PaddedCollator, RowCollator
 from data.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
 from data.errors import UserError, run_command
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.adapters import add_adapter, describe_trained, unfreeze
-from train.checkpoint import find_checkpoint
 from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
+from train.nonfinite import NonFiniteGuard
+from train.provenance import describe_run, fingerprint
+from train.ranks import on_first_rank
 from train.recipe import Data, Recipe, load_recipe
+from train.run_folder import enter_run_folder
 from train.trainer import RowTrainer
 
 
 def main(argv: list[str] | None = None) -> None:
-    recipe = load_recipe(*parse_command_line(argv))
+    path, overrides, fresh = parse_command_line(argv)
+    recipe = load_recipe(path, overrides)
     args = recipe.training_arguments()
     quiet_libraries()
     say = PartialState().print  # ALL RANKS reach it, the first prints
 
-    checkpoint = find_checkpoint(recipe.resume, args.output_dir)
     processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
     visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
     check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
@@ -39,6 +42,10 @@ def main(argv: list[str] | None = None) -> None:
         for sources in (recipe.data.train, recipe.data.eval)
     )
     args.gradient_accumulation_steps = accumulation(recipe.data.rows_per_step, args)
+
+    prints = {name: fingerprint(rows.samples) for name, rows in (("train", train), ("eval", evaluation)) if rows}
+    checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
+    say(*notices, sep="\n", end="\n" if notices else "")
 
     set_seed(args.seed)  # the adapter's matrices are drawn now, before Trainer seeds
     model = load_trainable(recipe, say)
@@ -52,23 +59,28 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=evaluation,
         data_collator=collator(processor, visual_tokens),
         processing_class=processor,
-        callbacks=[MetricsFile(args.output_dir)],
+        callbacks=callbacks(recipe, args),
         projector_learning_rate=recipe.model.projector_learning_rate,
+        guard=NonFiniteGuard(args.output_dir, recipe.on_nonfinite, recipe.max_skipped_steps),
+        description=describe_run(recipe.dump(), prints, args.world_size),
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {args.output_dir}")
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        recipe.write(Path(args.output_dir) / "recipe.yaml")
+    if trainer.was_interrupted:
+        step = trainer.state.global_step
+        say(f"{trainer.interruption.signal.name}: saved after step {step}; the same command continues")
+        sys.exit(trainer.interruption.status)
+    trainer.save_result()
     say(f"done: {args.output_dir}")
 
 
-def parse_command_line(argv: list[str] | None) -> tuple[str, list[str]]:
+def parse_command_line(argv: list[str] | None) -> tuple[str, list[str], bool]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this run")
-    arguments = parser.parse_args(argv)
-    return arguments.recipe, arguments.overrides
+    parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is moved aside")
+    arguments = parser.parse_intermixed_args(argv)
+    return arguments.recipe, arguments.overrides, arguments.fresh
 
 
 def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> RowDataset | None:
@@ -86,6 +98,13 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
     say(f"{', '.join(path for path, _ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
     say(*(f"left out: {notice}" for notice in corpus.notices(data.max_length)), sep="\n", end="")
     return rows
+
+
+def callbacks(recipe: Recipe, args) -> list:
+    chosen = [MetricsFile(args.output_dir)]
+    if recipe.early_stopping_patience:
+        chosen.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    return chosen
 
 
 def accumulation(rows_per_step: int, args) -> int:

@@ -5,18 +5,23 @@ from collections import Counter
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer
 
 from data.dataset import RowSampler
 from data.video_llava import PROJECTOR
 from train.loss import labelled_positions, token_loss
+from train.nonfinite import NonFiniteGuard
+from train.saving import SavingTrainer
 
 
-class RowTrainer(Trainer):
-    """Batches come from `data.collator`; their `counts` and the time they took are logged, not trained on."""
+class RowTrainer(SavingTrainer):
+    """Batches come from `data.collator`; their `counts`, `names` and the time they took are logged, not trained on."""
 
-    def __init__(self, *args, projector_learning_rate: float | None = None, eval_collator=None, **kwargs):
+    def __init__(
+        self, *args, projector_learning_rate: float | None = None, guard: NonFiniteGuard | None = None, **kwargs
+    ):
         super().__init__(*args, **kwargs)
+        self.guard = guard or NonFiniteGuard(self.args.output_dir)
+        self.add_callback(self.guard)
         self.projector_learning_rate = projector_learning_rate
         # Loss sums over labelled tokens need no rescaling for accumulation: see `compute_loss`.
         self.model_accepts_loss_kwargs = True
@@ -50,9 +55,12 @@ class RowTrainer(Trainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._since_log["data_wait_s"] += time.perf_counter() - start
         self._since_log["steps"] += 1
+        names: list[str] = []
         for batch in batches:
             self._since_log.update(batch.pop("counts"))
+            names += batch.pop("names")
             self._since_log["supervised_tokens"] += int((batch["labels"][:, 1:] != -100).sum())
+        self.guard.begin_step(names)
         return batches, num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -62,13 +70,16 @@ class RowTrainer(Trainer):
         mean over the batch's own labelled tokens.
         """
         inputs = dict(inputs)
-        inputs.pop("counts", None)
+        for name in ("counts", "names"):
+            inputs.pop(name, None)
         positions, targets = labelled_positions(inputs.pop("labels"))
         outputs = model(**inputs, logits_to_keep=positions)
         num_labelled = (targets != -100).sum()
         loss = token_loss(outputs.logits, targets, num_labelled if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean of gradients, this loss is a sum
+        if num_items_in_batch is not None:
+            self.guard.add_loss(loss)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

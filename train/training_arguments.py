@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "logging_steps": 10,
     "report_to": "tensorboard",
     "save_total_limit": 2,
+    "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
     "seed": 42,
 }
 
@@ -37,6 +38,7 @@ SET_ELSEWHERE = {
     "parallelism_config": "belongs to the accelerate config file",
     "label_smoothing_factor": "is not part of the loss here; remove it",
     "use_liger_kernel": "would replace the loss on labelled positions; remove it",
+    "enable_jit_checkpoint": "is always on: SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint; remove it",
     "local_rank": "is set by `accelerate launch`; remove it",
 }
 

@@ -121,7 +121,7 @@ def test_pictures_of_another_size_than_the_towers_take(start, model_folder):
 
 
 def test_resume_from_what_is_no_checkpoint(start):
-    fails_with("is no checkpoint (it has no trainer_state.json)", start, None, f"resume={start.folder}")
+    fails_with("is no checkpoint to continue from: it has no manifest.json", start, None, f"resume={start.folder}")
 
 
 def command(*arguments, cwd):

@@ -60,16 +60,21 @@ def launch(*arguments, cwd):
 
 
 def test_the_command_trains_and_the_same_command_continues(recipe_file, tmp_path):
-    first = launch(recipe_file, "training.max_steps=1", cwd=tmp_path)
+    first = launch(recipe_file, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "16 tokens a picture, 136 a clip" in first.stdout
     assert "16 conversations in 3 rows" in first.stdout
     assert "trained: 40,960 of 1,300,224 parameters (3.15%)" in first.stdout
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("adapter*")}
+    for lost in [tmp_path / "out" / "checkpoint-2" / "optimizer.pt", *(tmp_path / "out").glob("adapter*")]:
+        lost.unlink()
     second = launch(recipe_file, cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "continuing from" in second.stdout and "checkpoint-1" in second.stdout
+    assert "checkpoint-2: optimizer.pt is missing; moved to" in second.stdout
 
     out = tmp_path / "out"
+    assert {path.name: path.read_bytes() for path in out.glob("adapter*")} == whole
     assert load_recipe(out / "recipe.yaml") == load_recipe(recipe_file)
     assert json.loads((out / "adapter_config.json").read_text())["r"] == 4
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -110,7 +110,7 @@ def test_resumed_is_unbroken(packing, recipe_file, tmp_path):
     )
     unbroken = train(recipe_file, tmp_path / "unbroken", *settings)
     shutil.copytree(tmp_path / "unbroken" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
-    (tmp_path / "resumed" / "checkpoint-8").mkdir()  # half-written: passed over
+    (tmp_path / "resumed" / "checkpoint-8").mkdir()  # unsound: moved aside
     shutil.copy(tmp_path / "unbroken" / "metrics.jsonl", tmp_path / "resumed")
     resumed = train(recipe_file, tmp_path / "resumed", *settings)
     assert unbroken.keys() == resumed.keys()

@@ -75,6 +75,9 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "rows_per_step": 16,
         },
         "resume": "auto",
+        "on_nonfinite": "stop",
+        "max_skipped_steps": 10,
+        "early_stopping_patience": None,
         "training": {**DEFAULTS, "output_dir": "outputs/run"},
     }
 
@@ -338,7 +341,7 @@ def test_missing_keys_and_sections(tmp_path):
         ("learning_rate=1", "it belongs to training: write training.learning_rate"),
         ("data.resume=auto", "it belongs to the top level: write resume"),
         ("lora.quantisation=nf4", "did you mean 'model.quantization'?"),
-        ("zzz=1", "zzz: is no key of a recipe; the keys here are model, lora, data, resume, training"),
+        ("zzz=1", "zzz: is no key of a recipe; the keys here are model, lora, data, resume, on_nonfinite, "),
         ("training.zzz=1", "training.zzz: is no key of a recipe; remove it"),
         (
             "training.gradient_accumulation_steps=4",
@@ -402,6 +405,7 @@ def test_wrong_overrides(minimal, override, said):
             ["training.load_best_model_at_end=true"],
             "training.load_best_model_at_end: there is nothing to evaluate on",
         ),
+        (["early_stopping_patience=2"], "early_stopping_patience: needs training.load_best_model_at_end: true"),
         (["training.eval_on_start=true"], "training.eval_on_start: there is nothing to evaluate on"),
         (
             ["training.remove_unused_columns=true"],

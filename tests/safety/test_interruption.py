@@ -1,0 +1,132 @@
+"""Signals at every kind of moment: a sound checkpoint, the documented status, and the unbroken run's result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.short_run import HIGHEST_LOSS, metrics, result, state
+from train.checkpoint import checkpoints
+from train.manifest import damage
+from train.sft import main
+
+ROOT = Path(__file__).parents[2]
+STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGINT: 130}
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *overrides):
+    """The same command again, and an unbroken run of it in another folder."""
+    main([str(recipe_file), *overrides])
+    main([str(recipe_file), f"training.output_dir={tmp_path / 'unbroken'}", *overrides])
+    assert result(out) == result(tmp_path / "unbroken")
+    for key in ("loss", "eval_loss"):
+        assert metrics(out, key) == metrics(tmp_path / "unbroken", key)
+    last = [state(folder / "checkpoint-6") for folder in (out, tmp_path / "unbroken")]
+    for name in ("best_metric", "best_global_step", "stateful_callbacks"):
+        assert last[0][name] == last[1][name]
+
+
+@pytest.mark.parametrize(
+    ("number", "event", "step", "saved"),
+    [
+        (signal.SIGTERM, "on_substep_end", 2, 3),  # within a step: it is finished
+        (signal.SIGUSR1, "on_pre_optimizer_step", 0, 1),
+        (signal.SIGINT, "on_step_begin", 3, 4),
+        (signal.SIGTERM, "on_prediction_step", 4, 4),  # in an evaluation: its step is saved, it is owed
+        (signal.SIGUSR1, "on_save", 2, 2),  # in saving: no second checkpoint
+        (signal.SIGTERM, "on_epoch_begin", 0, 1),
+    ],
+)
+def test_a_signal_saves_and_leaves(number, event, step, saved, recipe_file, out, at, tmp_path, capsys):
+    overrides = ["data.rows_per_step=2", "training.load_best_model_at_end=true"]
+    at(event, step, send(number))
+    handlers = [signal.getsignal(each) for each in STATUS]
+    with pytest.raises(SystemExit) as left:
+        main([str(recipe_file), *overrides])
+    assert left.value.code == STATUS[number]
+    assert f"{number.name}: saved after step {saved}; the same command continues" in capsys.readouterr().out
+    assert checkpoints(out)[-1].name == f"checkpoint-{saved}"
+    assert damage(checkpoints(out)[-1]) is None
+    assert not (out / "adapter_model.safetensors").exists()
+    assert [signal.getsignal(each) for each in STATUS] == handlers
+    assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *overrides)
+
+
+def test_an_owed_evaluation_is_made_up_for_however_often_it_is_interrupted(recipe_file, out, at, tmp_path):
+    at("on_prediction_step", 2, send(signal.SIGTERM))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main([str(recipe_file)])
+        at("on_prediction_step", 2, send(signal.SIGTERM))
+        assert (out / "checkpoint-2" / "evaluation_pending").exists()
+    at("on_step_begin", 2, lambda: None)
+    at("on_prediction_step", -1, lambda: None)
+    with pytest.raises(SystemExit):
+        main([str(recipe_file)])
+    assert_goes_on_as_unbroken(recipe_file, out, tmp_path)
+
+
+def test_evaluation_at_an_epochs_end_is_owed_too(recipe_file, out, at, tmp_path):
+    """3 rows make an epoch; the checkpoint of step 3 is written before the evaluation of its epoch."""
+    epochs = ["training.eval_strategy=epoch", "training.save_steps=3"]
+    at("on_prediction_step", 3, send(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        main([str(recipe_file), *epochs])
+    assert (out / "checkpoint-3" / "evaluation_pending").exists()
+    at("on_step_end", 4, send(signal.SIGTERM))  # in the middle of an epoch nothing is evaluated
+    with pytest.raises(SystemExit):
+        main([str(recipe_file), *epochs])
+    assert metrics(out, "eval_loss")[-1][0] == 3
+    assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *epochs)
+
+
+def test_a_signal_in_the_last_step_changes_nothing(recipe_file, out, at):
+    at("on_step_end", 6, send(signal.SIGTERM))
+    main([str(recipe_file)])
+    assert (out / "adapter_model.safetensors").exists()
+
+
+def test_early_stopping_keeps_its_patience_over_an_interruption(recipe_file, out, at, tmp_path):
+    """Two evaluations without a better one end the run after step 6."""
+    early = ["early_stopping_patience=2", "training.load_best_model_at_end=true", "training.max_steps=20"]
+    early += HIGHEST_LOSS
+    at("on_step_end", 5, send(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        main([str(recipe_file), *early])
+    main([str(recipe_file), *early])
+    assert checkpoints(out)[-1].name == "checkpoint-6"
+    assert state(out / "checkpoint-6")["best_global_step"] == 2
+    assert result(out) == result(out / "checkpoint-2")
+
+
+@pytest.mark.parametrize("kind", ["terminal", "twice"])
+def test_ctrl_c_reaches_the_whole_group_of_processes(kind, recipe_file, out):
+    """Data loaders' workers get it too, and must not take the step with them. Twice leaves at once."""
+    command = [sys.executable, str(ROOT / "train" / "sft.py"), str(recipe_file), "training.max_steps=100000",
+               "training.eval_strategy=no", "training.dataloader_num_workers=1", "training.save_steps=10"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "checkpoint-10").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        if kind == "twice":
+            os.killpg(process.pid, signal.SIGINT)
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert kind == "twice" or "SIGINT: saved after step" in printed
+    assert all(damage(checkpoint) is None for checkpoint in checkpoints(out))

@@ -1,0 +1,139 @@
+"""One run in a folder at a time, one recipe, one data set."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.errors import UserError
+from train.recipe import load_recipe
+from train.run_folder import compare, enter_run_folder, lock_folder, open_run, what_matters
+
+ROOT = Path(__file__).parents[2]
+DATA = {"train": "aa", "eval": "bb"}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"name_or_path": "base"},
+                "data": {"train": [{"path": "train.json"}], "eval": [{"path": "val.json"}]},
+                "training": {"output_dir": str(tmp_path / "out"), "learning_rate": 1e-4},
+            }
+        )
+    )
+
+    def with_changes(*overrides):
+        return load_recipe(path, list(overrides)).dump()
+
+    return with_changes
+
+
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / "out" / "metrics.jsonl").write_text("{}\n")
+    return tmp_path / "out"
+
+
+def test_the_same_recipe_and_data_go_on(out, recipe):
+    assert open_run(out, recipe(), DATA, fresh=False) == []
+    assert open_run(out, recipe(), DATA, fresh=False) == []
+
+
+def test_what_cannot_change_the_weights_may_change(out, recipe):
+    open_run(out, recipe(), DATA, fresh=False)
+    harmless = ["resume=never", "training.save_steps=7", "training.logging_steps=1", "training.output_dir=elsewhere",
+                "training.dataloader_num_workers=3", "data.train=[{path: moved/train.json}]"]  # fmt: skip
+    assert open_run(out, recipe(*harmless), DATA, fresh=False) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("training.learning_rate=3e-4", "training.learning_rate: 0.0001 -> 0.0003"),
+        ("training.max_steps=7", "training.max_steps: None -> 7"),
+        ("lora.r=64", "lora.r: 128 -> 64"),
+        ("data.rows_per_step=3", "data.rows_per_step: 16 -> 3"),
+        ("model.name_or_path=other", "model.name_or_path: base -> other"),
+    ],
+)
+def test_another_recipe_is_refused_with_the_difference(override, difference, out, recipe):
+    open_run(out, recipe(), DATA, fresh=False)
+    before = (out / "run.json").read_text()
+    with pytest.raises(UserError, match=f"has a run of another recipe \\({difference}\\).*--fresh"):
+        open_run(out, recipe(override), DATA, fresh=False)
+    assert (out / "run.json").read_text() == before
+
+
+def test_all_differences_are_shown(recipe):
+    before, now = what_matters(recipe()), what_matters(recipe("lora=null", "model.trainable=all", "data.max_length=99"))
+    shown = compare({"recipe": before}, {"recipe": now})
+    assert [difference.split(":")[0] for difference in shown] == ["model.trainable", "lora", "data.max_length"]
+
+
+def test_other_data_are_refused(out, recipe):
+    open_run(out, recipe(), DATA, fresh=False)
+    with pytest.raises(UserError, match="the conversations or media of data.train are others"):
+        open_run(out, recipe(), {**DATA, "train": "ab"}, fresh=False)
+
+
+def test_a_folder_without_anything_to_lose_takes_any_recipe(out, recipe):
+    open_run(out, recipe(), DATA, fresh=False)
+    (out / "checkpoint-4").rmdir()
+    assert open_run(out, recipe("lora.r=8"), DATA, fresh=False) == []
+    (out / "adapter_model.safetensors").write_text("a result")
+    with pytest.raises(UserError, match="lora.r: 8 -> 4"):
+        open_run(out, recipe("lora.r=4"), DATA, fresh=False)
+
+
+def test_fresh_moves_the_earlier_run(out, recipe):
+    open_run(out, recipe(), DATA, fresh=False)
+    (notice,) = open_run(out, recipe("lora.r=8"), DATA, fresh=True)
+    assert notice == f"the earlier run is in {out / 'earlier-1'}"
+    assert sorted(path.name for path in out.iterdir()) == ["earlier-1", "run.json"]
+    assert sorted(path.name for path in (out / "earlier-1").iterdir()) == ["checkpoint-4", "metrics.jsonl", "run.json"]
+    (out / "checkpoint-2").mkdir()
+    open_run(out, recipe("lora.r=9"), DATA, fresh=True)
+    assert json.loads((out / "earlier-2" / "run.json").read_text())["recipe"]["lora"]["r"] == 8
+
+
+HOLD = """
+import sys
+from train.run_folder import lock_folder
+lock_folder(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_process(out):
+    command = [sys.executable, "-c", HOLD, str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_is_refused_until_the_first_is_gone(other_process, out):
+    with pytest.raises(UserError, match=rf"another run is training into {out} \(process {other_process.pid} on "):
+        lock_folder(out)
+    other_process.kill()
+    other_process.wait()
+    lock_folder(out)
+    lock_folder(out)  # its own
+
+
+@pytest.mark.parametrize("path", ["/proc/reeltune", "/dev/null/out"])
+def test_a_folder_that_cannot_be_written_is_named(path, tmp_path, recipe):
+    loaded = load_recipe(tmp_path / "recipe.yaml", [])
+    with pytest.raises(UserError, match=f"training.output_dir: cannot write {path}: "):
+        enter_run_folder(path, loaded, DATA, fresh=False)

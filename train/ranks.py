@@ -1,0 +1,65 @@
+"""Agreement between the processes of a run: what one of them finds out, all of them act on."""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from data.errors import UserError
+
+# What torch.save's RuntimeErrors name when the disk refuses a write: it has no error class for it.
+TORCH_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream")
+
+
+def on_first_rank(function: Callable, *args) -> Any:
+    """ALL RANKS call it; the first runs `function`, and its result, or its UserError, comes to every rank."""
+    outcome: list = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = function(*args)
+        except UserError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
+def all_or_none(function: Callable, *args) -> str | None:
+    """ALL RANKS call it and run `function`. The first problem that a rank had, in one line, on every rank; or None."""
+    problem = None
+    try:
+        function(*args)
+    except Exception as error:
+        traceback_of_a_bug = not is_disk_problem(error)
+        problem = (f"{type(error).__name__}: {error}", traceback.format_exc() if traceback_of_a_bug else None)
+    problems = [found for found in gather_object([problem]) if found is not None]
+    if not problems:
+        return None
+    message, trace = problems[0]
+    if trace is not None:
+        raise RuntimeError(trace)
+    return " ".join(message.split())
+
+
+def is_disk_problem(error: Exception) -> bool:
+    """A write that the system refused: safetensors and torch have their own errors for it."""
+    return (
+        isinstance(error, OSError)
+        or type(error).__name__ == "SafetensorError"
+        or (isinstance(error, RuntimeError) and any(name in str(error) for name in TORCH_WRITERS))
+    )
+
+
+def any_rank(flag: bool) -> bool:
+    """ALL RANKS call it: whether the flag is up on one of them."""
+    if not dist.is_initialized():
+        return flag
+    device = PartialState().device if dist.get_backend() == "nccl" else torch.device("cpu")
+    flags = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)

@@ -1,0 +1,151 @@
+"""The folder of a run: one process group at a time, one recipe, one data set."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+from data.errors import UserError
+from train.checkpoint import checkpoints, find_checkpoint
+from train.manifest import flush, tidy
+
+LOCK = ".lock"
+RUN_FILE = "run.json"
+EARLIER = "earlier"
+WEIGHTS = ("adapter_model*", "model*.safetensors")
+
+# Of the recipe: what may change between a run and its continuation, because the weights do not depend on it.
+HARMLESS = {"resume"}
+HARMLESS_TRAINING = {
+    "output_dir", "run_name", "report_to", "project", "disable_tqdm", "save_steps", "save_strategy", "save_total_limit",
+    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
+}  # fmt: skip
+HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "include_num", "ddp_timeout")
+
+_locks = {}  # open files: a lock is gone with its file, and with its process
+
+
+def enter_run_folder(output_dir: str, recipe, data: dict[str, str], fresh: bool) -> tuple[str | None, list[str]]:
+    """Take the folder for a run of this recipe on this data (see the functions below). Returns the checkpoint to
+    continue from and what the user should know."""
+    if recipe.resume not in ("auto", "never"):
+        find_checkpoint(recipe.resume, output_dir)  # before anything is written
+    try:
+        lock_folder(output_dir)
+        notices = open_run(output_dir, recipe.dump(), data, fresh or recipe.resume == "never")
+        checkpoint, unsound = find_checkpoint(recipe.resume, output_dir)
+        recipe.write(Path(output_dir) / "recipe.yaml")
+    except OSError as problem:
+        raise UserError(
+            f"training.output_dir: cannot write {problem.filename or output_dir}: {problem.strerror}"
+        ) from problem
+    return checkpoint, notices + unsound
+
+
+def lock_folder(output_dir: str | Path) -> None:
+    """Make the folder, and make it this process's until it ends. Raises UserError when it is another's, or when it
+    cannot be written."""
+    path = Path(output_dir) / LOCK
+    if path.resolve() in _locks:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+    except OSError as problem:
+        raise UserError(f"training.output_dir: cannot write {output_dir}: {problem.strerror}") from problem
+    try:
+        # POSIX record locks: unlike flock's they are not inherited by data loaders' workers, and NFS has them.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise UserError(
+            f"training.output_dir: another run is training into {output_dir} ({owner}); stop it or take another folder"
+        ) from problem
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    _locks[path.resolve()] = file
+
+
+def open_run(output_dir: str | Path, recipe: dict, data: dict[str, str], fresh: bool) -> list[str]:
+    """Check that what is in the folder belongs to this recipe and this data, and note them down.
+
+    fresh: what an earlier run left moves to output_dir/earlier-N first. Returns what the user should know; raises
+    UserError with the difference otherwise.
+    """
+    folder, notices = Path(output_dir), []
+    tidy(folder)
+    identity = json.loads(json.dumps({"recipe": what_matters(recipe), "conversations": data}))  # lists, not tuples
+    if is_occupied(folder):
+        if fresh:
+            notices.append(f"the earlier run is in {move_earlier(folder)}")
+        elif differences := list(compare(_read(folder / RUN_FILE), identity)):
+            raise UserError(
+                f"training.output_dir: {output_dir} has a run of another recipe ({'; '.join(differences)}); change "
+                "that back, take another folder, or start over with --fresh (the earlier run is moved, not lost)"
+            )
+    written = folder / (RUN_FILE + ".new")
+    written.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    flush(written)
+    written.replace(folder / RUN_FILE)
+    return notices
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether there is something to lose: a checkpoint or a result."""
+    return bool(checkpoints(folder)) or any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+
+
+def move_earlier(folder: Path) -> Path:
+    number = 1
+    while (target := folder / f"{EARLIER}-{number}").exists():
+        number += 1
+    target.mkdir()
+    for path in sorted(folder.iterdir()):
+        if path.name != LOCK and not path.name.startswith(EARLIER):
+            path.rename(target / path.name)
+    return target
+
+
+def what_matters(recipe: dict) -> dict:
+    """The resolved recipe without what cannot change the weights."""
+    training = {
+        key: value
+        for key, value in recipe["training"].items()
+        if key not in HARMLESS_TRAINING and not key.startswith(HARMLESS_PREFIXES)
+    }
+    kept = {key: value for key, value in recipe.items() if key not in HARMLESS}
+    # Where data files lie does not matter; what is in them has its fingerprint.
+    data = {key: value for key, value in recipe["data"].items() if key not in ("train", "eval")}
+    return {**kept, "data": data, "training": training}
+
+
+def compare(before: dict | None, now: dict, name: str = "") -> list[str]:
+    """`key: before -> now` for each value that differs; a folder without notes is taken as it is."""
+    if before is None:
+        return []
+    differences = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        label = f"{name}.{key}" if name else key
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            differences += compare(old, new, label.removeprefix("recipe."))
+        elif old != new:
+            differences.append(_difference(label.removeprefix("recipe."), old, new))
+    return differences
+
+
+def _difference(label: str, old, new) -> str:
+    if label.startswith("conversations."):
+        return f"the conversations or media of data.{label.partition('.')[2]} are others"
+    return f"{label}: {old} -> {new}"
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
