@@ -49,9 +49,10 @@ def started(command: list[str], folder: Path, log: Path):
 
 
 def launch(config: str, script: str, *arguments, folder: Path, timeout: float = 240) -> str:
-    """Runs to the end and returns what was printed. AssertionError with it for a failure, or after `timeout` s."""
+    """Runs two processes to the end and returns what they printed; AssertionError with it for a failure, or for two
+    that are still running after `timeout` seconds."""
     log = folder / f"{config}.log"
-    with started(command_line(config, script, *arguments), folder, log) as process:
+    with started(command_line(config, script, *arguments, options=("--num_processes", 2)), folder, log) as process:
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -49,7 +49,7 @@ def columns(folder: Path) -> list[dict[str, float]]:
     return [{name: line[name] for name in SAME if name in line} for line in lines if line.keys() & set(SAME[::7])]
 
 
-@pytest.mark.parametrize("config", ["cpu_2"])
+@pytest.mark.parametrize("config", ["cpu_2", "zero2", "zero3"])
 def test_two_processes_are_one(config, recipe_file, tmp_path):
     two = tmp_path / "two"
     settings = (
