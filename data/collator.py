@@ -1,6 +1,7 @@
 """Rows, samples and prompts -> tensors. This is where media are decoded, in the data loader's workers."""
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from data.layout import RowLayout, packed_inputs
 from data.media import load_image
 from data.packing import Group
 from data.video import read_frames
-from data.video_llava import VisualTokens, pixel_inputs
+from data.video_llava import VisualTokens, empty_pixels, pixel_inputs
 
 Row = Sequence[tuple[Group, Sequence[Sample]]]
 
@@ -22,14 +23,16 @@ class RowCollator:
     and counts.
 
     No padding: the groups of the row stand one behind the other. [1 2 3 | 4 | 5 6] are the ids of one group with
-    a prefix of three tokens and two suffixes.
+    a prefix of three tokens and two suffixes. An empty batch becomes two tokens without a label.
     """
 
-    def __init__(self, processor, visual_tokens: VisualTokens):
+    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = ()):
+        """towers: kinds of media whose tower runs in every batch, on nothing where there are none of them."""
         self.processor, self.visual_tokens = processor, visual_tokens
+        self.no_pixels = empty_pixels(processor, towers, visual_tokens.num_frames)
 
     def __call__(self, batch: Sequence[Row]) -> dict:
-        (row,) = batch
+        (row,) = batch or [[(Group((0,), 1, (1,)), [nothing_to_learn(self.processor.tokenizer)])]]
         laid_out = []
         for group, samples in row:
             expanded = [expand(s.input_ids, s.labels, self.processor.tokenizer, self.visual_tokens) for s in samples]
@@ -40,24 +43,29 @@ class RowCollator:
             "input_ids": ids.long()[None],
             "labels": labels.long()[None],
             **packed_inputs(RowLayout(tuple(group.shape for group, _ in row))),
+            **self.no_pixels,
             **load_pixels(media, self.processor, self.visual_tokens.num_frames),
-            "counts": _counts(media, sum(len(samples) for _, samples in row)),
-            "names": [sample.name for _, samples in row for sample in samples],
+            "counts": _counts(media, [sample for _, samples in row for sample in samples]),
+            "names": [sample.name for _, samples in row for sample in samples if sample.trained],
         }
 
 
 class PaddedCollator:
     """Samples -> input_ids, attention_mask and labels (B, T) long, padded on the right; pixels and counts.
 
-    Ids [1 2] and [3] become [[1 2] [3 pad]], mask [[1 1] [1 0]], labels -100 where padded.
+    Ids [1 2] and [3] become [[1 2] [3 pad]], mask [[1 1] [1 0]], labels -100 where padded. An empty batch becomes two
+    tokens without a label.
     """
 
-    def __init__(self, processor, visual_tokens: VisualTokens):
+    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = ()):
+        """towers: as of `RowCollator`."""
         self.processor, self.visual_tokens = processor, visual_tokens
+        self.no_pixels = empty_pixels(processor, towers, visual_tokens.num_frames)
 
     def __call__(self, batch: Sequence[Row]) -> dict:
-        samples = [sample for row in batch for _, members in row for sample in members]
         tokenizer = self.processor.tokenizer
+        samples = [sample for row in batch for _, members in row for sample in members]
+        samples = samples or [nothing_to_learn(tokenizer)]
         expanded = [expand(s.input_ids, s.labels, tokenizer, self.visual_tokens) for s in samples]
         ids, labels = zip(*expanded, strict=True)
         media = [item for sample in samples for item in sample.media]
@@ -65,9 +73,10 @@ class PaddedCollator:
             "input_ids": pad(ids, tokenizer.pad_token_id),
             "attention_mask": pad([np.ones_like(row) for row in ids], 0),
             "labels": pad(labels, IGNORE_INDEX),
+            **self.no_pixels,
             **load_pixels(media, self.processor, self.visual_tokens.num_frames),
-            "counts": _counts(media, len(samples)),
-            "names": [sample.name for sample in samples],
+            "counts": _counts(media, samples),
+            "names": [sample.name for sample in samples if sample.trained],
         }
 
 
@@ -88,6 +97,11 @@ class PromptCollator:
         }
 
 
+def nothing_to_learn(tokenizer) -> Sample:
+    """Stands in an empty batch: a rank without a row of its own computes with the others, to a loss of 0."""
+    return Sample(array("i", [tokenizer.eos_token_id] * 2), trained=(), media=(), name="an empty batch")
+
+
 def pad(rows: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
     """(B, T) long from rows of unequal lengths."""
     length = max(len(row) for row in rows)
@@ -104,6 +118,7 @@ def load_pixels(media: Iterable[Media], processor, num_frames: int) -> dict:
     return pixel_inputs(processor, pictures, clips)
 
 
-def _counts(media: Sequence[Media], num_questions: int) -> dict[str, int]:
+def _counts(media: Sequence[Media], samples: Sequence[Sample]) -> dict[str, int]:
     clips = sum(item.kind == "video" for item in media)
-    return {"questions": num_questions, "clips": clips, "pictures": len(media) - clips}
+    questions = sum(bool(sample.trained) for sample in samples)
+    return {"questions": questions, "clips": clips, "pictures": len(media) - clips}

@@ -1,11 +1,12 @@
 """Data files -> samples, and samples -> the rows that one epoch is made of."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from data.conversation import Media, read_conversations
 from data.encoding import Sample, encode
@@ -80,12 +81,13 @@ def _check_media(media: Media, name: str) -> None:
 
 
 class RowDataset(Dataset):
-    """Rows of groups of samples. Indexed by a row of `rows(epoch)`, which `RowSampler` hands out."""
+    """Rows of groups of samples. Indexed by a row of `rows(epoch)`."""
 
     def __init__(self, samples: Sequence[Sample], groups: Groups, max_tokens_per_row: int | None, seed: int):
         """max_tokens_per_row None: every group is a row of its own."""
         self.samples, self.groups, self.seed = samples, groups, seed
         self.max_tokens_per_row = max_tokens_per_row
+        self._lengths = array("i", groups.lengths())
         self._num_rows = len(groups) if max_tokens_per_row is None else len(self.rows(epoch=0))
 
     def __len__(self) -> int:
@@ -97,7 +99,15 @@ class RowDataset(Dataset):
             order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups))
             return order[:, None].tolist()
         media = [self.samples[group.samples[0]].media for group in self.groups]
-        return plan_rows(self.groups.lengths(), media, self.max_tokens_per_row, self.seed, epoch)
+        return plan_rows(self._lengths, media, self.max_tokens_per_row, self.seed, epoch)
+
+    def num_tokens(self, row: Sequence[int]) -> int:
+        """In the decoder's input, visual and text tokens."""
+        return sum(self._lengths[index] for index in row)
+
+    def kinds(self) -> set[str]:
+        """The kinds of media, "image" and "video", that are in any row."""
+        return {media.kind for sample in self.samples for media in sample.media}
 
     def __getitem__(self, row: Sequence[int]) -> list[tuple[Group, list[Sample]]]:
         groups = [self.groups[index] for index in row]
@@ -124,25 +134,13 @@ def shared_prefix_rows(
     return RowDataset(samples, groups, max_tokens_per_row, seed)
 
 
-def single_sample_rows(samples: Sequence[Sample], seed: int) -> RowDataset:
+def single_sample_rows(samples: Sequence[Sample], visual_tokens: VisualTokens, seed: int) -> RowDataset:
     """Every conversation by itself, for ordinary padded batches."""
-    groups = Groups([0] * len(samples))  # lengths matter to packing only
+    groups = Groups([_num_tokens(sample, visual_tokens) for sample in samples])
     for index in range(len(samples)):
         groups.append([index], 0)
     return RowDataset(samples, groups, None, seed)
 
 
-class RowSampler(Sampler):
-    """Hands out the rows of the epoch that Accelerate's data loader sets; the first is 0."""
-
-    def __init__(self, dataset: RowDataset):
-        self.dataset, self.epoch = dataset, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.dataset.rows(self.epoch))
+def _num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
+    return len(sample.input_ids) + sum(visual_tokens.of(media.kind) - 1 for media in sample.media)

@@ -4,6 +4,7 @@ A second model family is one more module with the same names.
 """
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,3 +157,15 @@ def pixel_inputs(processor: VideoLlavaProcessor, pictures: list[Image.Image], cl
     if clips:
         inputs["pixel_values_videos"] = processor.video_processor(clips, return_tensors="pt")["pixel_values_videos"]
     return inputs
+
+
+def empty_pixels(processor: VideoLlavaProcessor, kinds: Collection[str], num_frames: int) -> dict:
+    """`pixel_inputs` of no picture (0, 3, H, W) and no clip (0, F, 3, H, W), for the kinds that are named.
+
+    With them a forward pass runs the kind's tower and the projector on nothing: they add nothing to the loss, give the
+    projector zero gradients, and take part in what all ranks must do together (gathering weights, reducing gradients).
+    """
+    frame = np.zeros((32, 32, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(frame)] if "image" in kinds else []
+    clips = [np.stack([frame] * num_frames)] if "video" in kinds else []
+    return {name: values[:0].clone() for name, values in pixel_inputs(processor, pictures, clips).items()}

@@ -29,7 +29,10 @@ class Questions:
 
     def batches(self, size: int) -> list[dict]:
         """Padded batches of `size` samples in their order, as `packing: none` trains them."""
-        rows, collate = single_sample_rows(self.samples, seed=0), PaddedCollator(self.processor, self.visual_tokens)
+        rows, collate = (
+            single_sample_rows(self.samples, self.visual_tokens, seed=0),
+            PaddedCollator(self.processor, self.visual_tokens),
+        )
         indices = range(len(self.samples))
         return [collate([rows[[index]] for index in indices[start : start + size]]) for start in indices[::size]]
 

@@ -122,6 +122,8 @@ def describe_trained(model: nn.Module) -> str:
 
 
 def _num_weights(parameter: nn.Parameter) -> int:
-    """bitsandbytes packs several 4-bit weights in one element; its state knows the shape."""
+    """bitsandbytes packs several 4-bit weights in one element, ZeRO-3 keeps a share: both know the shape."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else state.shape.numel()
+    if state is not None:
+        return state.shape.numel()
+    return getattr(parameter, "ds_numel", parameter.numel())

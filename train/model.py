@@ -1,5 +1,6 @@
 """Load a Video-LLaVA: number type, attention, 4 and 8 bit."""
 
+import os
 import warnings
 
 import torch
@@ -72,3 +73,5 @@ def quiet_libraries() -> None:
     """Leave warnings for developers (renamed arguments and attributes, backends) out of the user's terminal."""
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where installed, says on stdout that it finds none

@@ -145,6 +145,7 @@ class Recipe(Section):
         Path(path).write_text(to_yaml(self.dump()), encoding="utf-8")
 
 
+PLAIN_KEYS = ("resume", "on_nonfinite", "max_skipped_steps", "early_stopping_patience")
 KNOWN_KEYS = {
     "": list(Recipe.model_fields),
     "model": list(Model.model_fields),
@@ -203,7 +204,7 @@ def _draft(raw: dict[str, Any], faults: list[Keys]) -> Recipe:
     sound = _without(raw, faults)
     lora = sound.get("lora", {})
     return Recipe.model_construct(
-        **{key: value for key, value in sound.items() if key not in ("model", "lora", "data", "training")},
+        **{key: sound[key] for key in PLAIN_KEYS if key in sound},
         model=Model.model_construct(**sound.get("model", {})),
         lora=None if lora is None else Lora.model_construct(**lora),
         data=Data.model_construct(**sound.get("data", {})),

@@ -96,11 +96,6 @@ def _rows(recipe: "Recipe") -> Iterator[Combination]:
             _together("model.attn_implementation", "data.packing"),
             f"{recipe.model.attn_implementation} does not know packed rows; write auto, or data.packing: none",
         )
-    if not packed and data.rows_per_step % batch_size:
-        yield (
-            _together("data.rows_per_step", "training.per_device_train_batch_size", "data.packing"),
-            f"{data.rows_per_step} is no multiple of training.per_device_train_batch_size: {batch_size}",
-        )
 
 
 def _evaluation(recipe: "Recipe") -> Iterator[Combination]:

@@ -11,13 +11,14 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from data.collator import PaddedCollator, RowCollator
 from data.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
-from data.errors import UserError, run_command
+from data.errors import run_command
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.adapters import add_adapter, describe_trained, unfreeze
 from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
 from train.nonfinite import NonFiniteGuard
+from train.processes import towers_of_all_ranks
 from train.provenance import describe_run, fingerprint
 from train.ranks import on_first_rank
 from train.recipe import Data, Recipe, load_recipe
@@ -41,14 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         load_rows(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
         for sources in (recipe.data.train, recipe.data.eval)
     )
-    args.gradient_accumulation_steps = accumulation(recipe.data.rows_per_step, args)
-
     prints = {name: fingerprint(rows.samples) for name, rows in (("train", train), ("eval", evaluation)) if rows}
     checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
     say(*notices, sep="\n", end="\n" if notices else "")
 
-    set_seed(args.seed)  # the adapter's matrices are drawn now, before Trainer seeds
-    model = load_trainable(recipe, say)
+    model = load_trainable(recipe, args.seed, say)
     if not args.torch_compile:
         run_last_layer_on_suffixes(model)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
@@ -57,9 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(processor, visual_tokens),
+        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, train, evaluation)),
         processing_class=processor,
         callbacks=callbacks(recipe, args),
+        rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
         guard=NonFiniteGuard(args.output_dir, recipe.on_nonfinite, recipe.max_skipped_steps),
         description=describe_run(recipe.dump(), prints, args.world_size),
@@ -90,7 +89,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
     files = [(source.path, source.media_root) for source in sources]
     corpus: Corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt)
     if data.packing == "none":
-        rows = single_sample_rows(corpus.samples, seed)
+        rows = single_sample_rows(corpus.samples, visual_tokens, seed)
     else:
         rows = shared_prefix_rows(
             corpus.samples, tokenizer, visual_tokens, data.max_questions_per_clip, data.max_tokens_per_row, seed
@@ -107,18 +106,10 @@ def callbacks(recipe: Recipe, args) -> list:
     return chosen
 
 
-def accumulation(rows_per_step: int, args) -> int:
-    """Micro-batches of one optimizer step on each rank, so that a step has `rows_per_step` rows on any hardware."""
-    at_once = args.per_device_train_batch_size * args.world_size
-    if rows_per_step % at_once:
-        raise UserError(f"data.rows_per_step: {rows_per_step} is no multiple of {at_once}, the rows that "
-                        f"{args.world_size} processes take at once; change it or the number of processes")  # fmt: skip
-    return rows_per_step // at_once
-
-
-def load_trainable(recipe: Recipe, say):
+def load_trainable(recipe: Recipe, seed: int, say):
     """The model with its adapter, or with the parts that full fine-tuning names, and what is trained of it."""
     model = load_model(**recipe.model.model_dump(exclude={"trainable", "projector_learning_rate"}))
+    set_seed(seed)  # for the adapter's matrices: however the weights were loaded and spread, they are the same
     if recipe.lora is None:
         unfreeze(model, recipe.model.trainable)
     else:

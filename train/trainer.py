@@ -4,24 +4,47 @@ import time
 from collections import Counter
 
 import torch
-from torch.utils.data import Sampler
+from accelerate.data_loader import DataLoaderShard
+from transformers import TrainingArguments
 
-from data.dataset import RowSampler
+from data.batch_plan import RankBatchSampler, num_micro_batches
+from data.dataset import RowDataset
 from data.video_llava import PROJECTOR
+from train.empty_towers import accept_empty_batches
+from train.interruption import leave_signals_to_the_parent
 from train.loss import labelled_positions, token_loss
 from train.nonfinite import NonFiniteGuard
+from train.processes import check_connected
 from train.saving import SavingTrainer
+
+COUNTS = ("questions", "clips", "pictures", "supervised_tokens")
 
 
 class RowTrainer(SavingTrainer):
-    """Batches come from `data.collator`; their `counts`, `names` and the time they took are logged, not trained on."""
+    """Batches come from `data.collator`; their `counts`, `names` and the time they took are logged, not trained on.
+
+    An optimizer step has `rows_per_step` rows over all ranks and micro-batches; so `gradient_accumulation_steps`
+    follows from it. Every row is used once an epoch, see `data.batch_plan`.
+    """
 
     def __init__(
-        self, *args, projector_learning_rate: float | None = None, guard: NonFiniteGuard | None = None, **kwargs
+        self,
+        *,
+        args: TrainingArguments,
+        rows_per_step: int = 1,
+        projector_learning_rate: float | None = None,
+        guard: NonFiniteGuard | None = None,
+        **kwargs,
     ):
-        super().__init__(*args, **kwargs)
+        args.gradient_accumulation_steps = num_micro_batches(
+            rows_per_step, args.per_device_train_batch_size, args.world_size
+        )
+        super().__init__(args=args, **kwargs)
+        check_connected(self.accelerator)
+        accept_empty_batches(self.model)
         self.guard = guard or NonFiniteGuard(self.args.output_dir)
         self.add_callback(self.guard)
+        self.rows_per_step = rows_per_step
         self.projector_learning_rate = projector_learning_rate
         # Loss sums over labelled tokens need no rescaling for accumulation: see `compute_loss`.
         self.model_accepts_loss_kwargs = True
@@ -29,11 +52,27 @@ class RowTrainer(SavingTrainer):
         self._log_time = time.perf_counter()
         self._eval_totals = torch.zeros(2, dtype=torch.float64)
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        return RowSampler(self.train_dataset if train_dataset is None else train_dataset)
+    def get_train_dataloader(self) -> DataLoaderShard:
+        return self._load_rows(self.train_dataset, self.args.per_device_train_batch_size, self.rows_per_step)
 
-    def _get_eval_sampler(self, eval_dataset) -> Sampler:
-        return RowSampler(eval_dataset)
+    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoaderShard:
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._load_rows(rows, self.args.per_device_eval_batch_size, rows_per_step=None)
+
+    def _load_rows(self, rows: RowDataset, batch_size: int, rows_per_step: int | None) -> DataLoaderShard:
+        """This rank's share. `accelerator.prepare` would deal them anew, and repeat rows to make the shares equal."""
+        ranks = {"num_ranks": self.args.world_size, "rank": self.args.process_index}
+        return DataLoaderShard(
+            rows,
+            device=self.accelerator.device,
+            batch_sampler=RankBatchSampler(rows, batch_size, rows_per_step, **ranks),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=leave_signals_to_the_parent,
+            persistent_workers=self.args.dataloader_persistent_workers and rows_per_step is not None,
+        )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """transformers' optimizer; the projector's parameters get groups of their own where they have a rate."""
@@ -100,17 +139,17 @@ class RowTrainer(SavingTrainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to each training line what went through since the last one. Counts are those of this process times
-        the number of processes, shown per optimizer step; seconds are those of one step; memory is the peak."""
+        """Adds to each training line what went through since the last one. ALL RANKS reach it. Counts are those of all
+        processes, per optimizer step; seconds are those of one step of this process; memory is the peak of this one."""
         if "loss" in logs and (steps := self._since_log["steps"]):
             seconds = time.perf_counter() - self._log_time
-            ranks = self.accelerator.num_processes
-            for name in ("questions", "clips", "pictures", "supervised_tokens"):
-                logs[name] = self._since_log[name] * ranks / steps
+            ours = torch.tensor([self._since_log[name] for name in COUNTS], device=self.args.device)
+            totals = dict(zip(COUNTS, self.accelerator.reduce(ours).tolist(), strict=True))
+            logs.update({name: total / steps for name, total in totals.items()})
             logs["step_s"] = seconds / steps
             logs["data_wait_s"] = self._since_log["data_wait_s"] / steps
-            logs["samples_per_s"] = self._since_log["questions"] * ranks / seconds
-            logs["supervised_tokens_per_s"] = self._since_log["supervised_tokens"] * ranks / seconds
+            logs["samples_per_s"] = totals["questions"] / seconds
+            logs["supervised_tokens_per_s"] = totals["supervised_tokens"] / seconds
             logs["peak_memory_mib"] = peak_memory_mib()
             self._since_log.clear()
             self._log_time = time.perf_counter()

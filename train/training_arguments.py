@@ -3,7 +3,6 @@
 The section's keys and types are derived from the dataclass, so they are those of the installed transformers.
 """
 
-import os
 import warnings
 from dataclasses import fields
 from enum import Enum
@@ -16,6 +15,7 @@ from transformers import TrainingArguments
 from typing_extensions import TypedDict
 
 from data.errors import UserError
+from train.processes import cpu_processes
 
 # What reeltune says when the recipe does not; everything else is transformers' own default.
 DEFAULTS: dict[str, Any] = {
@@ -77,14 +77,14 @@ TrainingSection.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, al
 
 def device_defaults(dtype: str) -> dict[str, Any]:
     """What follows from the machine and the model's number type: mixed precision for half-precision weights, and the
-    CPU where nothing faster is visible (without `use_cpu` two processes would train apart, unconnected)."""
+    CPU where nothing faster is visible."""
     has_accelerator = torch.accelerator.is_available()
-    deepspeed_on_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"  # `use_cpu` would switch it off
     return {
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
-        "use_cpu": not has_accelerator and not deepspeed_on_cpu,
         "dataloader_pin_memory": has_accelerator,
+        "ddp_find_unused_parameters": False,  # all trained parameters are used in every batch: see `empty_pixels`
+        **({} if has_accelerator else cpu_processes()),
     }
 
 

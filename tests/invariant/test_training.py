@@ -125,7 +125,7 @@ def test_resumed_is_unbroken(packing, recipe_file, tmp_path):
 
 def test_a_mixed_batch_is_its_samples_alone(model, processor, visual_tokens, mixed_file):
     samples = load_corpus([(str(mixed_file), None)], processor.tokenizer, visual_tokens, 512).samples
-    rows = single_sample_rows(samples, seed=0)
+    rows = single_sample_rows(samples, visual_tokens, seed=0)
     picked = [rows[[index]] for index in (0, 12, 13, 14, 15)]  # clip, picture, two pictures, both, text
     collator = PaddedCollator(processor, visual_tokens)
 

@@ -394,10 +394,6 @@ def test_wrong_overrides(minimal, override, said):
             "training.per_device_train_batch_size: a packed row is a batch",
         ),
         (
-            ["data.packing=none", "training.per_device_train_batch_size=3"],
-            "data.rows_per_step: 16 is no multiple of training.per_device_train_batch_size: 3",
-        ),
-        (
             ["training.eval_strategy=steps"],
             "training.eval_strategy: there is nothing to evaluate on; add data.eval",
         ),

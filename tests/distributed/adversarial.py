@@ -1,0 +1,77 @@
+"""Launched by `test_adversarial.py`: ranks with clips beside ranks with pictures, with text, with nothing at all.
+
+FOLDER holds the model and its media, OUT_DIR gets metrics.jsonl; 200 steps.
+"""
+
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from data.collator import RowCollator
+from data.dataset import RowDataset, load_corpus, shared_prefix_rows
+from data.video_llava import load_processor, measure_visual_tokens
+from train.adapters import add_adapter
+from train.metrics import MetricsFile
+from train.model import load_model
+from train.processes import towers_of_all_ranks
+from train.trainer import RowTrainer
+from train.training_arguments import build_training_arguments, device_defaults
+
+NUM_FRAMES = 2
+CLIP, PICTURE, BOTH, TEXT = range(4)
+# Two rows a step: one each on two ranks. The last step of an epoch has one row, another kind each time.
+STEPS = [(CLIP, PICTURE), (TEXT, CLIP), (TEXT, BOTH)]
+LAST = (CLIP, PICTURE, BOTH, TEXT)
+NUM_EPOCHS = 50
+
+
+class AdversarialRows(RowDataset):
+    def __len__(self) -> int:
+        return 2 * len(STEPS) + 1
+
+    def rows(self, epoch: int) -> list[list[int]]:
+        order = [kind for step in STEPS for kind in step] + [LAST[epoch % len(LAST)]]
+        return [[kind] for kind in order]
+
+
+def train(folder: Path, out_dir: Path) -> None:
+    arguments = {
+        "output_dir": str(out_dir),
+        "per_device_train_batch_size": 1,
+        "num_train_epochs": NUM_EPOCHS,
+        "learning_rate": 1e-2,
+        "optim": "sgd",
+        "gradient_checkpointing": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
+    args = build_training_arguments({**device_defaults("float32"), **arguments})
+    PartialState()
+    processor, _ = load_processor(str(folder))
+    visual_tokens = measure_visual_tokens(processor, NUM_FRAMES)
+    samples = load_corpus([(str(folder / "train.json"), None)], processor.tokenizer, visual_tokens, 256).samples
+    packed = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)
+    rows = AdversarialRows(samples, packed.groups, 256, seed=0)
+    assert len(packed.groups) == len(LAST)
+    model = load_model(str(folder))
+    set_seed(0)
+    trainer = RowTrainer(
+        model=add_adapter(model, r=2, alpha=4, dropout=0.0, modules_to_save=["multi_modal_projector"]),
+        args=args,
+        train_dataset=rows,
+        data_collator=RowCollator(processor, visual_tokens, towers_of_all_ranks(args, rows)),
+        processing_class=processor,
+        callbacks=[MetricsFile(args.output_dir)],
+        rows_per_step=2,
+    )
+    out_dir.mkdir(exist_ok=True)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    train(*map(Path, sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""Two processes compute what one computes: losses, gradient norms, evaluation and the final adapter."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from tests.launching import launch
+from train.sft import main
+
+SAME = ("loss", "grad_norm", "learning_rate", "questions", "clips", "pictures", "supervised_tokens", "eval_loss")
+
+
+@pytest.fixture
+def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
+    """20 steps on clips, pictures and text, in float32. An epoch of 16 rows has five steps of three rows and one of
+    one row: on two ranks there are empty micro-batches, and ranks with clips beside ranks with pictures or text."""
+    recipe = {
+        "model": {"name_or_path": str(model_folder), "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "modules_to_save": ["multi_modal_projector"]},
+        "data": {
+            "train": [{"path": str(mixed_file)}],
+            "eval": [{"path": str(mixed_file)}],
+            "max_length": 512,
+            "packing": "none",
+            "rows_per_step": 3,
+        },
+        "training": {
+            "output_dir": str(tmp_path / "one"),
+            "max_steps": 20,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 20,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def columns(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in SAME if name in line} for line in lines if line.keys() & set(SAME[::7])]
+
+
+@pytest.mark.parametrize("config", ["cpu_2", "zero2", "zero3"])
+def test_two_processes_are_one(config, recipe_file, tmp_path):
+    two = tmp_path / "two"
+    settings = (
+        f"training.output_dir={two}",
+        "training.gradient_checkpointing=true",
+        "training.dataloader_num_workers=1",
+    )
+    launch(config, "train/sft.py", recipe_file, *settings, folder=tmp_path)
+    main([str(recipe_file)])
+
+    ours, theirs = columns(two), columns(tmp_path / "one")
+    assert len(ours) == 21 and "eval_loss" in ours[-1]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our == pytest.approx(their, abs=1e-4)
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (two, tmp_path / "one"))
+    assert ours.keys() == theirs.keys() and any("multi_modal_projector" in name for name in ours)
+    for name in ours:
+        assert (ours[name] - theirs[name]).abs().max() <= 1e-4, name
