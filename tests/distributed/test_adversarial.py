@@ -53,4 +53,4 @@ def test_no_rank_waits_for_another(config, folder, of_one_process, tmp_path):
     ours = losses(tmp_path / "two")
     assert len(ours) == NUM_EPOCHS * (len(STEPS) + 1) == 200
     assert ours == pytest.approx(of_one_process, abs=1e-4)
-    assert ours[-1] < ours[3]
+    assert sum(ours[-16:]) < sum(ours[:16])  # four epochs, in which every kind is the last once
