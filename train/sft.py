@@ -17,7 +17,7 @@ from train.adapters import add_adapter, describe_trained, unfreeze
 from train.checkpoint import find_checkpoint
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
-from train.processes import towers_of_all_ranks
+from train.processes import refuse_impossible, told_of_lost_processes, towers_of_all_ranks
 from train.recipe import Data, Recipe, load_recipe
 from train.trainer import RowTrainer
 
@@ -25,6 +25,7 @@ from train.trainer import RowTrainer
 def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(*parse_command_line(argv))
     args = recipe.training_arguments()
+    refuse_impossible(args, recipe.model.quantization)
     quiet_libraries()
     say = PartialState().print  # ALL RANKS reach it, the first prints
 
@@ -52,8 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         projector_learning_rate=recipe.model.projector_learning_rate,
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {args.output_dir}")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    with told_of_lost_processes():
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
     if trainer.is_world_process_zero():
         recipe.write(Path(args.output_dir) / "recipe.yaml")
     say(f"done: {args.output_dir}")
