@@ -31,9 +31,11 @@ def command_line(
 
 
 @contextmanager
-def started(command: list[str], folder: Path, log: Path):
-    """The process of a launcher, in a process group of its own, of which nothing is left behind. No GPU is visible."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
+    """The process of a launcher, in a process group of its own, of which nothing is left behind."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if not on_gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(log, "w") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -48,11 +50,16 @@ def started(command: list[str], folder: Path, log: Path):
             process.wait()
 
 
-def launch(config: str, script: str, *arguments, folder: Path, timeout: float = 240) -> str:
-    """Runs two processes to the end and returns what they printed; AssertionError with it for a failure, or for two
-    that are still running after `timeout` seconds."""
+def launch(config: str, script: str, *arguments, folder: Path, num_processes: int = 2, timeout: float = 240) -> str:
+    """Runs the processes to the end and returns what they printed; AssertionError with it for a failure, or for
+    processes that are still running after `timeout` seconds."""
     log = folder / f"{config}.log"
-    with started(command_line(config, script, *arguments, options=("--num_processes", 2)), folder, log) as process:
+    with started(
+        command_line(config, script, *arguments, options=("--num_processes", num_processes)),
+        folder,
+        log,
+        on_gpus=config == "fsdp2",
+    ) as process:
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:

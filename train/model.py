@@ -10,6 +10,7 @@ from transformers.utils import logging
 from data.errors import UserError
 from data.video_llava import PROJECTOR, TOWERS
 from train.attention import SHARED_PREFIX
+from train.processes import uses_fsdp
 
 
 def load_model(
@@ -65,6 +66,8 @@ def quantization_config(quantization: str | None, dtype: str, double: bool) -> B
         bnb_4bit_quant_type=quantization,
         bnb_4bit_use_double_quant=double,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
+        # FSDP spreads tensors of one number type; what lies in them is bitsandbytes' business.
+        bnb_4bit_quant_storage=getattr(torch, dtype) if uses_fsdp() else torch.uint8,
         llm_int8_skip_modules=skipped,
     )
 

@@ -1,5 +1,6 @@
 """A step whose loss or gradient is not finite never reaches the weights."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -29,9 +30,12 @@ class NonFiniteGuard(TrainerCallback):
         self.num_skipped = 0
         self.names: list[str] = []  # the conversations of this step on this rank
         self._loss: torch.Tensor | None = None
+        self._engine = None
 
-    def begin_step(self, names: list[str]) -> None:
-        self.names, self._loss = names, None
+    def begin_step(self, names: list[str], engine=None) -> None:
+        """engine: DeepSpeed's, which takes the optimizer step inside `backward`: there the step is over when it is
+        looked at, and no checkpoint of it is written."""
+        self.names, self._loss, self._engine = names, None, engine
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Of a micro-batch; nothing is read from the device here."""
@@ -43,16 +47,20 @@ class NonFiniteGuard(TrainerCallback):
             self.num_skipped = on_first_rank(keep_lines_until, self.path, state.global_step)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
-        self.check(state, [] if args.fp16 else [p.grad for p in model.parameters() if p.grad is not None], optimizer)
-
-    def check(self, state, gradients: list[torch.Tensor], optimizer) -> None:
-        """ALL RANKS reach it."""
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = 0.0 if args.fp16 else self._gradient_norm(model)
         loss = 0.0 if self._loss is None else float(self._loss)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        finite = torch.isfinite(torch.tensor([loss, norm])).all()
-        if not any_rank(not finite):
-            return
+        if any_rank(not (math.isfinite(loss) and math.isfinite(norm))):
+            self._report(state, loss, norm, optimizer)
+
+    def _gradient_norm(self, model) -> float:
+        if self._engine is not None:
+            return float(self._engine.get_global_grad_norm() or 0.0)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _report(self, state, loss: float, norm: float, optimizer) -> None:
+        """ALL RANKS reach it."""
         step, names = state.global_step + 1, gather_object(self.names)
         what = f"loss {loss:g}, gradient norm {norm:g}"
         if state.is_world_process_zero:
@@ -65,8 +73,8 @@ class NonFiniteGuard(TrainerCallback):
             return
         limit = f", after {self.max_skipped} skipped steps" if self.on_nonfinite == "skip" else ""
         raise UserError(
-            f"step {step} is not finite{limit}: {what}; {_shown(names)} (all: {self.path}). Weights and checkpoints "
-            "are those before it: look at these conversations, lower training.learning_rate, or set on_nonfinite: skip"
+            f"step {step} is not finite{limit}: {what}; {_shown(names)} (all: {self.path}). Checkpoints are those "
+            "before it: look at these conversations, lower training.learning_rate, or set on_nonfinite: skip"
         )
 
 

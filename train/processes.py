@@ -1,6 +1,9 @@
 """The processes of a run: how they find each other, and what all of them must do together."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
@@ -17,6 +20,10 @@ def num_launched() -> int:
 
 def uses_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
+
+
+def uses_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
 
 
 def cpu_processes() -> dict[str, Any]:
@@ -47,3 +54,50 @@ def towers_of_all_ranks(args: TrainingArguments, *datasets: RowDataset | None) -
     if args.world_size == 1:
         return set()
     return set().union(*(rows.kinds() for rows in datasets if rows is not None))
+
+
+def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonfinite: str = "stop") -> None:
+    """Raises UserError for what these processes cannot do with such weights, before any is loaded."""
+    plugin = args.deepspeed_plugin
+    if plugin is not None and on_nonfinite == "skip":
+        raise UserError(
+            "on_nonfinite: skip is impossible with DeepSpeed, which takes the optimizer step inside the backward pass; "
+            "use on_nonfinite=stop, or accelerate_configs/multi_gpu.yaml"
+        )
+    if plugin is not None and plugin.zero_stage == 3 and quantization:
+        raise UserError(
+            f"model.quantization: {quantization} weights cannot be spread by DeepSpeed ZeRO-3; use zero2.yaml, "
+            "multi_gpu.yaml or (nf4, fp4) fsdp2.yaml of accelerate_configs/, or model.quantization=null"
+        )
+    if uses_fsdp() and quantization == "int8":
+        raise UserError(
+            "model.quantization: int8 weights cannot be spread by FSDP; use model.quantization=nf4, or "
+            "accelerate_configs/multi_gpu.yaml"
+        )
+    if uses_fsdp() and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("fsdp_config: fsdp_version 1 is not supported; use accelerate_configs/fsdp2.yaml")
+    if args.n_gpu > 1:
+        raise UserError(
+            f"one process sees {args.n_gpu} GPUs; launch a process for each with accelerate_configs/multi_gpu.yaml, or "
+            "show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL", "gloo")
+
+
+@contextmanager
+def told_of_lost_processes() -> Iterator[None]:
+    """Another process that is killed, or whose machine goes away, is said in one line; the exit status is 1."""
+    try:
+        yield
+    except RuntimeError as error:
+        if num_launched() == 1 or not any(word in str(error) for word in LOST):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"error: process {os.environ['RANK']} of {num_launched()} lost the connection to another one: {reason}; "
+            "the same command, on all machines, continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -99,7 +99,7 @@ class RowTrainer(SavingTrainer):
             self._since_log.update(batch.pop("counts"))
             names += batch.pop("names")
             self._since_log["supervised_tokens"] += int((batch["labels"][:, 1:] != -100).sum())
-        self.guard.begin_step(names)
+        self.guard.begin_step(names, self.deepspeed)
         return batches, num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

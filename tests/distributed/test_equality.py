@@ -51,14 +51,20 @@ def columns(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("config", ["cpu_2", "zero2", "zero3"])
 def test_two_processes_are_one(config, recipe_file, tmp_path):
+    check_two_are_one(config, recipe_file, tmp_path)
+
+
+def test_two_processes_are_one_in_4_bits(recipe_file, tmp_path):
+    check_two_are_one("zero2", recipe_file, tmp_path, quantization="nf4")
+
+
+def check_two_are_one(config, recipe_file, tmp_path, quantization=None, num_processes=2) -> None:
+    settings = ["training.gradient_checkpointing=true", "training.dataloader_num_workers=1"]
+    quantized = [f"model.quantization={quantization}"] if quantization else []
     two = tmp_path / "two"
-    settings = (
-        f"training.output_dir={two}",
-        "training.gradient_checkpointing=true",
-        "training.dataloader_num_workers=1",
-    )
-    launch(config, "train/sft.py", recipe_file, *settings, folder=tmp_path)
-    main([str(recipe_file)])
+    arguments = (recipe_file, f"training.output_dir={two}", *settings, *quantized)
+    launch(config, "train/sft.py", *arguments, folder=tmp_path, num_processes=num_processes)
+    main([str(recipe_file), *quantized])
 
     ours, theirs = columns(two), columns(tmp_path / "one")
     assert len(ours) == 21 and "eval_loss" in ours[-1]

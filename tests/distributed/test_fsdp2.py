@@ -1,0 +1,36 @@
+"""What FSDP2 spreads, on the CPU with torch's own fully_shard; the real command where there are GPUs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.distributed.sharded import backward, batches, gradients, load
+from tests.distributed.test_equality import check_two_are_one, recipe_file  # noqa: F401 (a fixture)
+from tests.launching import ROOT, launch
+
+
+def test_layers_are_spread_gradients_are_those_of_one_process_and_weights_come_back(smallest_folder, tmp_path):
+    settings = yaml.safe_load((ROOT / "accelerate_configs/fsdp2.yaml").read_text())["fsdp_config"]
+    layers = settings["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    launch("cpu_2", "tests/distributed/sharded.py", smallest_folder, tmp_path / "out.pt", *layers, folder=tmp_path)
+    spread = torch.load(tmp_path / "out.pt")
+    layers_of = [name.split(".layers.")[0].split(".")[-1] for name in spread["names"]]
+    assert sorted(set(layers_of)) == ["encoder", "language_model"] and len(layers_of) == 1 + 2 + 2
+    assert spread["share"] == pytest.approx(0.5, abs=0.05)
+
+    model = load(smallest_folder)
+    alone = batches(smallest_folder)
+    for number in (0, 1, 3, 2, 4, 0):
+        backward(model, alone[number])
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(2 * spread["gradients"][name], gradient, msg=name)  # theirs is a mean over ranks
+    for name, weight in model.state_dict().items():
+        assert torch.equal(spread["weights"][name], weight) and torch.equal(spread["again"][name], weight), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_the_command_under_fsdp2(quantization, recipe_file: Path, tmp_path):  # noqa: F811
+    check_two_are_one("fsdp2", recipe_file, tmp_path, quantization, num_processes=torch.cuda.device_count())

@@ -1,0 +1,78 @@
+"""What several processes cannot do is refused by name, before a weight is loaded."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data.errors import UserError
+from train.model import quantization_config
+from train.processes import check_connected, cpu_processes, refuse_impossible, told_of_lost_processes
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch):
+    """Sets the variables of a launcher; all others of its kind are gone."""
+    for name in ("WORLD_SIZE", "RANK", "ACCELERATE_USE_FSDP", "FSDP_VERSION", "ACCELERATE_USE_DEEPSPEED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    return lambda **variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
+
+
+def arguments(stage: int | None = None, n_gpu: int = 1):
+    return SimpleNamespace(deepspeed_plugin=stage and SimpleNamespace(zero_stage=stage), n_gpu=n_gpu)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
+def test_zero3_takes_no_quantised_weights(quantization):
+    with pytest.raises(UserError, match=f"{quantization} weights cannot be spread by DeepSpeed ZeRO-3; use zero2.yaml"):
+        refuse_impossible(arguments(stage=3), quantization)
+    refuse_impossible(arguments(stage=3), None)
+    refuse_impossible(arguments(stage=2), quantization)
+
+
+def test_fsdp_takes_4_bits_and_not_8(launched):
+    launched(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    with pytest.raises(UserError, match="int8 weights cannot be spread by FSDP; use model.quantization=nf4"):
+        refuse_impossible(arguments(), "int8")
+    refuse_impossible(arguments(), "nf4")
+    assert quantization_config("nf4", "bfloat16", True).bnb_4bit_quant_storage == torch.bfloat16
+    launched(FSDP_VERSION="1")
+    with pytest.raises(UserError, match="fsdp_version 1 is not supported"):
+        refuse_impossible(arguments(), None)
+
+
+def test_4_bits_are_stored_as_ever_without_fsdp():
+    assert quantization_config("nf4", "bfloat16", True).bnb_4bit_quant_storage == torch.uint8
+
+
+def test_one_process_with_many_gpus():
+    with pytest.raises(UserError, match="one process sees 8 GPUs; launch a process for each"):
+        refuse_impossible(arguments(n_gpu=8), None)
+
+
+def test_processes_that_are_not_connected(launched):
+    check_connected(SimpleNamespace(num_processes=1))
+    launched(WORLD_SIZE="2")
+    check_connected(SimpleNamespace(num_processes=2))
+    with pytest.raises(UserError, match="2 processes were launched but are not connected, this one sees 1"):
+        check_connected(SimpleNamespace(num_processes=1))
+
+
+def test_what_a_cpu_run_needs_is_chosen(launched):
+    assert cpu_processes() == {"use_cpu": True, "ddp_backend": None}
+    launched(WORLD_SIZE="2")
+    assert cpu_processes() == {"use_cpu": True, "ddp_backend": "gloo"}
+    launched(ACCELERATE_USE_DEEPSPEED="true")
+    assert cpu_processes() == {"use_cpu": False, "ddp_backend": "gloo"}
+
+
+def test_a_lost_process_is_one_line(launched, capsys):
+    launched(WORLD_SIZE="2", RANK="1")
+    with pytest.raises(SystemExit) as end, told_of_lost_processes():
+        raise RuntimeError("[gloo/pair.cc:544] Connection closed by peer [127.0.0.1]:1\nmore")
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: process 1 of 2 lost the connection") and "more" not in line
+    with pytest.raises(RuntimeError, match="another"), told_of_lost_processes():
+        raise RuntimeError("another problem")
