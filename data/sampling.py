@@ -1,9 +1,24 @@
 """Which frames of a clip are taken: always the same number of them, whatever the clip's length."""
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """uniform: `frame_indices`. jitter: a random frame of each of the segments that begin there, a function of `seed`
+    alone. fps: frames that are 1 / frames_per_second seconds apart, from the middle; uniform where the clip is too
+    short for that."""
+
+    way: Literal["uniform", "fps", "jitter"] = "uniform"
+    frames_per_second: float | None = None
+    seed: tuple[int, ...] = ()
+
+
+UNIFORM = Sampling()
 
 
 def frame_indices(total: int, num_frames: int) -> list[int]:
@@ -32,24 +47,17 @@ def choose_frames(
     *,
     start: float | None = None,
     end: float | None = None,
-    sampling: str = "uniform",
-    frames_per_second: float | None = None,
-    seed: Sequence[int] = (),
+    sampling: Sampling = UNIFORM,
 ) -> list[int]:
-    """`num_frames` ascending indices into `times`, all between `start` and `end` (see `frames_between`).
-
-    uniform: `frame_indices`. jitter: a random frame of each of the segments that begin there, a function of `seed`
-    alone. fps: frames that are 1 / frames_per_second seconds apart, from the middle; uniform where the clip is too
-    short for that.
-    """
+    """`num_frames` ascending indices into `times`, all between `start` and `end` (see `frames_between`)."""
     first, last = frames_between(times, start, end)
     edges = frame_indices(last - first, num_frames)
-    if sampling == "jitter":
-        random = np.random.default_rng([*seed])
+    if sampling.way == "jitter":
+        random = np.random.default_rng(sampling.seed)
         ends = [*edges[1:], last - first]
         edges = [int(random.integers(edge, max(later, edge + 1))) for edge, later in zip(edges, ends, strict=True)]
-    elif sampling == "fps":
-        wanted = _evenly_timed(times[first:last], num_frames, frames_per_second)
+    elif sampling.way == "fps":
+        wanted = _evenly_timed(times[first:last], num_frames, sampling.frames_per_second)
         edges = edges if wanted is None else wanted
     return [first + index for index in edges]
 

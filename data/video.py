@@ -1,6 +1,5 @@
 """Clips as a fixed number of frames, upright, RGB: those of decoding everything, without decoding everything."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -9,7 +8,7 @@ import numpy as np
 from data.clip_file import PacketIndex, lies_behind_end, list_packets, open_clip, packets, to_pixels
 from data.errors import UserError
 from data.media import check_media_file
-from data.sampling import choose_frames
+from data.sampling import UNIFORM, Sampling, choose_frames
 from data.seeking import can_seek, seek_frames, start_check
 
 
@@ -19,13 +18,11 @@ def read_frames(
     *,
     start: float | None = None,
     end: float | None = None,
-    sampling: str = "uniform",
-    frames_per_second: float | None = None,
-    seed: Sequence[int] = (),
+    sampling: Sampling = UNIFORM,
 ) -> np.ndarray:
     """Frames of a clip: uint8 (num_frames, H, W, 3), RGB, turned by its display matrix.
 
-    Which of them, `choose_frames` says: uniformly over the clip, or over its seconds from `start` to `end`.
+    Which of them, `choose_frames` says: spread over the clip, or over its seconds from `start` to `end`.
 
     Lists the packets, which reads the file and decodes nothing. Where these tell which frame is which, seeks to the
     frames. Everywhere else decodes from the first frame to the last: once when there are as many frames as packets,
@@ -38,9 +35,8 @@ def read_frames(
     check_media_file(path, "video")
 
     def choose(times: np.ndarray) -> list[int]:
-        ways = {"sampling": sampling, "frames_per_second": frames_per_second, "seed": seed}
         try:
-            return choose_frames(times, num_frames, start=start, end=end, **ways)
+            return choose_frames(times, num_frames, start=start, end=end, sampling=sampling)
         except ValueError as error:
             raise UserError(f"{str(path)!r}: {error}; correct its row") from error
 
