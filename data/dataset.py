@@ -1,7 +1,7 @@
 """Data files -> samples, and samples -> the rows that one epoch is made of."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from data.encoding import Sample, encode
 from data.errors import UserError
 from data.media import check_media_file
 from data.packing import Group, Groups, make_groups, plan_rows
+from data.sampling import UNIFORM, clip_seed
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
 
@@ -79,13 +80,24 @@ def _check_media(media: Media, name: str) -> None:
         raise UserError(f"{name}: {problem}") from problem
 
 
+class EpochRow(list):
+    """Indices of the groups of a row, and the epoch it belongs to, which reaches the data loader's workers with it."""
+
+    def __init__(self, groups: Sequence[int], epoch: int):
+        super().__init__(groups)
+        self.epoch = epoch
+
+
 class RowDataset(Dataset):
-    """Rows of groups of samples. Indexed by a row of `rows(epoch)`, which `RowSampler` hands out."""
+    """Rows of groups of samples. Indexed by a row of `rows(epoch)`, which `RowSampler` hands out.
+
+    sampling: which frames of the clips are taken, uniform unless set; jitter's seed is drawn from that of the rows.
+    """
 
     def __init__(self, samples: Sequence[Sample], groups: Groups, max_tokens_per_row: int | None, seed: int):
         """max_tokens_per_row None: every group is a row of its own."""
         self.samples, self.groups, self.seed = samples, groups, seed
-        self.max_tokens_per_row = max_tokens_per_row
+        self.max_tokens_per_row, self.sampling = max_tokens_per_row, UNIFORM
         self._num_rows = len(groups) if max_tokens_per_row is None else len(self.rows(epoch=0))
 
     def __len__(self) -> int:
@@ -95,13 +107,26 @@ class RowDataset(Dataset):
         """Indices of groups, row by row; a function of seed and epoch alone."""
         if self.max_tokens_per_row is None:
             order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups))
-            return order[:, None].tolist()
+            return [EpochRow([group], epoch) for group in order.tolist()]
         media = [self.samples[group.samples[0]].media for group in self.groups]
-        return plan_rows(self.groups.lengths(), media, self.max_tokens_per_row, self.seed, epoch)
+        rows = plan_rows(self.groups.lengths(), media, self.max_tokens_per_row, self.seed, epoch)
+        return [EpochRow(row, epoch) for row in rows]
 
-    def __getitem__(self, row: Sequence[int]) -> list[tuple[Group, list[Sample]]]:
+    def __getitem__(self, row: EpochRow) -> list[tuple[Group, list[Sample]]]:
         groups = [self.groups[index] for index in row]
-        return [(group, [self.samples[index] for index in group.samples]) for group in groups]
+        return [(group, [self._sampled(self.samples[index], row) for index in group.samples]) for group in groups]
+
+    def _sampled(self, sample: Sample, row: EpochRow) -> Sample:
+        """`sample` with the frames of its clips chosen as `sampling` says; the same for all questions about a clip."""
+        if self.sampling == UNIFORM:
+            return sample
+        return replace(sample, media=tuple(self._choice(item, row) for item in sample.media))
+
+    def _choice(self, item: Media, row: EpochRow) -> Media:
+        seed = ()
+        if self.sampling.way == "jitter":
+            seed = clip_seed(self.seed, row.epoch, item.path, item.start, item.end)
+        return replace(item, sampling=replace(self.sampling, seed=seed))
 
 
 def shared_prefix_rows(

@@ -12,6 +12,7 @@ from transformers import set_seed
 from data.collator import PaddedCollator, RowCollator
 from data.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
 from data.errors import UserError, run_command
+from data.sampling import Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.adapters import add_adapter, describe_trained, unfreeze
 from train.checkpoint import find_checkpoint
@@ -37,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         load_rows(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
         for sources in (recipe.data.train, recipe.data.eval)
     )
+    # Evaluation stays uniform, so that its figures compare.
+    train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     args.gradient_accumulation_steps = accumulation(recipe.data.rows_per_step, args)
 
     set_seed(args.seed)  # the adapter's matrices are drawn now, before Trainer seeds
