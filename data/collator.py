@@ -114,7 +114,11 @@ def pad(rows: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Te
 def load_pixels(media: Iterable[Media], processor, num_frames: int) -> dict:
     """Decode pictures and clips, each kind in order of appearance, and hand them to the processor."""
     pictures = [load_image(Path(item.path)) for item in media if item.kind == "image"]
-    clips = [read_frames(Path(item.path), num_frames) for item in media if item.kind == "video"]
+    clips = [
+        read_frames(Path(item.path), num_frames, start=item.start, end=item.end, sampling=item.sampling)
+        for item in media
+        if item.kind == "video"
+    ]
     return pixel_inputs(processor, pictures, clips)
 
 

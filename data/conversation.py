@@ -3,9 +3,11 @@
 LLaVA:    {"video": "a.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhat is it?"}, ...]}
 Messages: {"messages": [{"role": "user", "content": [{"type": "video", "path": "a.mp4"},
                                                     {"type": "text", "text": "What is it?"}]}, ...]}
+"start" and "end", seconds from the first frame, in a LLaVA record of one clip or in a video's part, take a part of it.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
+from data.sampling import UNIFORM, Sampling
 from data.video_llava import PLACEHOLDERS
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -23,8 +26,14 @@ PATH_KEYS = ("path", "file")
 
 @dataclass(frozen=True, slots=True)
 class Media:
+    """`start` and `end` are seconds from a clip's first frame; None is its own start or end. `sampling` says which
+    of its frames are taken; rows of training set it."""
+
     kind: str  # "image" | "video"
     path: str
+    start: float | None = None
+    end: float | None = None
+    sampling: Sampling = UNIFORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ def parse_record(record: dict, media_root: Path, name: str) -> Conversation:
     turns = record.get("conversations", record.get("messages"))
     if not isinstance(turns, list) or not turns:
         raise UserError(f"{name}: needs 'conversations' (from/value) or 'messages' (role/content), a non-empty list")
-    files = {kind: iter(_listed(record, kind, name)) for kind in PLACEHOLDERS}
+    files, listed_span = {kind: iter(_listed(record, kind, name)) for kind in PLACEHOLDERS}, _listed_span(record, name)
     messages, media = [], []
     for number, turn in enumerate(turns, start=1):
         where = f"{name}, message {number}"
@@ -89,10 +98,12 @@ def parse_record(record: dict, media_root: Path, name: str) -> Conversation:
         for part in parts:
             if part["type"] == "text":
                 continue
-            kind, file = part["type"], part.pop("file", None)
-            if file is None and (file := next(files[kind], None)) is None:
-                raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {_counts(record, turns)}")
-            media.append(Media(kind, os.path.join(media_root, file)))
+            kind, file, span = part["type"], part.pop("file", None), part.pop("span", {})
+            if file is None:
+                if (file := next(files[kind], None)) is None:
+                    raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {_counts(record, turns)}")
+                span = listed_span if kind == "video" else {}
+            media.append(Media(kind, os.path.join(media_root, file), **span))
         messages.append({"role": role, "content": parts})
     for kind, rest in files.items():
         if (unused := next(rest, None)) is not None:
@@ -110,6 +121,26 @@ def _listed(record: dict, kind: str, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(file, str) and file for file in value):
         raise UserError(f"{name}, {kind}: expected a path or a list of paths, got {value!r}")
     return value
+
+
+def _listed_span(record: dict, name: str) -> dict[str, float]:
+    """The seconds of the one clip that a record lists."""
+    span, num_clips = _span(record, name), len(_listed(record, "video", name))
+    if span and num_clips != 1:
+        raise UserError(f"{name}: 'start' and 'end' are those of one clip in 'video', which names {num_clips}; "
+                        "write them into typed parts")  # fmt: skip
+    return span
+
+
+def _span(holder: dict, where: str) -> dict[str, float]:
+    """The seconds `start` and `end` of a record or a typed part, as far as it has them."""
+    span = {key: holder[key] for key in ("start", "end") if holder.get(key) is not None}
+    for key, value in span.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise UserError(f"{where}, {key}: expected seconds from the clip's first frame, got {value!r}")
+    if len(span) == 2 and span["end"] <= span["start"]:
+        raise UserError(f"{where}, end: {span['end']!r} is not behind start: {span['start']!r}")
+    return {key: float(value) for key, value in span.items()}
 
 
 def _counts(record: dict, turns: list) -> str:
@@ -162,7 +193,10 @@ def _typed_part(part: dict, where: str) -> dict:
     file = next((part[key] for key in (kind, *PATH_KEYS) if part.get(key)), None)
     if file is not None and not isinstance(file, str):
         raise UserError(f"{where}: the {NOUNS[kind]}'s path must be a text, got {file!r}")
-    return {"type": kind, "file": file}
+    span = _span(part, where)
+    if span and (kind, file is None) != ("video", False):
+        raise UserError(f"{where}: 'start' and 'end' belong to a part that names a clip, not to {part!r}")
+    return {"type": kind, "file": file, "span": span}
 
 
 def _check_order(messages: list[dict], name: str) -> None:

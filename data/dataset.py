@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from data.encoding import Sample, encode
 from data.errors import UserError
 from data.media import check_media_file
 from data.packing import Group, Groups, make_groups, plan_rows
+from data.sampling import UNIFORM, clip_seed
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
 
@@ -80,13 +81,24 @@ def _check_media(media: Media, name: str) -> None:
         raise UserError(f"{name}: {problem}") from problem
 
 
+class EpochRow(list):
+    """Indices of the groups of a row, and the epoch it belongs to, which reaches the data loader's workers with it."""
+
+    def __init__(self, groups: Sequence[int], epoch: int):
+        super().__init__(groups)
+        self.epoch = epoch
+
+
 class RowDataset(Dataset):
-    """Rows of groups of samples. Indexed by a row of `rows(epoch)`."""
+    """Rows of groups of samples. Indexed by a row of `rows(epoch)`.
+
+    sampling: which frames of the clips are taken, uniform unless set; jitter's seed is drawn from that of the rows.
+    """
 
     def __init__(self, samples: Sequence[Sample], groups: Groups, max_tokens_per_row: int | None, seed: int):
         """max_tokens_per_row None: every group is a row of its own."""
         self.samples, self.groups, self.seed = samples, groups, seed
-        self.max_tokens_per_row = max_tokens_per_row
+        self.max_tokens_per_row, self.sampling = max_tokens_per_row, UNIFORM
         self._lengths = array("i", groups.lengths())
         self._num_rows = len(groups) if max_tokens_per_row is None else len(self.rows(epoch=0))
 
@@ -97,9 +109,10 @@ class RowDataset(Dataset):
         """Indices of groups, row by row; a function of seed and epoch alone."""
         if self.max_tokens_per_row is None:
             order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups))
-            return order[:, None].tolist()
+            return [EpochRow([group], epoch) for group in order.tolist()]
         media = [self.samples[group.samples[0]].media for group in self.groups]
-        return plan_rows(self._lengths, media, self.max_tokens_per_row, self.seed, epoch)
+        rows = plan_rows(self._lengths, media, self.max_tokens_per_row, self.seed, epoch)
+        return [EpochRow(row, epoch) for row in rows]
 
     def num_tokens(self, row: Sequence[int]) -> int:
         """In the decoder's input, visual and text tokens."""
@@ -109,9 +122,21 @@ class RowDataset(Dataset):
         """The kinds of media, "image" and "video", that are in any row."""
         return {media.kind for sample in self.samples for media in sample.media}
 
-    def __getitem__(self, row: Sequence[int]) -> list[tuple[Group, list[Sample]]]:
+    def __getitem__(self, row: EpochRow) -> list[tuple[Group, list[Sample]]]:
         groups = [self.groups[index] for index in row]
-        return [(group, [self.samples[index] for index in group.samples]) for group in groups]
+        return [(group, [self._sampled(self.samples[index], row) for index in group.samples]) for group in groups]
+
+    def _sampled(self, sample: Sample, row: EpochRow) -> Sample:
+        """`sample` with the frames of its clips chosen as `sampling` says; the same for all questions about a clip."""
+        if self.sampling == UNIFORM:
+            return sample
+        return replace(sample, media=tuple(self._choice(item, row) for item in sample.media))
+
+    def _choice(self, item: Media, row: EpochRow) -> Media:
+        seed = ()
+        if self.sampling.way == "jitter":
+            seed = clip_seed(self.seed, row.epoch, item.path, item.start, item.end)
+        return replace(item, sampling=replace(self.sampling, seed=seed))
 
 
 def shared_prefix_rows(

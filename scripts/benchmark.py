@@ -1,18 +1,19 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train [--json F]
+python scripts/benchmark.py train|decode [--json F]
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import benchmark_decode
 import benchmark_train
 
 from data.errors import run_command
 from train.model import quiet_libraries
 
-CASES = {"train": benchmark_train}
+CASES = {"train": benchmark_train, "decode": benchmark_decode}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ CARD = """---
 {snippet}
 ```
 
-Clips are {num_frames} frames, taken uniformly, as in training.
+Clips are {num_frames} frames, taken uniformly.
 
 ## Training
 

@@ -45,7 +45,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         for item in sample.media:
             if item.path not in sizes:
                 sizes[item.path] = Path(item.path).stat().st_size
-        media = [(item.kind, Path(item.path).name, sizes[item.path]) for item in sample.media]
+        media = [(item.kind, Path(item.path).name, sizes[item.path], item.start, item.end) for item in sample.media]
         digest.update(sample.input_ids.tobytes())
         digest.update(repr((sample.trained, media)).encode())
     return digest.hexdigest()

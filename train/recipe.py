@@ -103,7 +103,12 @@ class Data(Section):
     system_prompt: str | None = None
     """Put before every conversation that brings none."""
     num_frames: Annotated[int, Field(ge=1)] = 8
-    """Frames taken from every clip, uniformly."""
+    """Frames taken from every clip."""
+    frame_sampling: Literal["uniform", "fps", "jitter"] = "uniform"
+    """In training. uniform: i * total // num_frames. jitter: a random frame of each of these segments, others in every
+    epoch. fps: frames_per_second from the middle of the clip; uniform where it is too short."""
+    frames_per_second: Annotated[float, Field(gt=0)] | None = None
+    """For frame_sampling: fps."""
     max_length: Annotated[int, Field(ge=1)] = 4096
     """Tokens of one conversation, visual tokens included."""
     packing: Literal["shared_prefix", "none"] = "shared_prefix"

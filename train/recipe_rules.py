@@ -16,6 +16,7 @@ def impossible_combinations(recipe: "Recipe") -> Iterator[Combination]:
     yield from _what_is_trained(recipe)
     yield from _projector(recipe)
     yield from _rows(recipe)
+    yield from _frames(recipe)
     yield from _evaluation(recipe)
     if recipe.training["remove_unused_columns"]:
         yield _together("training.remove_unused_columns"), "the collator needs every column; remove it"
@@ -47,6 +48,16 @@ def _what_is_trained(recipe: "Recipe") -> Iterator[Combination]:
         yield (
             _together("lora.init_lora_weights", "model.quantization"),
             f"PEFT computes {lora.init_lora_weights} from unquantised weights only; use olora or true",
+        )
+
+
+def _frames(recipe: "Recipe") -> Iterator[Combination]:
+    data = recipe.data
+    if (data.frame_sampling == "fps") != (data.frames_per_second is not None):
+        missing = data.frames_per_second is None
+        yield (
+            _together("data.frames_per_second", "data.frame_sampling"),
+            f"is {'needed' if missing else 'only'} for frame_sampling: fps; {'write it' if missing else 'remove it'}",
         )
 
 

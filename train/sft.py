@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from data.collator import PaddedCollator, RowCollator
 from data.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
 from data.errors import run_command
+from data.sampling import Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.adapters import add_adapter, describe_trained, unfreeze
 from train.last_layer import run_last_layer_on_suffixes
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         load_rows(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
         for sources in (recipe.data.train, recipe.data.eval)
     )
+    # Evaluation stays uniform, so that its figures compare.
+    train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     prints = {name: fingerprint(rows.samples) for name, rows in (("train", train), ("eval", evaluation)) if rows}
     checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
     say(*notices, sep="\n", end="\n" if notices else "")

@@ -16,17 +16,24 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> list[dict]:
-    out = tmp_path_factory.mktemp("benchmark") / "rows.json"
-    command = ["train", "--shape", "tiny", "--questions", "1", "6", "--mixed", "--repetitions", "1", "--threads", "1"]
-    subprocess.run(
+def benchmark(folder: Path, *command: str) -> tuple[list[dict], str]:
+    """The rows that a case writes, and what it prints."""
+    out = folder / "rows.json"
+    printed = subprocess.run(
         [sys.executable, ROOT / "scripts/benchmark.py", *command, "--json", out],
         check=True,
-        cwd=out.parent,
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    return json.loads(out.read_text())
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    return json.loads(out.read_text()), printed
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[dict]:
+    command = ["--shape", "tiny", "--questions", "1", "6", "--mixed", "--repetitions", "1", "--threads", "1"]
+    return benchmark(tmp_path_factory.mktemp("benchmark"), "train", *command)[0]
 
 
 def test_a_row_for_each_case_with_the_promised_keys(rows):
@@ -60,3 +67,18 @@ def test_memory_is_that_of_the_tokens(rows):
     assert six["memory_questions"] == 4
     assert six["memory_ratio"] < 0.9  # the weights are in it, most of a tiny model's peak is theirs
     assert six["ours_peak_mib"] < six["plain_peak_mib"]
+
+
+def test_decoding_compares_the_same_frames(tmp_path):
+    command = ["--seconds", "4", "1", "--gop", "1", "--height", "90", "--rate", "12", "--repetitions", "2"]
+    rows, printed = benchmark(tmp_path, "decode", *command)
+    assert [(row["case"], row["clip_s"], row["clip_frames"]) for row in rows] == [("decode", 4, 48), ("decode", 1, 12)]
+    for row in rows:
+        assert row["difference"] == 0
+        assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+        assert (row["torchcodec"] is None) == ("torchcodec_s" not in row)
+        assert row.get("torchcodec_difference", 0) <= 8  # another FFmpeg may convert colours with another rounding
+        for name in ("ours_s", "plain_s", "ratio"):
+            low, high = row["spread"][name]
+            assert 0 < low <= high
+    assert len({line.count("|") for line in printed.splitlines()[1:]}) == 1 and len(printed.splitlines()) == 5

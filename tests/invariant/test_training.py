@@ -99,6 +99,7 @@ def test_packed_rows_are_separate_samples_loosely_with(setting, tolerance, recip
 def test_resumed_is_unbroken(packing, recipe_file, tmp_path):
     settings = (
         f"data.packing={packing}",
+        "data.frame_sampling=jitter",
         "data.rows_per_step=3",
         "lora.dropout=0.1",
         "training.max_steps=9",

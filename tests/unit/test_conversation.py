@@ -77,6 +77,16 @@ def test_absolute_paths_stay_and_typed_parts_may_take_the_record_s_files():
     assert parse(record).media == (Media("video", "/elsewhere/c.mp4"),)
 
 
+def test_seconds_of_a_clip_in_both_formats():
+    llava = parse({"video": "a.mp4", "start": 2.5, "end": 7, "conversations": [HUMAN, GPT]})
+    assert llava.media == (Media("video", "/clips/a.mp4", start=2.5, end=7.0),)
+    parts = [{"type": "video", "path": "a.mp4", "end": 7}, {"type": "video", "path": "a.mp4", "start": 7, "end": None}]
+    record = {"messages": [{"role": "user", "content": [*parts, text("Which?")]}, {"role": "assistant", "content": ""}]}
+    typed = parse(record)
+    assert typed.media == (Media("video", "/clips/a.mp4", end=7.0), Media("video", "/clips/a.mp4", start=7.0))
+    assert typed.messages[0]["content"][:2] == [{"type": "video"}, {"type": "video"}]
+
+
 @pytest.mark.parametrize(
     ("written", "parts"),
     [
@@ -118,6 +128,19 @@ HUMAN, GPT = {"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "valu
         (
             {"video": "a", "conversations": [HUMAN, {"from": "gpt", "value": 3}]},
             "message 2: expected a text or",
+        ),
+        (
+            {"video": "a", "start": "0:02", "conversations": [HUMAN, GPT]},
+            "start: expected seconds from the clip's first",
+        ),
+        ({"video": "a", "end": -1, "conversations": [HUMAN, GPT]}, "end: expected seconds from the clip's first"),
+        ({"video": "a", "end": True, "conversations": [HUMAN, GPT]}, "got True"),
+        ({"video": "a", "start": 2, "end": 2, "conversations": [HUMAN, GPT]}, "end: 2 is not behind start: 2"),
+        ({"video": ["a", "b"], "end": 2, "conversations": [HUMAN, GPT]}, "one clip in 'video', which names 2"),
+        ({"image": "a", "end": 2, "conversations": [HUMAN, GPT]}, "one clip in 'video', which names 0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "path": "a", "start": 1}]}]},
+            "message 1: 'start' and 'end' belong to a part that names a clip",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},

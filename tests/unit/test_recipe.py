@@ -68,6 +68,8 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "eval": [],
             "system_prompt": None,
             "num_frames": 8,
+            "frame_sampling": "uniform",
+            "frames_per_second": None,
             "max_length": 4096,
             "packing": "shared_prefix",
             "max_tokens_per_row": 8192,
@@ -388,6 +390,8 @@ def test_wrong_overrides(minimal, override, said):
             ["lora.init_lora_weights=pissa_niter_4", "model.quantization=int8"],
             "lora.init_lora_weights: PEFT computes",
         ),
+        (["data.frame_sampling=fps"], "data.frames_per_second: is needed for frame_sampling: fps; write it"),
+        (["data.frames_per_second=2.0"], "data.frames_per_second: is only for frame_sampling: fps; remove it"),
         (["data.max_length=8193"], "data.max_tokens_per_row: a row of 8192 tokens cannot hold"),
         (
             ["training.per_device_train_batch_size=2"],

@@ -1,0 +1,61 @@
+"""What the model will see, and which of its tokens are trained: the first rows of a recipe as one HTML page.
+
+    python scripts/preview.py my_recipe.yaml --out preview.html
+
+Needs the checkpoint's processor and config, no weights and no GPU. `section.key=value` changes the recipe.
+"""
+
+import argparse
+from pathlib import Path
+
+from data.collator import PaddedCollator, RowCollator
+from data.errors import UserError, run_command
+from data.preview import show_row
+from data.preview_page import page
+from data.sampling import Sampling
+from data.video_llava import check_geometry, load_processor, measure_visual_tokens
+from train.model import quiet_libraries
+from train.recipe import load_recipe
+from train.sft import load_rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a YAML file, see recipes/")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this page")
+    parser.add_argument("--out", type=Path, required=True, help="the page")
+    parser.add_argument("--rows", type=int, default=8, help="how many of the first epoch's rows to show")
+    arguments = parser.parse_intermixed_args()
+    if arguments.rows < 1:
+        raise UserError(f"--rows: must be 1 or more, got {arguments.rows}")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    quiet_libraries()
+
+    processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
+    visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
+    check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
+    facts = [f"{recipe.model.name_or_path}: {visual_tokens.image} tokens a picture, {visual_tokens.video} a clip"]
+
+    def say(*lines: str, **_) -> None:
+        facts.extend(line for line in lines if line)
+
+    say(*notices)
+    seed = recipe.training_arguments().seed
+    rows = load_rows(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
+    rows.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
+    is_packed = recipe.data.packing == "shared_prefix"
+    collate = (RowCollator if is_packed else PaddedCollator)(processor, visual_tokens)
+    first = [rows[row] for row in rows.rows(epoch=0)[: arguments.rows]]
+    shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
+    say(f"shown: {len(shown)} of {len(rows)} rows, as the first epoch trains them")
+    html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out: cannot write {arguments.out}: {error.strerror}") from error
+    print(f"wrote {arguments.out}: {len(shown)} rows, {len(html) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_command(main)
