@@ -91,7 +91,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
     """The rows of some data files; says what is in them and what will not be trained on."""
     if not sources:
         return None
-    files = [(source.path, source.media_root) for source in sources]
+    files = [(source.path, source.media_root, source.outside_media_root) for source in sources]
     corpus: Corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt)
     if data.packing == "none":
         rows = single_sample_rows(corpus.samples, visual_tokens, seed)
@@ -99,7 +99,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
         rows = shared_prefix_rows(
             corpus.samples, tokenizer, visual_tokens, data.max_questions_per_clip, data.max_tokens_per_row, seed
         )
-    say(f"{', '.join(path for path, _ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
+    say(f"{', '.join(path for path, *_ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
     say(*(f"left out: {notice}" for notice in corpus.notices(data.max_length)), sep="\n", end="")
     return rows
 
