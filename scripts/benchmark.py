@@ -1,18 +1,19 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train [--json F]
+python scripts/benchmark.py train|scale [--json F]
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import benchmark_scale
 import benchmark_train
 
 from data.errors import run_command
 from train.model import quiet_libraries
 
-CASES = {"train": benchmark_train}
+CASES = {"train": benchmark_train, "scale": benchmark_scale}
 
 
 def main() -> None:

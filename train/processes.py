@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import TrainingArguments
 
 from data.dataset import RowDataset
 from data.errors import UserError
+from data.video_llava import DECODER
 
 
 def num_launched() -> int:
@@ -44,14 +46,17 @@ def check_connected(accelerator: Accelerator) -> None:
         )
 
 
-def towers_of_all_ranks(args: TrainingArguments, *datasets: RowDataset | None) -> set[str]:
+def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: RowDataset | None) -> set[str]:
     """The kinds of media whose tower runs in every batch of every rank, whatever the batch holds.
 
     Where weights or gradients are spread over ranks, all of them must run the same modules in the same order: a rank
     with text alone would leave the others waiting for ever. The same towers always, because DeepSpeed fetches weights
-    ahead in the order of the batch before. One process runs what a batch needs.
+    ahead in the order of the batch before. One process runs what a batch needs, unless it trains more than the decoder:
+    Adam moves a parameter whose gradient is zero and leaves one without a gradient, and any number of processes shall
+    do the same.
     """
-    if args.world_size == 1:
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if args.world_size == 1 and all(DECODER in name.split(".") or "lm_head" in name.split(".") for name in trained):
         return set()
     return set().union(*(rows.kinds() for rows in datasets if rows is not None))
 

@@ -60,3 +60,14 @@ def test_memory_is_that_of_the_tokens(rows):
     assert six["memory_questions"] == 4
     assert six["memory_ratio"] < 0.9  # the weights are in it, most of a tiny model's peak is theirs
     assert six["ours_peak_mib"] < six["plain_peak_mib"]
+
+
+def test_scale_compares_two_processes_with_one(tmp_path):
+    out = tmp_path / "scale.json"
+    command = ["scale", "--shape", "tiny", "--steps", "1", "--repetitions", "1", "--json", out]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, ROOT / "scripts/benchmark.py", *command], check=True, cwd=tmp_path, env=environment)
+    (row,) = json.loads(out.read_text())
+    assert (row["case"], row["processes"]) == ("scale", 2)
+    assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+    assert row["efficiency"] == pytest.approx(row["ratio"] / 2)

@@ -7,7 +7,13 @@ import torch
 
 from data.errors import UserError
 from train.model import quantization_config
-from train.processes import check_connected, cpu_processes, refuse_impossible, told_of_lost_processes
+from train.processes import (
+    check_connected,
+    cpu_processes,
+    refuse_impossible,
+    told_of_lost_processes,
+    towers_of_all_ranks,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +82,15 @@ def test_a_lost_process_is_one_line(launched, capsys):
     assert line.startswith("error: process 1 of 2 lost the connection") and "more" not in line
     with pytest.raises(RuntimeError, match="another"), told_of_lost_processes():
         raise RuntimeError("another problem")
+
+
+def test_towers_run_in_every_batch_where_another_rank_or_adam_would_notice(model):
+    rows, others = (SimpleNamespace(kinds=lambda kinds=kinds: kinds) for kinds in ({"video"}, {"image"}))
+    one, two = (SimpleNamespace(world_size=number) for number in (1, 2))
+    model.requires_grad_(False)
+    model.get_submodule("model.language_model").requires_grad_(True)
+    assert towers_of_all_ranks(one, model, rows, others) == set()
+    assert towers_of_all_ranks(two, model, rows, others) == {"image", "video"}
+    assert towers_of_all_ranks(two, model, rows, None) == {"video"}
+    model.get_submodule("model.multi_modal_projector").requires_grad_(True)
+    assert towers_of_all_ranks(one, model, rows, None) == {"video"}
