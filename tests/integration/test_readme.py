@@ -318,3 +318,22 @@ def test_the_saving_that_is_claimed():
     for ratio, questions in (claims[:2], claims[2:]):
         k, digits = int(questions), len(ratio.partition(".")[2])
         assert round(k * (prefix + suffix) / (prefix + k * suffix), digits) == float(ratio)
+
+
+def test_the_cost_of_scale_follows_from_its_formulas():
+    total, decoder = (float(re.search(rf"{letter} = ([\d.]+e9)", README)[1]) for letter in "WD")
+    adapter = 128 * (4 * 2 * 4096 + 3 * (4096 + 11008)) * 32  # Vicuna's hidden and intermediate size, 32 layers
+    rows = re.findall(r"^\| (8|64|512) \| ([\d.]+ GB, .*) \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    for number, cells in rows:
+        gpus = int(number)
+        share, speed = (gpus - 1) / gpus, 300 if gpus == 8 else 50
+        sent = [8 * adapter, 4 * total + 4 * adapter, 4 * total + 2 * decoder]
+        ddp = 2 * total + 16 * adapter
+        held = [ddp, ddp / gpus, (2 * (total - decoder) + 16 * decoder) / gpus]
+        expected = [
+            cell
+            for out, memory in zip(sent, held, strict=True)
+            for cell in (f"{share * out / 1e9:.1f} GB, {share * out / 1e9 / speed:.2f} s", f"{memory / 1e9:.1f} GB")
+        ]
+        assert cells.split(" | ") == expected
