@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -80,6 +81,18 @@ def refuse_impossible(args: TrainingArguments, quantization: str | None) -> None
         raise UserError(
             f"one process sees {args.n_gpu} GPUs; launch a process for each with accelerate_configs/multi_gpu.yaml, or "
             "show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def refuse_other_shares(checkpoint: str | None, args: TrainingArguments) -> None:
+    """Raises UserError for a checkpoint of DeepSpeed that another number of processes has shared out."""
+    if checkpoint is None or args.deepspeed_plugin is None:
+        return
+    num_shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if num_shares not in (0, args.world_size):
+        raise UserError(
+            f"resume: DeepSpeed saved {checkpoint} with {num_shares} processes and cannot go on with {args.world_size}; "
+            f"launch {num_shares}, or start afresh with resume=never"
         )
 
 

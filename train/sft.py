@@ -17,7 +17,7 @@ from train.adapters import add_adapter, describe_trained, unfreeze
 from train.checkpoint import find_checkpoint
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
-from train.processes import refuse_impossible, told_of_lost_processes, towers_of_all_ranks
+from train.processes import refuse_impossible, refuse_other_shares, told_of_lost_processes, towers_of_all_ranks
 from train.recipe import Data, Recipe, load_recipe
 from train.trainer import RowTrainer
 
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     say = PartialState().print  # ALL RANKS reach it, the first prints
 
     checkpoint = find_checkpoint(recipe.resume, args.output_dir)
+    refuse_other_shares(checkpoint, args)
     processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
     visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
     check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)

@@ -11,6 +11,7 @@ from train.processes import (
     check_connected,
     cpu_processes,
     refuse_impossible,
+    refuse_other_shares,
     told_of_lost_processes,
     towers_of_all_ranks,
 )
@@ -50,6 +51,20 @@ def test_fsdp_takes_4_bits_and_not_8(launched):
 
 def test_4_bits_are_stored_as_ever_without_fsdp():
     assert quantization_config("nf4", "bfloat16", True).bnb_4bit_quant_storage == torch.uint8
+
+
+def test_deepspeeds_checkpoint_wants_its_number_of_processes(tmp_path):
+    (tmp_path / "global_step6").mkdir()
+    for rank in range(2):
+        (tmp_path / f"global_step6/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    for number in (2, 3):
+        args = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2), world_size=number)
+        if number == 2:
+            refuse_other_shares(str(tmp_path), args)
+        else:
+            with pytest.raises(UserError, match="with 2 processes and cannot go on with 3; launch 2"):
+                refuse_other_shares(str(tmp_path), args)
+    refuse_other_shares(str(tmp_path), SimpleNamespace(deepspeed_plugin=None, world_size=3))
 
 
 def test_one_process_with_many_gpus():
