@@ -19,7 +19,7 @@ from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
 from train.nonfinite import NonFiniteGuard
-from train.processes import refuse_impossible, told_of_lost_processes, towers_of_all_ranks
+from train.processes import refuse_impossible, refuse_other_shares, told_of_lost_processes, towers_of_all_ranks
 from train.provenance import describe_run, fingerprint
 from train.ranks import on_first_rank
 from train.recipe import Data, Recipe, load_recipe
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     prints = {name: fingerprint(rows.samples) for name, rows in (("train", train), ("eval", evaluation)) if rows}
     checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
+    refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 
     model = load_trainable(recipe, args.seed, say)
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, train, evaluation)),
+        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation)),
         processing_class=processor,
         callbacks=callbacks(recipe, args),
         rows_per_step=recipe.data.rows_per_step,
