@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
 from data.errors import UserError
@@ -18,8 +18,8 @@ from train.ranks import all_or_none, on_first_rank
 RESULT = "result"  # written as result.unfinished, then file by file into output_dir
 
 
-class StoppedEarly(Exception):
-    """The evaluation that a resumed run owed has ended the training."""
+class Finished(Exception):
+    """A resumed run has no step left to train."""
 
 
 class SavingTrainer(Trainer):
@@ -28,7 +28,7 @@ class SavingTrainer(Trainer):
     def __init__(self, *args, description: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.description = description or {}
-        self.interruption = Interruption(self.evaluate_if_owed)
+        self.interruption = Interruption(self.before_first_step)
         self.add_callback(self.interruption)
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation is ours
         self._writing_into: Path | None = None
@@ -53,7 +53,7 @@ class SavingTrainer(Trainer):
         except EvaluationInterrupted:
             if not self._evaluation_owed:  # else the checkpoint is the one that this run continues from
                 self._save_checkpoint(self.model, None)
-        except StoppedEarly:
+        except Finished:
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
                 self._load_best_model()
         finally:
@@ -66,13 +66,25 @@ class SavingTrainer(Trainer):
         self._evaluated_step = self.state.global_step
         return metrics
 
-    def evaluate_if_owed(self) -> None:
-        """The evaluation in which the run was interrupted; before the first step, when everything is restored."""
+    def before_first_step(self) -> None:
+        """When everything is restored: the evaluation in which the run was interrupted; and Trainer, which would take
+        another step in the middle of an epoch, does not go on with a run that had come to its end."""
         if self._evaluation_owed:
             self._determine_best_metric(self._evaluate(None, None), None)
             self._evaluation_owed = False
-            if self.control.should_training_stop:
-                raise StoppedEarly
+        if (
+            self.state.global_step >= self.state.max_steps
+            or self.control.should_training_stop
+            or self._out_of_patience()
+        ):
+            raise Finished
+
+    def _out_of_patience(self) -> bool:
+        return any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
 
     def _get_output_dir(self, trial) -> str:
         return str(self._writing_into or super()._get_output_dir(trial))

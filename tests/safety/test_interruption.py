@@ -105,6 +105,21 @@ def test_early_stopping_keeps_its_patience_over_an_interruption(recipe_file, out
     assert checkpoints(out)[-1].name == "checkpoint-6"
     assert state(out / "checkpoint-6")["best_global_step"] == 2
     assert result(out) == result(out / "checkpoint-2")
+    (out / "adapter_model.safetensors").unlink()  # lost before it was written: the run is over all the same
+    main([str(recipe_file), *early])
+    assert checkpoints(out)[-1].name == "checkpoint-6"
+    assert result(out) == result(out / "checkpoint-2")
+
+
+def test_a_run_that_has_ended_takes_no_step_more(recipe_file, out):
+    """In the middle of an epoch, too."""
+    short = ["training.max_steps=4", "training.save_steps=4"]
+    main([str(recipe_file), *short])
+    before = result(out)
+    (out / "adapter_model.safetensors").unlink()
+    main([str(recipe_file), *short])
+    assert result(out) == before
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-4"]
 
 
 @pytest.mark.parametrize("kind", ["terminal", "twice"])
