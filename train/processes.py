@@ -91,7 +91,7 @@ def refuse_other_shares(checkpoint: str | None, args: TrainingArguments) -> None
     num_shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
     if num_shares not in (0, args.world_size):
         raise UserError(
-            f"resume: DeepSpeed saved {checkpoint} with {num_shares} processes and cannot go on with {args.world_size}; "
+            f"resume: DeepSpeed saved {checkpoint} with {num_shares} processes and not {args.world_size}; "
             f"launch {num_shares}, or start afresh with resume=never"
         )
 
