@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -55,14 +56,16 @@ def supervise(
 
 
 def _context(function: Callable):
-    """Processes that come from a clean one, in which the function's module is imported once: replacing one is quick.
+    """Processes that come from a clean one, which imports what is imported here once: replacing one is quick.
 
-    Never a fork of this process: its threads, FFmpeg's and OpenMP's, do not survive that.
+    Never a fork of this process: its threads, FFmpeg's and OpenMP's, do not survive that. Each process runs the
+    imports of the main module again, so those of `train` must be there, too.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", function.__module__])
+    imported = [name for name in sys.modules if name.partition(".")[0] in ("data", "train")]
+    context.set_forkserver_preload([function.__module__, *imported])
     return context
 
 
@@ -142,7 +145,7 @@ def _attempt(function: Callable, job: Any, memory: int) -> tuple[Any, str | None
     try:
         return function(job), None
     except MemoryError:
-        return None, f"needs more than {memory / 2**30:.1f} GiB of memory"
+        return None, f"needs more than {memory / 2**30:.3g} GiB of memory"
     except Exception as error:
         return None, " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -63,15 +63,14 @@ def check_clip(path: str | Path, spans: Sequence[tuple[float | None, float | Non
     try:
         with open_clip(path) as (container, stream):
             index = list_packets(container, stream, path, check_start=lambda packet: False)
+            announced = max(index.num_promised, stream.frames - sum(index.is_hidden))
         _, total = _decode(path, set(), index.num_promised)
     except av.error.MemoryError:
         raise
     except av.error.FFmpegError as error:
         raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
-    if total < 0.9 * index.num_promised:
-        raise UserError(
-            f"{str(path)!r} announces {index.num_promised} frames and has {total}; copy or download it again"
-        )
+    if total < 0.9 * announced:
+        raise UserError(f"{str(path)!r} announces {announced} frames and has {total}; copy or download it again")
     return [_refused_span(path, index.times(total), *span) for span in spans]
 
 

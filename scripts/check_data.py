@@ -59,7 +59,8 @@ def main() -> None:
     print(text.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
     if arguments.json:
         write(arguments.json, json.dumps(report, indent=2) + "\n")
-    sys.exit(1 if problems else 0)
+    if problems:
+        sys.exit(1)
 
 
 def parse_command_line() -> argparse.Namespace:

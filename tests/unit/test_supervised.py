@@ -31,7 +31,7 @@ EXPECTED = {
     "hang": "takes more than 3 seconds; the decoder hangs or is too slow",
     "crash": "the decoder crashed (SIGSEGV)",
     "leave": "the decoder crashed (exit status 3)",
-    "eat": "needs more than 1.0 GiB of memory",
+    "eat": "needs more than 1 GiB of memory",
     "raise": "ZeroDivisionError: two lines",
 }
 
