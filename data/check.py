@@ -53,20 +53,21 @@ class Contents:
 
 
 def read_contents(
-    sources: Sequence[tuple[str, str | None]],
+    sources: Sequence[tuple],
     tokenizer,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
 ) -> Contents:
-    """Every conversation of `sources`, (data file, media root) pairs; wrong rows are kept as problems."""
+    """Every conversation of `sources`, each the data file, media root and outside_media_root of
+    `read_conversations`; wrong rows are kept as problems."""
     contents = Contents()
-    for path, media_root in sources:
+    for path, media_root, outside_media_root in sources:
 
         def note(problem: UserError, path=path) -> None:
             contents.problems.append(_row_problem(path, str(problem)))
 
-        for conversation in read_conversations(path, media_root, note):
+        for conversation in read_conversations(path, media_root, outside_media_root, note):
             for media in set(conversation.media):
                 contents.uses.setdefault(media, [conversation.name, 0])[1] += 1
             try:
@@ -129,10 +130,10 @@ def probe_files(
         yield [Problem(file.path, first, reason, number) for reason, (first, number) in rows.items()]
 
 
-def unused_media(sources: Iterable[tuple[str, str | None]], files: Iterable[File]) -> list[str]:
+def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
     """Pictures and clips, by the ends of their names, that lie in a media root and in no row."""
     used = {os.path.realpath(file.path) for file in files}
-    roots = {os.path.realpath(Path(path).parent if root is None else root) for path, root in sources}
+    roots = {os.path.realpath(Path(path).parent if root is None else root) for path, root, _ in sources}
     found = set()
     for folder, _, names in (entry for root in roots for entry in os.walk(root)):
         for path in (os.path.join(folder, name) for name in names):

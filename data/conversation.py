@@ -54,21 +54,36 @@ def stop(problem: UserError) -> None:
 
 
 def read_conversations(
-    path: str | Path, media_root: str | Path | None = None, on_problem: Callable[[UserError], None] = stop
+    path: str | Path,
+    media_root: str | Path | None = None,
+    outside_media_root: bool = False,
+    on_problem: Callable[[UserError], None] = stop,
 ) -> Iterator[Conversation]:
     """Every conversation of a .json (a list) or .jsonl file; media paths are relative to `media_root`
-    (default: the file's folder). on_problem: takes a UserError naming file, row and key, where it comes back for
-    the next row."""
+    (default: the file's folder), and may not leave one that is given unless `outside_media_root`. on_problem: takes
+    a UserError naming file, row and key; where it comes back, the next row is read."""
     root = Path(path).parent if media_root is None else Path(media_root)
     for row, record in enumerate(read_records(path, on_problem), start=1):
         if record is BROKEN:
             continue
         try:
             conversation = parse_record(record, root, f"{path} row {row}")
+            if media_root is not None and not outside_media_root:
+                _check_inside(conversation, os.path.abspath(root))
         except UserError as problem:
             on_problem(problem)
         else:
             yield conversation
+
+
+def _check_inside(conversation: Conversation, root: str) -> None:
+    """A data file from elsewhere names files to open. Links inside of the root are its owner's."""
+    for item in conversation.media:
+        if not Path(os.path.abspath(item.path)).is_relative_to(root):
+            raise UserError(
+                f"{conversation.name}: {NOUNS[item.kind]} {item.path} is outside of media_root {root}; move it, or set "
+                "outside_media_root: true for this data file"
+            )
 
 
 def read_records(path: str | Path, on_problem: Callable[[UserError], None] = stop) -> Iterator[dict]:

@@ -45,20 +45,20 @@ class Corpus:
 
 
 def load_corpus(
-    sources: Sequence[tuple[str, str | None]],
+    sources: Sequence[tuple],
     tokenizer,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
 ) -> Corpus:
-    """Read and tokenise every conversation of `sources`, (data file, media root) pairs; decodes nothing.
+    """Read and tokenise every conversation of `sources`, each the arguments of `read_conversations`; decodes nothing.
 
     Raises UserError for the first row that is wrong or whose media file is missing, empty or mislabelled, and
     when nothing is left to train on.
     """
     corpus, checked = Corpus(), set[Media]()
-    for path, media_root in sources:
-        for conversation in read_conversations(path, media_root):
+    for source in sources:
+        for conversation in read_conversations(*source):
             sample = encode(conversation, tokenizer, visual_tokens, max_length, system_prompt)
             if sample is None:
                 corpus.too_long.append(conversation.name)
@@ -68,7 +68,7 @@ def load_corpus(
                 checked.add(media)
             corpus.samples.append(sample)
     if not corpus.samples:
-        paths = ", ".join(path for path, _ in sources)
+        paths = ", ".join(path for path, *_ in sources)
         reason = f"all {len(corpus.too_long)} conversations are longer than data.max_length {max_length}"
         raise UserError(f"{paths}: {reason if corpus.too_long else 'no conversation in it'}; nothing to train on")
     return corpus

@@ -4,6 +4,7 @@ A second model family is one more module with the same names.
 """
 
 import inspect
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -169,3 +170,15 @@ def empty_pixels(processor: VideoLlavaProcessor, kinds: Collection[str], num_fra
     pictures = [Image.fromarray(frame)] if "image" in kinds else []
     clips = [np.stack([frame] * num_frames)] if "video" in kinds else []
     return {name: values[:0].clone() for name, values in pixel_inputs(processor, pictures, clips).items()}
+
+
+def is_used(parameter: str, config: PreTrainedConfig) -> bool:
+    """Whether the loss depends on a parameter, given its full name: features are taken from a layer inside the towers
+    (-2: the last but one), what lies behind it is computed for nobody."""
+    if not any(tower in parameter.split(".") for tower in TOWERS):
+        return True
+    selected = config.vision_feature_layer
+    num_states = config.vision_config.num_hidden_layers + 1  # the embeddings are the first
+    last = max(layer % num_states for layer in ([selected] if isinstance(selected, int) else selected))
+    layer = re.search(r"\.layers\.(\d+)\.", parameter)
+    return "post_layernorm" not in parameter and (layer is None or int(layer[1]) < last)

@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode [--json F]
+python scripts/benchmark.py train|decode|save|scale [--json F]
 """
 
 import argparse
@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 
 import benchmark_decode
+import benchmark_save
+import benchmark_scale
 import benchmark_train
 
 from data.errors import run_command
 from train.model import quiet_libraries
 
-CASES = {"train": benchmark_train, "decode": benchmark_decode}
+CASES = {"train": benchmark_train, "decode": benchmark_decode, "save": benchmark_save, "scale": benchmark_scale}
 
 
 def main() -> None:

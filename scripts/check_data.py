@@ -35,7 +35,8 @@ def main() -> None:
     print(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
 
     sources = [
-        [(source.path, source.media_root) for source in split] for split in (recipe.data.train, recipe.data.eval)
+        [(source.path, source.media_root, source.outside_media_root) for source in split]
+        for split in (recipe.data.train, recipe.data.eval)
     ]
     limits = (recipe.data.max_length, recipe.data.system_prompt)
     splits = [read_contents(split, processor.tokenizer, visual_tokens, *limits) for split in sources]

@@ -8,7 +8,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from data.errors import UserError
-from data.video_llava import DECODER, PROJECTOR, TOWERS
+from data.video_llava import DECODER, PROJECTOR, TOWERS, is_used
 
 PARTS = {"all": "", "decoder": rf"\b{DECODER}\b|\blm_head\b", "projector": rf"\b{PROJECTOR}\b"}
 
@@ -90,7 +90,11 @@ def unfreeze(model: nn.Module, trainable: str) -> nn.Module:
     Trained parameters are kept in float32: a step of 1e-5 is lost in bfloat16's 8 bits.
     """
     pattern = re.compile(PARTS.get(trainable, trainable))
-    found = [parameter for name, parameter in model.named_parameters() if pattern.search(name)]
+    found = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if pattern.search(name) and is_used(name, model.config)  # DDP waits for ever for a gradient that never comes
+    ]
     if not found:
         raise UserError(f"model.trainable: no parameter's name matches {trainable!r}; use all, decoder or projector")
     for parameter in found:

@@ -4,13 +4,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import TrainingArguments
 
 from data.dataset import RowDataset
 from data.errors import UserError
+from data.video_llava import DECODER
 
 
 def num_launched() -> int:
@@ -44,14 +47,17 @@ def check_connected(accelerator: Accelerator) -> None:
         )
 
 
-def towers_of_all_ranks(args: TrainingArguments, *datasets: RowDataset | None) -> set[str]:
+def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: RowDataset | None) -> set[str]:
     """The kinds of media whose tower runs in every batch of every rank, whatever the batch holds.
 
     Where weights or gradients are spread over ranks, all of them must run the same modules in the same order: a rank
     with text alone would leave the others waiting for ever. The same towers always, because DeepSpeed fetches weights
-    ahead in the order of the batch before. One process runs what a batch needs.
+    ahead in the order of the batch before. One process runs what a batch needs, unless it trains more than the decoder:
+    Adam moves a parameter whose gradient is zero and leaves one without a gradient, and any number of processes shall
+    do the same.
     """
-    if args.world_size == 1:
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if args.world_size == 1 and all(DECODER in name.split(".") or "lm_head" in name.split(".") for name in trained):
         return set()
     return set().union(*(rows.kinds() for rows in datasets if rows is not None))
 
@@ -80,6 +86,18 @@ def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonf
         raise UserError(
             f"one process sees {args.n_gpu} GPUs; launch a process for each with accelerate_configs/multi_gpu.yaml, or "
             "show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def refuse_other_shares(checkpoint: str | None, args: TrainingArguments) -> None:
+    """Raises UserError for a checkpoint of DeepSpeed that another number of processes has shared out."""
+    if checkpoint is None or args.deepspeed_plugin is None:
+        return
+    num_shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if num_shares not in (0, args.world_size):
+        raise UserError(
+            f"resume: DeepSpeed saved {checkpoint} with {num_shares} processes and cannot take {args.world_size}: "
+            f"launch {num_shares}, or start over with --fresh"
         )
 
 

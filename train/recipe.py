@@ -90,7 +90,9 @@ class Dataset(Section):
     path: str
     """JSON or JSONL; relative paths start where the command is run."""
     media_root: str | None = None
-    """Folder of the clips and pictures; null is the folder of the file."""
+    """Folder of the clips and pictures, which their paths may not leave; null is the folder of the file, unbounded."""
+    outside_media_root: bool = False
+    """Media paths may leave media_root."""
 
 
 class Data(Section):

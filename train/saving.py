@@ -1,6 +1,7 @@
 """transformers.Trainer with checkpoints that are complete or absent, and an end that loses nothing."""
 
 import shutil
+import time
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ class SavingTrainer(Trainer):
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation is ours
         self._writing_into: Path | None = None
         self._evaluated_step = -1
+        self.saving_seconds = 0.0  # since whoever reads it has set it back
 
     @property
     def output_dir(self) -> Path:
@@ -77,6 +79,7 @@ class SavingTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """Trainer's own files, written beside the final name, sealed with a manifest and renamed; then rotation."""
+        started = time.perf_counter()
         name = f"checkpoint-{self.state.global_step}"
         final, stage = self.output_dir / name, unfinished(self.output_dir / name)
 
@@ -104,6 +107,7 @@ class SavingTrainer(Trainer):
             rotate(self.output_dir, self.save_total_limit, self.state.best_model_checkpoint)
 
         self._all_write(f"checkpoint-{self.state.global_step}", stage, write, finish)
+        self.saving_seconds += time.perf_counter() - started
         super()._push_from_checkpoint(str(final)) if self.args.push_to_hub else None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -19,7 +19,7 @@ from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
 from train.nonfinite import NonFiniteGuard
-from train.processes import refuse_impossible, told_of_lost_processes, towers_of_all_ranks
+from train.processes import refuse_impossible, refuse_other_shares, told_of_lost_processes, towers_of_all_ranks
 from train.provenance import describe_run, fingerprint
 from train.ranks import on_first_rank
 from train.recipe import Data, Recipe, load_recipe
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     prints = {name: fingerprint(rows.samples) for name, rows in (("train", train), ("eval", evaluation)) if rows}
     checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
+    refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 
     model = load_trainable(recipe, args.seed, say)
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, train, evaluation)),
+        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation)),
         processing_class=processor,
         callbacks=callbacks(recipe, args),
         rows_per_step=recipe.data.rows_per_step,
@@ -91,7 +92,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
     """The rows of some data files; says what is in them and what will not be trained on."""
     if not sources:
         return None
-    files = [(source.path, source.media_root) for source in sources]
+    files = [(source.path, source.media_root, source.outside_media_root) for source in sources]
     corpus: Corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt)
     if data.packing == "none":
         rows = single_sample_rows(corpus.samples, visual_tokens, seed)
@@ -99,7 +100,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
         rows = shared_prefix_rows(
             corpus.samples, tokenizer, visual_tokens, data.max_questions_per_clip, data.max_tokens_per_row, seed
         )
-    say(f"{', '.join(path for path, _ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
+    say(f"{', '.join(path for path, *_ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
     say(*(f"left out: {notice}" for notice in corpus.notices(data.max_length)), sep="\n", end="")
     return rows
 

@@ -148,6 +148,7 @@ class RowTrainer(SavingTrainer):
             logs.update({name: total / steps for name, total in totals.items()})
             logs["step_s"] = seconds / steps
             logs["data_wait_s"] = self._since_log["data_wait_s"] / steps
+            logs["save_s"], self.saving_seconds = self.saving_seconds / steps, 0.0
             logs["samples_per_s"] = totals["questions"] / seconds
             logs["supervised_tokens_per_s"] = totals["supervised_tokens"] / seconds
             logs["peak_memory_mib"] = peak_memory_mib()

@@ -58,13 +58,14 @@ def train(folder: Path, out_dir: Path) -> None:
     packed = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)
     rows = AdversarialRows(samples, packed.groups, 256, seed=0)
     assert len(packed.groups) == len(LAST)
-    model = load_model(str(folder))
+    base = load_model(str(folder))
     set_seed(0)
+    model = add_adapter(base, r=2, alpha=4, dropout=0.0, modules_to_save=["multi_modal_projector"])
     trainer = RowTrainer(
-        model=add_adapter(model, r=2, alpha=4, dropout=0.0, modules_to_save=["multi_modal_projector"]),
+        model=model,
         args=args,
         train_dataset=rows,
-        data_collator=RowCollator(processor, visual_tokens, towers_of_all_ranks(args, rows)),
+        data_collator=RowCollator(processor, visual_tokens, towers_of_all_ranks(args, model, rows)),
         processing_class=processor,
         callbacks=[MetricsFile(args.output_dir)],
         rows_per_step=2,

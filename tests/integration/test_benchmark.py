@@ -82,3 +82,14 @@ def test_decoding_compares_the_same_frames(tmp_path):
             low, high = row["spread"][name]
             assert 0 < low <= high
     assert len({line.count("|") for line in printed.splitlines()[1:]}) == 1 and len(printed.splitlines()) == 5
+
+
+def test_scale_compares_two_processes_with_one(tmp_path):
+    out = tmp_path / "scale.json"
+    command = ["scale", "--shape", "tiny", "--steps", "1", "--repetitions", "1", "--json", out]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, ROOT / "scripts/benchmark.py", *command], check=True, cwd=tmp_path, env=environment)
+    (row,) = json.loads(out.read_text())
+    assert (row["case"], row["processes"]) == ("scale", 2)
+    assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+    assert row["efficiency"] == pytest.approx(row["ratio"] / 2)

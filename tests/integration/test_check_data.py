@@ -112,6 +112,7 @@ def test_wrong_rows_do_not_hide_each_other(check, media_folder, tmp_path):
         "null",
         json.dumps(good),
         json.dumps({"conversations": turns("What?")}),
+        json.dumps({**good, "video": "../clip0.mp4"}),
     ]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     (tmp_path / "eval.json").write_text("[{]")
@@ -124,6 +125,7 @@ def test_wrong_rows_do_not_hide_each_other(check, media_folder, tmp_path):
         (f"{name} row 4", "special token"),
         (f"{name} row 5", "expected an object"),
         (f"{name} row 7", "has no answer to train on"),
+        (f"{name} row 8", "is outside of media_root"),
         (None, "not JSON"),
     ]
     assert [row for row, _ in found] == [row for row, _ in expected]

@@ -26,7 +26,7 @@ from train.recipe_yaml import read_recipe
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
 DOCUMENTS = README + "\n" + CONTRIBUTING
-LINKED = ("train", "data", "scripts", "recipes", "accelerate_configs")
+LINKED = ("train", "data", "scripts", "recipes", "accelerate_configs", "tests")
 
 
 def commands(document: str) -> list[str]:
@@ -191,7 +191,7 @@ def check_demo(command: str, checkout: Path) -> None:
 
 def check_generator(command: str, checkout: Path) -> None:
     """What it would write is compared with what is there by `test_generated_files_are_current` and others."""
-    assert (ROOT / command.removeprefix("python ")).is_file()
+    assert (ROOT / command.split()[1]).is_file()
 
 
 def check_elsewhere(command: str, checkout: Path) -> None:
@@ -218,20 +218,23 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"tensorboard ").match, check_tensorboard),
     (re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask)\.py$").match, check_generator),
     (re.compile(r"python scripts/run_demo\.py ").match, check_demo),
-    (re.compile(r"python scripts/(benchmark|compare_packing)\.py ").match, check_elsewhere),
+    (re.compile(r"python scripts/make_demo\.py ").match, check_generator),
+    (re.compile(r"python (scripts/(benchmark|compare_packing)|tests/torture/torture)\.py ").match, check_elsewhere),
     (re.compile(r"pre-commit install$").match, check_hooks),
 ]
 
 
+def rule_of(command: str) -> Callable[[str, Path], None]:
+    (check,) = [check for applies, check in RULES if applies(command)]
+    return check
+
+
 @pytest.mark.parametrize("command", dict.fromkeys(commands(DOCUMENTS)))
 def test_every_command_is_covered_by_one_rule(command, checkout):
-    (check,) = [check for applies, check in RULES if applies(command)]
-    check(command, checkout)
+    rule_of(command)(command, checkout)
 
 
-@pytest.mark.parametrize(
-    "command", [text for text in commands(DOCUMENTS) if re.match(r"python scripts/(benchmark|compare)", text)]
-)
+@pytest.mark.parametrize("command", [text for text in commands(DOCUMENTS) if check_elsewhere is rule_of(text)])
 def test_commands_that_take_hours_know_their_options(command, run_script, capsys):
     words = shlex.split(command)
     with pytest.raises(SystemExit) as end:
@@ -331,3 +334,22 @@ def test_the_saving_that_is_claimed():
     for ratio, questions in (claims[:2], claims[2:]):
         k, digits = int(questions), len(ratio.partition(".")[2])
         assert round(k * (prefix + suffix) / (prefix + k * suffix), digits) == float(ratio)
+
+
+def test_the_cost_of_scale_follows_from_its_formulas():
+    total, decoder = (float(re.search(rf"{letter} = ([\d.]+e9)", README)[1]) for letter in "WD")
+    adapter = 128 * (4 * 2 * 4096 + 3 * (4096 + 11008)) * 32  # Vicuna's hidden and intermediate size, 32 layers
+    rows = re.findall(r"^\| (8|64|512) \| ([\d.]+ GB, .*) \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    for number, cells in rows:
+        gpus = int(number)
+        share, speed = (gpus - 1) / gpus, 300 if gpus == 8 else 50
+        sent = [8 * adapter, 4 * total + 4 * adapter, 4 * total + 2 * decoder]
+        ddp = 2 * total + 16 * adapter
+        held = [ddp, ddp / gpus, (2 * (total - decoder) + 16 * decoder) / gpus]
+        expected = [
+            cell
+            for out, memory in zip(sent, held, strict=True)
+            for cell in (f"{share * out / 1e9:.1f} GB, {share * out / 1e9 / speed:.2f} s", f"{memory / 1e9:.1f} GB")
+        ]
+        assert cells.split(" | ") == expected

@@ -21,7 +21,7 @@ from train.trainer import RowTrainer
 
 ROOT = Path(__file__).parents[2]
 FIGURES = (
-    "loss grad_norm learning_rate supervised_tokens questions clips pictures data_wait_s step_s samples_per_s "
+    "loss grad_norm learning_rate supervised_tokens questions clips pictures data_wait_s save_s step_s samples_per_s "
     "supervised_tokens_per_s peak_memory_mib"
 ).split()
 

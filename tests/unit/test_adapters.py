@@ -85,7 +85,7 @@ def test_a_saved_projector_is_trained_whole(model):
         ("all", {*TOWERS, PROJECTOR, "language_model", "lm_head"}),
         ("decoder", {"language_model", "lm_head"}),
         ("projector", {PROJECTOR}),
-        (r"image_tower.*layers\.2\.", {"image_tower"}),
+        (r"image_tower.*layers\.1\.", {"image_tower"}),
     ],
 )
 def test_full_fine_tuning_of_a_part(model, trainable, parts):

@@ -7,7 +7,14 @@ import torch
 
 from data.errors import UserError
 from train.model import quantization_config
-from train.processes import check_connected, cpu_processes, refuse_impossible, told_of_lost_processes
+from train.processes import (
+    check_connected,
+    cpu_processes,
+    refuse_impossible,
+    refuse_other_shares,
+    told_of_lost_processes,
+    towers_of_all_ranks,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +53,20 @@ def test_4_bits_are_stored_as_ever_without_fsdp():
     assert quantization_config("nf4", "bfloat16", True).bnb_4bit_quant_storage == torch.uint8
 
 
+def test_deepspeeds_checkpoint_wants_its_number_of_processes(tmp_path):
+    (tmp_path / "global_step6").mkdir()
+    for rank in range(2):
+        (tmp_path / f"global_step6/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    for number in (2, 3):
+        args = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2), world_size=number)
+        if number == 2:
+            refuse_other_shares(str(tmp_path), args)
+        else:
+            with pytest.raises(UserError, match="with 2 processes and cannot go on with 3; launch 2"):
+                refuse_other_shares(str(tmp_path), args)
+    refuse_other_shares(str(tmp_path), SimpleNamespace(deepspeed_plugin=None, world_size=3))
+
+
 def test_one_process_with_many_gpus():
     with pytest.raises(UserError, match="one process sees 8 GPUs; launch a process for each"):
         refuse_impossible(arguments(n_gpu=8), None)
@@ -76,3 +97,15 @@ def test_a_lost_process_is_one_line(launched, capsys):
     assert line.startswith("error: process 1 of 2 lost the connection") and "more" not in line
     with pytest.raises(RuntimeError, match="another"), told_of_lost_processes():
         raise RuntimeError("another problem")
+
+
+def test_towers_run_in_every_batch_where_another_rank_or_adam_would_notice(model):
+    rows, others = (SimpleNamespace(kinds=lambda kinds=kinds: kinds) for kinds in ({"video"}, {"image"}))
+    one, two = (SimpleNamespace(world_size=number) for number in (1, 2))
+    model.requires_grad_(False)
+    model.get_submodule("model.language_model").requires_grad_(True)
+    assert towers_of_all_ranks(one, model, rows, others) == set()
+    assert towers_of_all_ranks(two, model, rows, others) == {"image", "video"}
+    assert towers_of_all_ranks(two, model, rows, None) == {"video"}
+    model.get_submodule("model.multi_modal_projector").requires_grad_(True)
+    assert towers_of_all_ranks(one, model, rows, None) == {"video"}

@@ -64,7 +64,7 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "bias": "none",
         },
         "data": {
-            "train": [{"path": "train.json", "media_root": None}],
+            "train": [{"path": "train.json", "media_root": None, "outside_media_root": False}],
             "eval": [],
             "system_prompt": None,
             "num_frames": 8,

@@ -1,0 +1,63 @@
+"""What comes from elsewhere opens no file outside of its folder, runs no code, and no secret is written down."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from data.conversation import read_conversations
+from data.errors import UserError
+from train.sft import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data_file(tmp_path):
+    def write(*paths):
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+        (tmp_path / "train.json").write_text(json.dumps([{"image": path, "conversations": turns} for path in paths]))
+        return tmp_path / "train.json"
+
+    return write
+
+
+def paths(*arguments):
+    return [item.path for conversation in read_conversations(*arguments) for item in conversation.media]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "../media2/a.png"])
+def test_a_media_path_may_not_leave_its_root(path, data_file, tmp_path):
+    file, root = data_file("a.png", path), tmp_path / "media"
+    with pytest.raises(UserError, match="row 2: picture .* is outside of media_root .*; move it, or set outside_media"):
+        paths(file, root)
+    assert len(paths(file, root, True)) == 2
+    assert len(paths(file)) == 2
+
+
+def test_a_media_path_may_wander_inside_its_root(data_file, tmp_path, monkeypatch):
+    inside = ["a.png", "b/../a.png", str(tmp_path / "media" / "a.png"), "./a.png"]
+    assert len(paths(data_file(*inside), tmp_path / "media")) == 4
+    monkeypatch.chdir(tmp_path)
+    assert paths(data_file("a.png"), "media") == ["media/a.png"]
+
+
+def test_no_code_of_a_checkpoint_is_trusted():
+    """transformers runs code from the hub only when it is told to, and pickle whenever it is used."""
+    forbidden = r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|\bpickle\.load|\bimport pickle|dill"
+    for folder in ("train", "data", "scripts"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert not re.search(forbidden, path.read_text()), path
+
+
+def test_no_secret_is_written(recipe_file, out, monkeypatch, capfd):
+    secret = "hf_" + "SECRET" * 5
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, secret)
+    main([str(recipe_file), "training.max_steps=2"])
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {"recipe.yaml", "README.md", "provenance.json", "run.json", "training_args.bin"} <= {p.name for p in written}
+    for path in written:
+        assert secret.encode() not in path.read_bytes(), path
+    assert secret not in "".join(capfd.readouterr())
