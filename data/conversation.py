@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 NOUNS = {"image": "picture", "video": "clip"}
 # The keys under which a typed part may name its file, besides its own type.
 PATH_KEYS = ("path", "file")
+# In place of a line that is not JSON, so that rows keep their numbers.
+BROKEN = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,31 @@ class Conversation:
     record: dict
 
 
+def stop(problem: UserError) -> None:
+    raise problem
+
+
 def read_conversations(
-    path: str | Path, media_root: str | Path | None = None, outside_media_root: bool = False
+    path: str | Path,
+    media_root: str | Path | None = None,
+    outside_media_root: bool = False,
+    on_problem: Callable[[UserError], None] = stop,
 ) -> Iterator[Conversation]:
     """Every conversation of a .json (a list) or .jsonl file; media paths are relative to `media_root`
-    (default: the file's folder), and may not leave one that is given unless `outside_media_root`. Raises UserError
-    naming file, row and key."""
+    (default: the file's folder), and may not leave one that is given unless `outside_media_root`. on_problem: takes
+    a UserError naming file, row and key; where it comes back, the next row is read."""
     root = Path(path).parent if media_root is None else Path(media_root)
-    for row, record in enumerate(read_records(path), start=1):
-        conversation = parse_record(record, root, f"{path} row {row}")
-        if media_root is not None and not outside_media_root:
-            _check_inside(conversation, os.path.abspath(root))
-        yield conversation
+    for row, record in enumerate(read_records(path, on_problem), start=1):
+        if record is BROKEN:
+            continue
+        try:
+            conversation = parse_record(record, root, f"{path} row {row}")
+            if media_root is not None and not outside_media_root:
+                _check_inside(conversation, os.path.abspath(root))
+        except UserError as problem:
+            on_problem(problem)
+        else:
+            yield conversation
 
 
 def _check_inside(conversation: Conversation, root: str) -> None:
@@ -71,7 +86,8 @@ def _check_inside(conversation: Conversation, root: str) -> None:
             )
 
 
-def read_records(path: str | Path) -> Iterator[dict]:
+def read_records(path: str | Path, on_problem: Callable[[UserError], None] = stop) -> Iterator[dict]:
+    """The records of a file; where `on_problem` comes back, BROKEN in place of a line that is none."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             is_list = _first_character(file) == "["
@@ -83,13 +99,14 @@ def read_records(path: str | Path) -> Iterator[dict]:
                     try:
                         yield json.loads(line)
                     except json.JSONDecodeError as problem:
-                        raise UserError(f"{path} line {number}: not JSON: {problem}") from problem
+                        on_problem(UserError(f"{path} line {number}: not JSON: {problem}"))
+                        yield BROKEN
     except json.JSONDecodeError as problem:
-        raise UserError(f"{path}: not JSON: {problem}") from problem
+        on_problem(UserError(f"{path}: not JSON: {problem}"))
     except UnicodeDecodeError as problem:
-        raise UserError(f"{path}: not a text file in UTF-8 (byte {problem.start})") from problem
+        on_problem(UserError(f"{path}: not a text file in UTF-8 (byte {problem.start})"))
     except OSError as problem:
-        raise UserError(f"{path}: cannot read the data file: {problem.strerror}") from problem
+        on_problem(UserError(f"{path}: cannot read the data file: {problem.strerror}"))
 
 
 def _first_character(file) -> str:

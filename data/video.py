@@ -1,5 +1,6 @@
 """Clips as a fixed number of frames, upright, RGB: those of decoding everything, without decoding everything."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 from data.clip_file import PacketIndex, lies_behind_end, list_packets, open_clip, packets, to_pixels
 from data.errors import UserError
 from data.media import check_media_file
-from data.sampling import UNIFORM, Sampling, choose_frames
+from data.sampling import UNIFORM, Sampling, choose_frames, frames_between
 from data.seeking import can_seek, seek_frames, start_check
 
 
@@ -50,6 +51,34 @@ def read_frames(
         return _read_in_order(path, index, choose)
     except av.error.FFmpegError as error:  # base of all that FFmpeg reports: format, codec, reading, memory
         raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
+
+
+def check_clip(path: str | Path, spans: Sequence[tuple[float | None, float | None]]) -> list[str | None]:
+    """Decodes everything; for each of `spans`, (start, end), None or why `read_frames` would refuse it.
+
+    UserError as `read_frames`, also for damage between the frames that it takes, and where more than a tenth of the
+    frames that the file announces do not come: a stream that was joined late lacks a few.
+    """
+    check_media_file(path, "video")
+    try:
+        with open_clip(path) as (container, stream):
+            index = list_packets(container, stream, path, check_start=lambda packet: False)
+            announced = max(index.num_promised, stream.frames - sum(index.is_hidden))
+        _, total = _decode(path, set(), index.num_promised)
+    except av.error.MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
+    if total < 0.9 * announced:
+        raise UserError(f"{str(path)!r} announces {announced} frames and has {total}; copy or download it again")
+    return [_refused_span(path, index.times(total), *span) for span in spans]
+
+
+def _refused_span(path: str | Path, times: np.ndarray, start: float | None, end: float | None) -> str | None:
+    try:
+        frames_between(times, start, end)
+    except ValueError as error:
+        return f"{str(path)!r}: {error}; correct its row"
 
 
 def _read_in_order(path: str | Path, index: PacketIndex, choose) -> np.ndarray:

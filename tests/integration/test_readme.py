@@ -101,7 +101,9 @@ def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
 
 def is_walk(command: str) -> bool:
     return bool(
-        re.match(r"python scripts/(new_model|preview|generate|evaluate|merge_adapter|push_to_hub)\.py ", command)
+        re.match(
+            r"python scripts/(new_model|check_data|preview|generate|evaluate|merge_adapter|push_to_hub)\.py ", command
+        )
     ) or (command.startswith("accelerate launch") and "my_recipe.yaml" in command)
 
 
@@ -117,12 +119,22 @@ def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
         result = run(command, checkout)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         printed[name] = result.stdout
-    assert list(printed) == ["new_model", "sft", "preview", "generate", "evaluate", "merge_adapter", "push_to_hub"]
+    assert list(printed) == [
+        "new_model",
+        "sft",
+        "check_data",
+        "preview",
+        "generate",
+        "evaluate",
+        "merge_adapter",
+        "push_to_hub",
+    ]
     assert "3 conversations in 1 rows" in printed["sft"] and "trained: " in printed["sft"]
     assert printed["generate"].endswith("\n") and " of 1 answers correct" in printed["evaluate"]
     assert "model.safetensors" in printed["push_to_hub"]
 
     outputs = checkout / "outputs"
+    assert json.loads((outputs / "data.json").read_text())["problems"] == []
     assert (outputs / "preview.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     for name in ("adapter_model.safetensors", "tokenizer_config.json", "recipe.yaml", "metrics.jsonl"):
         assert (outputs / "my-run" / name).is_file()

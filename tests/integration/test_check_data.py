@@ -1,0 +1,293 @@
+"""The check's figures, found a second way, and its reports on files that would stop, hang or starve a run."""
+
+import json
+import os
+import runpy
+import struct
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.conversation import read_conversations
+from data.dataset import load_corpus
+from data.encoding import expand
+from tests.media_samples import cut, draw_frames, overwrite, write_clip, write_sound
+from tests.tiny_data import turns
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def check(model_folder, tmp_path, capsys):
+    """Runs the command in this process on data files; returns exit status, report and what it prints."""
+
+    def run(train: Path, *options: str, media_root: Path | None = None, evaluation: Path | None = None):
+        root = json.dumps(media_root and str(media_root))
+        split = f"  eval: [{{path: {evaluation}, media_root: {root}}}]\n" if evaluation else ""
+        (tmp_path / "recipe.yaml").write_text(
+            f"model: {{name_or_path: {model_folder}, dtype: float32}}\n"
+            f"data:\n  train: [{{path: {train}, media_root: {root}}}]\n{split}"
+            f"  max_length: 1000\n  max_tokens_per_row: 1000\ntraining: {{output_dir: {tmp_path}/out}}\n"
+        )
+        out = tmp_path / "reports" / "report.json"
+        words = ["check_data.py", str(tmp_path / "recipe.yaml"), "--json", str(out), "--workers", "2", *options]
+        status = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", words)
+            try:
+                runpy.run_path(str(ROOT / "scripts/check_data.py"), run_name="__main__")
+            except SystemExit as end:
+                status = end.code
+        return status, json.loads(out.read_text()) if out.exists() else None, capsys.readouterr()
+
+    return run
+
+
+def test_figures_are_those_of_the_batches(check, mixed_file, media_folder, processor, visual_tokens):
+    status, report, printed = check(mixed_file, media_root=media_folder)
+    assert status == 0 and report["problems"] == [] and printed.out.endswith("all is well\n")
+
+    tokenizer, path = processor.tokenizer, (str(mixed_file), str(media_folder))
+    samples = load_corpus([path], tokenizer, visual_tokens, 1000).samples
+    batch = [expand(sample.input_ids, sample.labels, tokenizer, visual_tokens) for sample in samples]
+    ids, labels = (np.concatenate(arrays) for arrays in zip(*batch, strict=True))
+    visual = np.isin(ids, [processor.image_token_id, processor.video_token_id]).sum()
+    assert report["num_tokens"]["sum"] == report["sharing"]["single_tokens"] == len(ids)
+    assert report["visual_token_share"] == pytest.approx(visual / len(ids))
+    assert report["supervised_token_share"] == pytest.approx((labels != -100).sum() / len(ids))
+    for each in report["tokens"]:
+        assert each["samples"] == sum(each["from"] <= len(ids) < each["to"] for ids, _ in batch)
+    assert sum(each["samples"] for each in report["tokens"]) == report["samples"] == len(samples) == 16
+    assert (report["clips"], report["pictures"], report["files"]) == (4, 3, 7)
+    # MIXED_RECORDS: three questions about each clip, and one about the first clip and a picture
+    about = Counter(media.path for c in read_conversations(*path) for media in c.media if media.kind == "video")
+    assert (
+        report["questions_per_clip"]
+        == {"3": 3, "4": 1}
+        == {str(k): n for k, n in sorted(Counter(about.values()).items())}
+    )
+    # Of three questions about a clip, two clips with the text before the questions (<s> USER: <video> \n) are saved.
+    heads = [os.path.commonprefix([batch[3 * i + k][0].tolist() for k in range(3)]) for i in range(4)]
+    assert report["sharing"]["packed_tokens"] == len(ids) - 2 * sum(map(len, heads))
+    assert report["sharing"]["saving"] == pytest.approx(len(ids) / report["sharing"]["packed_tokens"])
+
+
+def test_what_is_left_out_repeated_and_unused(check, media_folder, tmp_path):
+    root = tmp_path / "media"
+    root.mkdir()
+    for name in ("clip0.mp4", "clip1.mp4", "picture0.png"):
+        (root / name).write_bytes((media_folder / name).read_bytes())
+    (root / "notes.txt").write_text("no media")
+    short = {"video": "clip0.mp4", "conversations": turns("<video>\nWhat?", "red")}
+    part = {**short, "start": 0.5}
+    late = {**short, "start": 60}
+    long = {"conversations": turns("What? " * 2000, "red")}
+    cut_off = {"conversations": turns("What?", "red", "What? " * 2000, "red")}
+    (tmp_path / "train.json").write_text(json.dumps([short, part, short, long, cut_off]))
+    (tmp_path / "eval.json").write_text(json.dumps([short, late]))
+    status, report, printed = check(tmp_path / "train.json", media_root=root, evaluation=tmp_path / "eval.json")
+    train, evaluation = (f"{tmp_path}/{name}.json row " for name in ("train", "eval"))
+    assert status == 1 and report["samples"] == 7
+    assert report["too_long"] == [train + "4"] and report["cut"] == [train + "5"] and report["num_turns_cut"] == 1
+    assert report["duplicates"] == [[train + "3", train + "1"]]
+    assert report["in_several_splits"] == [evaluation + "1"]
+    assert report["unused_media"] == [str(root / "clip1.mp4"), str(root / "picture0.png")]
+    (problem,) = report["problems"]
+    assert problem["row"] == evaluation + "2" and "start 60 lies behind its last frame" in problem["reason"]
+    assert f"{evaluation}2: " in printed.out and "1 PROBLEMS" in printed.out
+
+
+def test_wrong_rows_do_not_hide_each_other(check, media_folder, tmp_path):
+    good = {"video": "clip0.mp4", "conversations": turns("<video>\nWhat?", "red")}
+    lines = [
+        json.dumps(good),
+        "{not JSON",
+        json.dumps({**good, "video": []}),
+        json.dumps({"conversations": turns("Hello </s>", "red")}),
+        "null",
+        json.dumps(good),
+        json.dumps({"conversations": turns("What?")}),
+        json.dumps({**good, "video": "../clip0.mp4"}),
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "eval.json").write_text("[{]")
+    status, report, _ = check(tmp_path / "train.jsonl", media_root=media_folder, evaluation=tmp_path / "eval.json")
+    found = [(problem["row"], problem["reason"]) for problem in report["problems"]]
+    name = f"{tmp_path}/train.jsonl"
+    expected = [
+        (f"{name} line 2", "not JSON"),
+        (f"{name} row 3", "has no clip"),
+        (f"{name} row 4", "special token"),
+        (f"{name} row 5", "expected an object"),
+        (f"{name} row 7", "has no answer to train on"),
+        (f"{name} row 8", "is outside of media_root"),
+        (None, "not JSON"),
+    ]
+    assert [row for row, _ in found] == [row for row, _ in expected]
+    assert all(part in reason for (_, reason), (_, part) in zip(found, expected, strict=True))
+    assert (status, report["samples"], report["problems"][-1]["file"]) == (1, 2, f"{tmp_path}/eval.json")
+
+
+def test_nothing_left_and_a_wrong_recipe(check, tmp_path):
+    status, report, _ = check(tmp_path / "none.json")
+    assert status == 1 and report["samples"] == 0
+    reasons = [problem["reason"] for problem in report["problems"]]
+    assert "cannot read the data file" in reasons[0] and reasons[1] == "no conversation is left to train on"
+    status, _, printed = check(tmp_path / "none.json", "data.num_framse=3")
+    assert status == 2 and "num_framse" in printed.err
+
+
+# Files that would stop a run, hang it, take all its memory, or go through it unseen: name -> what the report says
+
+
+def write_png(path: Path, width: int, height: int, data: bytes = b"") -> Path:
+    """Greys; `data` are the compressed rows."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+def announce(source: Path, target: Path, num_frames: int) -> Path:
+    """An AVI whose headers promise so many frames."""
+    data = source.read_bytes()
+    for name, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
+        at = data.index(name) + offset
+        data = data[:at] + struct.pack("<I", num_frames) + data[at + 4 :]
+    target.write_bytes(data)
+    return target
+
+
+def hostile_clips(folder: Path) -> dict[str, str]:
+    frames = draw_frames(24)
+    good = write_clip(folder / "good.mp4", frames, g="6", bf="0")
+    fast = write_clip(folder / "fast.mp4", frames, container={"movflags": "faststart"})
+    webm = write_clip(folder / "good.webm", frames, "libvpx-vp9")
+    stream = write_clip(folder / "good.ts", frames)
+    mpeg = write_clip(folder / "good.avi", draw_frames(107), "mpeg4")
+    size = good.stat().st_size
+    random = np.random.default_rng(0)
+    (folder / "zero.mp4").write_bytes(b"")
+    cut(good, folder / "truncated.mp4", 0.7)
+    cut(fast, folder / "late_truncated.mp4", 0.8)
+    cut(webm, folder / "truncated.webm", 0.7)
+    cut(stream, folder / "truncated.ts", 0.71)
+    cut(mpeg, folder / "truncated.avi", 0.7)
+    overwrite(good, folder / "noise.mp4", 48, random.bytes(size - 48))
+    overwrite(mpeg, folder / "noise.avi", mpeg.stat().st_size // 2, random.bytes(2000))
+    (folder / "noise.webm").write_bytes(webm.read_bytes()[:64] + random.bytes(3000))
+    overwrite(good, folder / "damaged.mp4", 800, bytes(400))
+    overwrite(good, folder / "no_index.mp4", good.read_bytes().rindex(b"moov"), b"none")
+    (folder / "noise_only.mp4").write_bytes(random.bytes(5000))
+    (folder / "zeros.mp4").write_bytes(bytes(5000))
+    (folder / "page.mp4").write_text("<html><body>404 Not Found</body></html>")
+    Image.fromarray(frames[0]).save(folder / "picture.jpg")
+    (folder / "picture.jpg").rename(folder / "picture.mp4")
+    write_sound(folder / "sound.mp4")
+    write_sound(folder / "cover.mp4", cover=frames[0])
+    write_clip(folder / "empty.mp4", frames[:0])
+    write_clip(folder / "strip.avi", np.zeros((2, 2, 4096, 3), np.uint8), "ffv1", "bgr0")
+    announce(mpeg, folder / "announced.avi", 250)
+    (folder / "dangling.mp4").symlink_to(folder / "nowhere.mp4")
+    (folder / "folder.mp4").mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    # FFmpeg opens the pipe that this list names and waits, in native code, for a writer that never comes.
+    (folder / "endless.mp4").write_text("ffconcat version 1.0\nfile pipe.mp4\n")
+    broken, no_clip = "truncated", "damaged or not a video"
+    return {
+        **dict.fromkeys(("truncated.mp4", "late_truncated.mp4", "truncated.webm", "truncated.ts"), broken),
+        **dict.fromkeys(("truncated.avi", "noise.avi", "damaged.mp4"), broken),
+        **dict.fromkeys(("noise_only.mp4", "zeros.mp4", "page.mp4", "no_index.mp4"), no_clip),
+        "noise.mp4": "",
+        "noise.webm": "",
+        "zero.mp4": "is empty (0 bytes)",
+        "picture.mp4": "is given as video but holds image data",
+        "sound.mp4": "has no video stream",
+        "cover.mp4": "has no video stream",
+        "empty.mp4": "",
+        "strip.avi": "thinner than 200 : 1",
+        "announced.avi": "announces 250 frames and has 107",
+        "dangling.mp4": "No such file",
+        "missing.mp4": "No such file",
+        "folder.mp4": "not a file",
+        "pipe.mp4": "not a file",
+        "endless.mp4": "takes more than 15 seconds",
+    }
+
+
+def hostile_pictures(folder: Path) -> dict[str, str]:
+    texture = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    jpeg, png = folder / "good.jpg", folder / "good.png"
+    for path in (jpeg, png):
+        Image.fromarray(texture).save(path)
+    cut(jpeg, folder / "truncated.jpg", 0.5)
+    half = cut(jpeg, folder / "half_read.jpg", 0.5)
+    half.write_bytes(half.read_bytes().rstrip(b"\xff") + b"\xff\xd9")  # Pillow fills the rest with grey
+    Image.open(half).load()
+    cut(png, folder / "truncated.png", 0.5)
+    overwrite(png, folder / "damaged.png", png.stat().st_size // 2, b"\0\0\0\0")
+    (folder / "clip.jpg").write_bytes((folder / "good.mp4").read_bytes())
+    (folder / "page.jpg").write_text("<html><body>404 Not Found</body></html>")
+    write_png(folder / "strip.png", 100_000, 2, zlib.compress(bytes(2 * 100_001)))
+    write_png(folder / "bomb.png", 60_000, 60_000, zlib.compress(bytes(10_000_000)))
+    return {
+        "truncated.jpg": "truncated",
+        "half_read.jpg": "ends before its last pixel",
+        "truncated.png": "",
+        "damaged.png": "",
+        "clip.jpg": "holds video data",
+        "page.jpg": "not a picture",
+        "strip.png": "thinner than 200 : 1",
+        "bomb.png": "decompression bomb",
+    }
+
+
+def test_every_hostile_file_has_one_report(check, tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    expected = hostile_clips(folder) | hostile_pictures(folder)
+    if os.geteuid():  # root may read everything
+        (folder / "forbidden.mp4").write_bytes((folder / "good.mp4").read_bytes())
+        (folder / "forbidden.mp4").chmod(0)
+        expected["forbidden.mp4"] = "Permission denied"
+    sound = [path.name for path in folder.glob("good.*")] + ["fast.mp4"]
+    records = []
+    for name in [*expected, *sound]:
+        kind = "image" if name.endswith(("jpg", "png")) else "video"
+        records.append({kind: name, "conversations": turns(f"<{kind}>\nWhat?", "red")})
+    (tmp_path / "train.json").write_text(json.dumps(records))
+
+    status, report, printed = check(tmp_path / "train.json", "--seconds", "15", "--memory", "1", media_root=folder)
+    problems = {Path(problem["file"]).name: problem for problem in report["problems"]}
+    assert len(expected) >= 30 and status == 1
+    assert set(problems) == set(expected) and len(report["problems"]) == len(expected)
+    for row, (name, reason) in enumerate(expected.items(), start=1):
+        assert reason in problems[name]["reason"], name
+        assert name in problems[name]["reason"] and "\n" not in problems[name]["reason"]
+        assert problems[name]["row"] == f"{tmp_path}/train.json row {row}"
+        assert problems[name]["reason"] in printed.out
+    assert report["unreadable_files"] == sorted(str(folder / name) for name in expected)
+
+
+def test_a_file_may_take_so_much_memory_and_not_more(check, tmp_path):
+    Image.fromarray(np.zeros((4000, 4000, 3), np.uint8)).save(tmp_path / "large.png")  # 48 MB
+    write_clip(tmp_path / "large.avi", np.zeros((2, 3000, 3000, 3), np.uint8), "ffv1", "bgr0")
+    records = [
+        {"image": "large.png", "conversations": turns("<image>\nWhat?", "red")},
+        {"video": "large.avi", "conversations": turns("<video>\nWhat?", "red")},
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    assert check(tmp_path / "train.json")[0] == 0
+    status, report, _ = check(tmp_path / "train.json", "--memory", "0.02")
+    assert status == 1 and len(report["problems"]) == 2
+    for problem in report["problems"]:
+        assert problem["reason"] == f"{problem['file']!r} needs more than 0.02 GiB of memory"
