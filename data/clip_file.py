@@ -17,12 +17,17 @@ from torch.utils.data import get_worker_info
 from data.errors import UserError
 from data.media import check_frame_size
 
+# What FFmpeg takes for a video although it is a list of other files or addresses, which no row names: it would open
+# them, wherever they are, and wait for them.
+PLAYLISTS = {"concat", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sdp", "webm_dash_manifest"}
+
 
 @contextmanager
 def open_clip(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A clip's container and its first video stream; the cover picture of a sound file is none."""
     # Without "file:", FFmpeg reads "a:b.mp4" as a protocol "a". Titles are often not UTF-8, and not needed.
-    with av.open(f"file:{path}", metadata_errors="replace") as container:
+    options = {"format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS))}
+    with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
         kind = container.format.name
         if kind == "image2" or kind.endswith("_pipe"):
             raise UserError(f"{str(path)!r} is given as video but is a picture ({kind}); correct its row")

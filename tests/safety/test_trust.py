@@ -8,6 +8,7 @@ import pytest
 
 from data.conversation import read_conversations
 from data.errors import UserError
+from data.video import read_frames
 from train.sft import main
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +62,13 @@ def test_no_secret_is_written(recipe_file, out, monkeypatch, capfd):
     for path in written:
         assert secret.encode() not in path.read_bytes(), path
     assert secret not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "playlist", ["ffconcat version 1.0\nfile clip0.mp4\n", "#EXTM3U\n#EXTINF:1,\nclip0.mp4\n#EXT-X-ENDLIST\n"]
+)
+def test_a_playlist_opens_no_file_that_no_row_names(playlist, media_folder):
+    path = media_folder / "list.mp4"
+    path.write_text(playlist)
+    with pytest.raises(UserError, match="list.mp4"):
+        read_frames(path, 8)
