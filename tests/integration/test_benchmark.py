@@ -63,7 +63,7 @@ def test_a_clip_is_in_a_row_once(rows):
 
 def test_memory_is_that_of_the_tokens(rows):
     one, six, _ = rows
-    assert one["memory_ratio"] == pytest.approx(1, abs=0.1)
+    assert 0.7 < one["memory_ratio"] < 1  # one of the tiny model's four layers leaves the clips out
     assert six["memory_questions"] == 4
     assert six["memory_ratio"] < 0.9  # the weights are in it, most of a tiny model's peak is theirs
     assert six["ours_peak_mib"] < six["plain_peak_mib"]

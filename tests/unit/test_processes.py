@@ -62,7 +62,7 @@ def test_deepspeeds_checkpoint_wants_its_number_of_processes(tmp_path):
         if number == 2:
             refuse_other_shares(str(tmp_path), args)
         else:
-            with pytest.raises(UserError, match="with 2 processes and not 3; launch 2"):
+            with pytest.raises(UserError, match="with 2 processes and cannot take 3: launch 2"):
                 refuse_other_shares(str(tmp_path), args)
     refuse_other_shares(str(tmp_path), SimpleNamespace(deepspeed_plugin=None, world_size=3))
 
