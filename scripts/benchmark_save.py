@@ -25,6 +25,7 @@ from measure import machine, seconds
 from transformers import Trainer, TrainerCallback
 
 from train import sft
+from train.checkpoint import checkpoints
 from train.metrics import METRICS_FILE, keep_lines_until
 from train.saving import SavingTrainer
 
@@ -80,7 +81,7 @@ def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[dict]:
         sft.RowTrainer = original
     lines = [line for line in read_metrics(out) if "step_s" in line]
     saving, training = (sum(line[name] for line in lines) for name in ("save_s", "step_s"))
-    size = sum(path.stat().st_size for path in (out / f"checkpoint-{EVERY}").rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in checkpoints(out)[-1].rglob("*") if path.is_file())
     stall = {"case": "stall", "ours_s": saving, "plain_s": training - saving, "share": saving / (training - saving)}
     return [
         {**stall, "ratio": (training - saving) / training, "memory_ratio": None, "steps": len(lines), "every": EVERY},
