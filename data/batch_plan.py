@@ -1,6 +1,6 @@
 """Which rank computes which rows, and when: every rank makes the same plan, without a word to the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from torch.utils.data import Sampler
 
@@ -47,11 +47,21 @@ class RankBatchSampler(Sampler[list[list[int]]]):
     Each `rows_per_step` rows in the order of `RowDataset.rows` are one optimizer step, the last of an epoch may have
     fewer; on any number of ranks a step has the same rows. Ranks have equally many micro-batches, some may be empty.
     rows_per_step None: all rows are one step (evaluation).
+
+    left_out: optimizer step, from 1 over all epochs -> `media_key` of what its rows lack. Rows are dealt before, so
+    that ranks need not have learned the same yet.
     """
 
     def __init__(
-        self, dataset: RowDataset, batch_size: int, rows_per_step: int | None = None, num_ranks: int = 1, rank: int = 0
+        self,
+        dataset: RowDataset,
+        batch_size: int,
+        rows_per_step: int | None = None,
+        num_ranks: int = 1,
+        rank: int = 0,
+        left_out: Callable[[int], Set[str]] = lambda step: frozenset(),
     ):
+        self.left_out = left_out
         self.dataset, self.batch_size, self.num_ranks, self.rank = dataset, batch_size, num_ranks, rank
         self.rows_per_step = rows_per_step or max(len(dataset), 1)
         self.epoch = 0
@@ -71,8 +81,11 @@ class RankBatchSampler(Sampler[list[list[int]]]):
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         rows = self.dataset.rows(self.epoch)
-        for start in range(0, len(rows), self.rows_per_step):
+        steps = range(0, len(rows), self.rows_per_step)
+        for number, start in enumerate(steps, start=self.epoch * len(steps) + 1):
             step = rows[start : start + self.rows_per_step]
             work = [self.dataset.num_tokens(row) for row in step]
             for batches in deal(work, self.batch_size, self.num_ranks):
-                yield [step[index] for index in batches[self.rank]]
+                own = [step[index] for index in batches[self.rank]]
+                left_out = self.left_out(number)
+                yield [self.dataset.without(row, left_out) for row in own] if left_out else own

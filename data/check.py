@@ -2,21 +2,26 @@
 
 import mimetypes
 import os
-import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from pathlib import Path
+from itertools import chain
 from sys import maxsize
 
 import numpy as np
 
-from data.conversation import Conversation, Media, read_conversations
-from data.dataset import RowDataset
-from data.encoding import Sample, encode
+from data.columns import Ragged
+from data.conversation import Conversation, read_conversations
+from data.dataset import RowDataset, num_tokens
+from data.digests import Digests, digest
+from data.encoding import encode
 from data.errors import UserError
+from data.fill import Filling
+from data.hub_sets import is_hub_id
 from data.probe import File, probe
+from data.reference import Media, is_of_pictures, pictures_of
+from data.samples import Samples
 from data.supervised import supervise
 from data.video_llava import VisualTokens
 
@@ -43,13 +48,17 @@ class Contents:
     uses: picture or clip -> [the first row that shows it, how many do].
     """
 
-    samples: list[Sample] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
+    lengths: array = field(default_factory=lambda: array("i"))
     too_long: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     uses: dict[Media, list] = field(default_factory=dict)
-    rows: dict[bytes, str] = field(default_factory=dict)  # digest of a conversation -> its first row
+    conversations: Digests = field(default_factory=Digests)  # different ones
+    first_rows: Ragged = field(default_factory=lambda: Ragged("B"))  # names of theirs
+
+    def first_row(self, conversation: int) -> str:
+        return str(self.first_rows[conversation], "utf-8", "surrogatepass")
 
 
 def read_contents(
@@ -65,7 +74,7 @@ def read_contents(
     for path, media_root, outside_media_root in sources:
 
         def note(problem: UserError, path=path) -> None:
-            contents.problems.append(_row_problem(path, str(problem)))
+            contents.problems.append(_row_problem(str(path), problem))
 
         for conversation in read_conversations(path, media_root, outside_media_root, note):
             for media in set(conversation.media):
@@ -73,24 +82,25 @@ def read_contents(
             try:
                 _add(contents, conversation, tokenizer, visual_tokens, max_length, system_prompt)
             except UserError as problem:
-                note(problem)
+                note(problem.about(conversation.name))
     return contents
 
 
-def _row_problem(path: str, text: str) -> Problem:
+def _row_problem(path: str, problem: UserError) -> Problem:
     """Messages about rows begin with the row's name."""
-    found = re.match(rf"({re.escape(str(path))} (?:row|line) \d+)[,:] (.*)", text)
-    row, reason = found.groups() if found else (None, text.removeprefix(f"{path}: "))
-    return Problem(str(path), row, reason)
+    reason = str(problem).removeprefix(problem.row or path).lstrip(",: ")
+    return Problem(path, problem.row, reason)
 
 
 def _add(contents: Contents, conversation: Conversation, tokenizer, visual_tokens, max_length, system_prompt) -> None:
     sample = encode(conversation, tokenizer, visual_tokens, maxsize, system_prompt)
     contents.lengths.append(num_tokens(sample, visual_tokens))
     content = repr((sample.input_ids.tolist(), [(item.path, item.start, item.end) for item in sample.media]))
-    first = contents.rows.setdefault(blake2b(content.encode(errors="surrogatepass")).digest(), sample.name)
-    if first != sample.name:
-        contents.duplicates.append((sample.name, first))
+    number = contents.conversations.number(digest(content.encode(errors="surrogatepass")))
+    if number == len(contents.first_rows):
+        contents.first_rows.append(sample.name.encode(errors="surrogatepass"))
+    else:
+        contents.duplicates.append((sample.name, contents.first_row(number)))
     if contents.lengths[-1] > max_length:
         sample = encode(conversation, tokenizer, visual_tokens, max_length, system_prompt)
     if sample is None:
@@ -99,41 +109,42 @@ def _add(contents: Contents, conversation: Conversation, tokenizer, visual_token
         contents.samples.append(sample)
 
 
-def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
-    """In the decoder's input."""
-    return len(sample.input_ids) + sum(visual_tokens.of(media.kind) - 1 for media in sample.media)
-
-
 def files_of(splits: Iterable[Contents]) -> list[File]:
     """Every picture and clip once, with the parts of it that rows take."""
-    spans: dict[tuple[str, str], dict] = {}
+    spans: dict[tuple, dict] = {}
     for media in (media for contents in splits for media in contents.uses):
-        spans.setdefault((media.kind, media.path), {})[media.start, media.end] = None
-    return [File(*key, tuple(parts)) for key, parts in spans.items()]
+        spans.setdefault((media.kind, media.path, media.place), {})[media.start, media.end] = None
+    return [File(kind, path, tuple(parts), place) for (kind, path, place), parts in spans.items()]
 
 
 def probe_files(
-    files: Sequence[File], splits: Sequence[Contents], num_workers: int, seconds: float, memory: int
+    files: Sequence[File],
+    splits: Sequence[Contents],
+    num_workers: int,
+    seconds: float,
+    memory: int,
+    filling: Filling | None = None,
 ) -> Iterator[list[Problem]]:
-    """Decodes every file to its end, `num_workers` at once; the problems of each as it is done.
+    """Decodes every file to its end, or does what `filling` says, `num_workers` at once; the problems of each as it is
+    done.
 
     seconds, memory (bytes): what a file may take, see `supervise`.
     """
-    for outcome in supervise(probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
+    for outcome in supervise(filling or probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
         file = files[outcome.job]
         reasons = outcome.result or [f"{file.path!r} {outcome.failure}"] * len(file.spans)
         rows: dict[str, list] = {}
-        for span, reason in zip(file.spans, reasons, strict=True):
+        for item, reason in zip(file.media, reasons, strict=True):
             for contents in splits if reason else ():
-                if use := contents.uses.get(Media(file.kind, file.path, *span)):
+                if use := contents.uses.get(item):
                     rows.setdefault(reason, [use[0], 0])[1] += use[1]
         yield [Problem(file.path, first, reason, number) for reason, (first, number) in rows.items()]
 
 
 def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
     """Pictures and clips, by the ends of their names, that lie in a media root and in no row."""
-    used = {os.path.realpath(file.path) for file in files}
-    roots = {os.path.realpath(Path(path).parent if root is None else root) for path, root, _ in sources}
+    used = {os.path.realpath(path) for file in files for path in _paths(file.media[0])}
+    roots = {os.path.realpath(root or _folder(str(path))) for path, root, _ in sources if not is_hub_id(str(path))}
     found = set()
     for folder, _, names in (entry for root in roots for entry in os.walk(root)):
         for path in (os.path.join(folder, name) for name in names):
@@ -141,6 +152,20 @@ def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
             if kind in ("image", "video") and os.path.realpath(path) not in used:
                 found.add(path)
     return sorted(found)
+
+
+def _folder(path: str) -> str:
+    return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def _paths(item: Media) -> list[str]:
+    """The files of a picture or clip, as far as it is one or several."""
+    if not is_of_pictures(item):
+        return [item.path]
+    try:
+        return [frame.path for frame in pictures_of(item)]
+    except OSError:  # a problem that is reported elsewhere
+        return []
 
 
 def histogram(values: Sequence[int]) -> list[dict[str, int]]:
@@ -161,12 +186,16 @@ def histogram(values: Sequence[int]) -> list[dict[str, int]]:
 def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tokens: VisualTokens) -> dict:
     """Figures of all splits together, as plain values. rows: each split's, packed. Shares are those of the tokens
     that are left to train and evaluate on."""
-    samples = [sample for contents in splits for sample in contents.samples]
     lengths = [length for contents in splits for length in contents.lengths]
-    single = sum(num_tokens(sample, visual_tokens) for sample in samples)
     packed = sum(sum(dataset.groups.lengths()) for dataset in rows)
-    visual = sum(visual_tokens.of(media.kind) for sample in samples for media in sample.media)
-    supervised = sum(end - start for sample in samples for start, end in sample.trained)
+    single = visual = supervised = num_turns_cut = 0
+    cut = []
+    for sample in chain.from_iterable(contents.samples for contents in splits):
+        single += num_tokens(sample, visual_tokens)
+        visual += sum(visual_tokens.of(media.kind) for media in sample.media)
+        supervised += sum(end - start for start, end in sample.trained)
+        num_turns_cut += sample.num_turns_dropped
+        cut += [sample.name] * (sample.num_turns_dropped > 0)
     media = {media for contents in splits for media in contents.uses}
     clips = sum(item.kind == "video" for item in media)
     return {
@@ -176,8 +205,8 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
         "tokens": histogram(lengths),
         "num_tokens": {"sum": sum(lengths), "median": float(np.median(lengths or [0])), "max": max(lengths, default=0)},
         "too_long": [name for contents in splits for name in contents.too_long],
-        "cut": [sample.name for sample in samples if sample.num_turns_dropped],
-        "num_turns_cut": sum(sample.num_turns_dropped for sample in samples),
+        "cut": cut,
+        "num_turns_cut": num_turns_cut,
         "visual_token_share": visual / max(single, 1),
         "supervised_token_share": supervised / max(single, 1),
         "duplicates": [list(pair) for contents in splits for pair in contents.duplicates],
@@ -194,10 +223,11 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
 
 def _in_several(splits: Sequence[Contents]) -> list[str]:
     """Rows of later splits that stand in an earlier one: evaluation on what was trained."""
-    found, seen = [], set()
-    for contents in splits:
-        found += [row for digest, row in contents.rows.items() if digest in seen]
-        seen |= contents.rows.keys()
+    found = []
+    for number, contents in enumerate(splits):
+        for index, key in enumerate(contents.conversations):
+            if any(key in earlier.conversations for earlier in splits[:number]):
+                found.append(contents.first_row(index))
     return found
 
 

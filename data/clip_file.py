@@ -12,7 +12,6 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
-from torch.utils.data import get_worker_info
 
 from data.errors import UserError
 from data.media import check_frame_size
@@ -21,13 +20,15 @@ from data.media import check_frame_size
 # them, wherever they are, and wait for them.
 PLAYLISTS = {"concat", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sdp", "webm_dash_manifest"}
 
+_num_threads = 1  # of each decoder in this process
+
 
 @contextmanager
 def open_clip(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A clip's container and its first video stream; the cover picture of a sound file is none."""
     # Without "file:", FFmpeg reads "a:b.mp4" as a protocol "a". Titles are often not UTF-8, and not needed.
     options = {"format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS))}
-    with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
+    with av.open(f"file:{os.fspath(path)}", metadata_errors="replace", options=options) as container:
         kind = container.format.name
         if kind == "image2" or kind.endswith("_pipe"):
             raise UserError(f"{str(path)!r} is given as video but is a picture ({kind}); correct its row")
@@ -36,24 +37,27 @@ def open_clip(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise UserError(f"{str(path)!r} ({kind}) has no video stream that FFmpeg can decode")
         codec = streams[0].codec_context
         check_frame_size(path, codec.width, codec.height)
-        codec.thread_count = decoder_threads()
+        codec.thread_count = _num_threads
         yield container, streams[0]
 
 
-def decoder_threads() -> int:
-    """One, but in a data loader's worker its share of the cores.
+def decode_with_threads(number: int) -> None:
+    """From now on, in a process that is never forked.
 
     FFmpeg's threads do not survive a fork: workers wait for ever when they collect a frame of their parent's as
-    garbage (also PyAV#1861, PyAV#1962). A worker itself is not forked again.
+    garbage (also PyAV#1861, PyAV#1962). Elsewhere a decoder has one.
     """
-    worker = get_worker_info()
-    if worker is None:
-        return 1
-    return share_of_cores(num_cores(), worker.num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    global _num_threads
+    _num_threads = number
 
 
 def share_of_cores(cores: int, num_workers: int, num_processes: int) -> int:
-    """Threads of each of `num_workers` decoders in each of `num_processes`, one core a process left for training."""
+    """Threads of each of `num_workers` decoders in each of `num_processes`, one core a process left for training.
+
+    Without workers, training waits while its one decoder works.
+    """
+    if not num_workers:
+        return max(1, cores // num_processes)
     return max(1, (cores - num_processes) // (num_workers * num_processes))
 
 
@@ -147,7 +151,7 @@ def lies_behind_end(stream: VideoStream, path: str | Path) -> bool:
 
 
 def to_pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, upright. One thread: see `decoder_threads`, and the workers work side by side."""
+    """uint8 (H, W, 3), RGB, upright. One thread: see `decode_with_threads`, and the workers work side by side."""
     return _upright(frame, frame.to_ndarray(format="rgb24", threads=1, width=width, height=height))
 
 

@@ -1,19 +1,18 @@
-"""Rows, samples and prompts -> tensors. This is where media are decoded, in the data loader's workers."""
+"""Rows, samples and prompts -> tensors. Media are decoded here, in the data loader's workers."""
 
 from array import array
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 
-from data.conversation import Media
+from data.bad_media import load_groups
 from data.encoding import IGNORE_INDEX, Sample, expand
 from data.layout import RowLayout, packed_inputs
-from data.media import load_image
 from data.packing import Group
-from data.video import read_frames
-from data.video_llava import VisualTokens, empty_pixels, pixel_inputs
+from data.pixels import PixelLoader
+from data.reference import Media
+from data.video_llava import VisualTokens
 
 Row = Sequence[tuple[Group, Sequence[Sample]]]
 
@@ -23,16 +22,22 @@ class RowCollator:
     and counts.
 
     No padding: the groups of the row stand one behind the other. [1 2 3 | 4 | 5 6] are the ids of one group with
-    a prefix of three tokens and two suffixes. An empty batch becomes two tokens without a label.
+    a prefix of three tokens and two suffixes. An empty batch becomes two tokens without a label. Groups whose media
+    cannot be decoded are left out and listed as `bad_media` (see `load_groups`).
     """
 
-    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = ()):
-        """towers: kinds of media whose tower runs in every batch, on nothing where there are none of them."""
+    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = (), load_pixels=None):
+        """towers: kinds of media whose tower runs in every batch, on nothing where there are none of them.
+        load_pixels: a `PixelLoader`, or what gives the towers something else in its place."""
         self.processor, self.visual_tokens = processor, visual_tokens
-        self.no_pixels = empty_pixels(processor, towers, visual_tokens.num_frames)
+        self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
+        self.no_pixels = self.load_pixels.empty(towers)
 
     def __call__(self, batch: Sequence[Row]) -> dict:
-        (row,) = batch or [[(Group((0,), 1, (1,)), [nothing_to_learn(self.processor.tokenizer)])]]
+        (row,) = batch or [[]]
+        kept, pixels, bad = load_groups([samples for _, samples in row], self.load_pixels)
+        row = [row[number] for number in kept]
+        row = row or [(Group((0,), 1, (1,)), [nothing_to_learn(self.processor.tokenizer)])]
         laid_out = []
         for group, samples in row:
             expanded = [expand(s.input_ids, s.labels, self.processor.tokenizer, self.visual_tokens) for s in samples]
@@ -44,9 +49,10 @@ class RowCollator:
             "labels": labels.long()[None],
             **packed_inputs(RowLayout(tuple(group.shape for group, _ in row))),
             **self.no_pixels,
-            **load_pixels(media, self.processor, self.visual_tokens.num_frames),
+            **pixels,
             "counts": _counts(media, [sample for _, samples in row for sample in samples]),
             "names": [sample.name for _, samples in row for sample in samples if sample.trained],
+            **({"bad_media": bad} if bad else {}),
         }
 
 
@@ -54,18 +60,20 @@ class PaddedCollator:
     """Samples -> input_ids, attention_mask and labels (B, T) long, padded on the right; pixels and counts.
 
     Ids [1 2] and [3] become [[1 2] [3 pad]], mask [[1 1] [1 0]], labels -100 where padded. An empty batch becomes two
-    tokens without a label.
+    tokens without a label. Samples whose media cannot be decoded are left out as in `RowCollator`.
     """
 
-    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = ()):
-        """towers: as of `RowCollator`."""
+    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = (), load_pixels=None):
+        """towers, load_pixels: as of `RowCollator`."""
         self.processor, self.visual_tokens = processor, visual_tokens
-        self.no_pixels = empty_pixels(processor, towers, visual_tokens.num_frames)
+        self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
+        self.no_pixels = self.load_pixels.empty(towers)
 
     def __call__(self, batch: Sequence[Row]) -> dict:
         tokenizer = self.processor.tokenizer
         samples = [sample for row in batch for _, members in row for sample in members]
-        samples = samples or [nothing_to_learn(tokenizer)]
+        kept, pixels, bad = load_groups([[sample] for sample in samples], self.load_pixels)
+        samples = [samples[number] for number in kept] or [nothing_to_learn(tokenizer)]
         expanded = [expand(s.input_ids, s.labels, tokenizer, self.visual_tokens) for s in samples]
         ids, labels = zip(*expanded, strict=True)
         media = [item for sample in samples for item in sample.media]
@@ -74,9 +82,10 @@ class PaddedCollator:
             "attention_mask": pad([np.ones_like(row) for row in ids], 0),
             "labels": pad(labels, IGNORE_INDEX),
             **self.no_pixels,
-            **load_pixels(media, self.processor, self.visual_tokens.num_frames),
+            **pixels,
             "counts": _counts(media, samples),
             "names": [sample.name for sample in samples if sample.trained],
+            **({"bad_media": bad} if bad else {}),
         }
 
 
@@ -85,7 +94,7 @@ class PromptCollator:
     so that every answer begins behind the last token of its prompt; pixels."""
 
     def __init__(self, processor, num_frames: int):
-        self.processor, self.num_frames = processor, num_frames
+        self.processor, self.load_pixels = processor, PixelLoader(processor, num_frames)
 
     def __call__(self, batch: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict:
         ids = [np.asarray(ids) for ids, _ in batch]
@@ -93,7 +102,7 @@ class PromptCollator:
         return {
             "input_ids": pad(ids, self.processor.tokenizer.pad_token_id, side="left"),
             "attention_mask": pad([np.ones_like(row) for row in ids], 0, side="left"),
-            **load_pixels(media, self.processor, self.num_frames),
+            **self.load_pixels(media),
         }
 
 
@@ -109,17 +118,6 @@ def pad(rows: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Te
     for target, row in zip(padded, rows, strict=True):
         target[slice(len(row)) if side == "right" else slice(length - len(row), length)] = row
     return torch.from_numpy(padded)
-
-
-def load_pixels(media: Iterable[Media], processor, num_frames: int) -> dict:
-    """Decode pictures and clips, each kind in order of appearance, and hand them to the processor."""
-    pictures = [load_image(Path(item.path)) for item in media if item.kind == "image"]
-    clips = [
-        read_frames(Path(item.path), num_frames, start=item.start, end=item.end, sampling=item.sampling)
-        for item in media
-        if item.kind == "video"
-    ]
-    return pixel_inputs(processor, pictures, clips)
 
 
 def _counts(media: Sequence[Media], samples: Sequence[Sample]) -> dict[str, int]:

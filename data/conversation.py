@@ -3,7 +3,8 @@
 LLaVA:    {"video": "a.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhat is it?"}, ...]}
 Messages: {"messages": [{"role": "user", "content": [{"type": "video", "path": "a.mp4"},
                                                     {"type": "text", "text": "What is it?"}]}, ...]}
-"start" and "end", seconds from the first frame, in a LLaVA record of one clip or in a video's part, take a part of it.
+What may stand there besides a path, `Locator` says. "start" and "end", seconds from the first frame, in a LLaVA record
+of one clip or in a video's part, take a part of it.
 """
 
 import json
@@ -15,27 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
-from data.sampling import UNIFORM, Sampling
+from data.locate import NOUNS, PLACE_KEYS, Locator, shown
+from data.reference import Media, Pictures
+from data.sources import Source, find_files, read_rows
 from data.video_llava import PLACEHOLDERS
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-NOUNS = {"image": "picture", "video": "clip"}
-# The keys under which a typed part may name its file, besides its own type.
-PATH_KEYS = ("path", "file")
-# In place of a line that is not JSON, so that rows keep their numbers.
-BROKEN = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """`start` and `end` are seconds from a clip's first frame; None is its own start or end. `sampling` says which
-    of its frames are taken; rows of training set it."""
-
-    kind: str  # "image" | "video"
-    path: str
-    start: float | None = None
-    end: float | None = None
-    sampling: Sampling = UNIFORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,70 +40,55 @@ def stop(problem: UserError) -> None:
 
 
 def read_conversations(
-    path: str | Path,
+    path: str | Path | Source,
     media_root: str | Path | None = None,
     outside_media_root: bool = False,
     on_problem: Callable[[UserError], None] = stop,
 ) -> Iterator[Conversation]:
-    """Every conversation of a .json (a list) or .jsonl file; media paths are relative to `media_root`
+    """Every conversation of what `path` names (see `Source`), one at a time; media paths are relative to `media_root`
     (default: the file's folder), and may not leave one that is given unless `outside_media_root`. on_problem: takes
-    a UserError naming file, row and key; where it comes back, the next row is read."""
-    root = Path(path).parent if media_root is None else Path(media_root)
-    for row, record in enumerate(read_records(path, on_problem), start=1):
-        if record is BROKEN:
-            continue
-        try:
-            conversation = parse_record(record, root, f"{path} row {row}")
-            if media_root is not None and not outside_media_root:
-                _check_inside(conversation, os.path.abspath(root))
-        except UserError as problem:
-            on_problem(problem)
-        else:
-            yield conversation
+    a UserError naming file, row and key; where it comes back, the next row is read. In a data set from the hub,
+    media_root is one of its folders, and nothing may leave the set."""
+    source = path if isinstance(path, Source) else Source(str(path))
+    try:
+        files, folder = find_files(source)
+    except UserError as problem:
+        return on_problem(problem)
+    if folder is not None and media_root is not None:
+        media_root = os.path.join(folder, media_root)
+    bound = folder or media_root
+    bound = None if bound is None or outside_media_root else os.path.abspath(bound)
+    for file in files:
+        root = Path(file).parent if media_root is None else Path(media_root)
+        for row in read_rows(file, on_problem):
+            in_shard = row.members is not None
+            find = Locator(None if in_shard and media_root is None else root, row.members or {}, source.downloads)
+            try:
+                conversation = parse_record(row.record, root, row.name, find)
+                if bound is not None:
+                    _check_inside(conversation, bound)
+            except UserError as problem:
+                on_problem(problem.about(row.name))
+            else:
+                yield conversation
 
 
 def _check_inside(conversation: Conversation, root: str) -> None:
     """A data file from elsewhere names files to open. Links inside of the root are its owner's."""
     for item in conversation.media:
-        if not Path(os.path.abspath(item.path)).is_relative_to(root):
-            raise UserError(
-                f"{conversation.name}: {NOUNS[item.kind]} {item.path} is outside of media_root {root}; move it, or set "
-                "outside_media_root: true for this data file"
-            )
+        frames = item.place.frames if isinstance(item.place, Pictures) else ()
+        for each in frames or (item,):
+            is_file = each.place is None or isinstance(each.place, Pictures)
+            if is_file and not Path(os.path.abspath(each.path)).is_relative_to(root):
+                raise UserError(
+                    f"{conversation.name}: {NOUNS[item.kind]} {each.path} is outside of media_root {root}; move it, or "
+                    "set outside_media_root: true for this data file"
+                )
 
 
-def read_records(path: str | Path, on_problem: Callable[[UserError], None] = stop) -> Iterator[dict]:
-    """The records of a file; where `on_problem` comes back, BROKEN in place of a line that is none."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            is_list = _first_character(file) == "["
-            if is_list:
-                yield from json.load(file)
-                return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except json.JSONDecodeError as problem:
-                        on_problem(UserError(f"{path} line {number}: not JSON: {problem}"))
-                        yield BROKEN
-    except json.JSONDecodeError as problem:
-        on_problem(UserError(f"{path}: not JSON: {problem}"))
-    except UnicodeDecodeError as problem:
-        on_problem(UserError(f"{path}: not a text file in UTF-8 (byte {problem.start})"))
-    except OSError as problem:
-        on_problem(UserError(f"{path}: cannot read the data file: {problem.strerror}"))
-
-
-def _first_character(file) -> str:
-    while (character := file.read(1)).isspace():
-        pass
-    file.seek(0)
-    return character
-
-
-def parse_record(record: dict, media_root: Path, name: str) -> Conversation:
-    """One record of either format. Raises UserError naming the row."""
+def parse_record(record: dict, media_root: Path, name: str, find: Locator | None = None) -> Conversation:
+    """One record of either format. Raises UserError naming the row. find: unless media are files in media_root."""
+    find = find or Locator(media_root)
     if not isinstance(record, dict):
         raise UserError(f"{name}: expected an object, got {type(record).__name__}")
     turns = record.get("conversations", record.get("messages"))
@@ -131,28 +102,29 @@ def parse_record(record: dict, media_root: Path, name: str) -> Conversation:
         for part in parts:
             if part["type"] == "text":
                 continue
-            kind, file, span = part["type"], part.pop("file", None), part.pop("span", {})
-            if file is None:
-                if (file := next(files[kind], None)) is None:
+            kind, value, span = part["type"], part.pop("value", None), part.pop("span", {})
+            if value is None:
+                if (value := next(files[kind], None)) is None:
                     raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {_counts(record, turns)}")
                 span = listed_span if kind == "video" else {}
-            media.append(Media(kind, os.path.join(media_root, file), **span))
+            media.append(find(kind, value, where, span))
         messages.append({"role": role, "content": parts})
     for kind, rest in files.items():
         if (unused := next(rest, None)) is not None:
             raise UserError(
-                f"{name}: {NOUNS[kind]} {unused!r} has no {PLACEHOLDERS[kind]} in the text; {_counts(record, turns)}"
+                f"{name}: {NOUNS[kind]} {shown(unused)} has no {PLACEHOLDERS[kind]} in the text; "
+                f"{_counts(record, turns)}"
             )
     _check_order(messages, name)
     return Conversation(messages, tuple(media), name, record)
 
 
-def _listed(record: dict, kind: str, name: str) -> list[str]:
-    """The record's own files of one kind: "video": "a.mp4" or ["a.mp4", ...], also under the plural."""
+def _listed(record: dict, kind: str, name: str) -> list:
+    """The record's own media of one kind, as `Locator` takes them: one or a list, also under the plural."""
     value = record.get(kind, record.get(kind + "s"))
-    value = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(value, list) or not all(isinstance(file, str) and file for file in value):
-        raise UserError(f"{name}, {kind}: expected a path or a list of paths, got {value!r}")
+    value = [] if value is None else [value] if isinstance(value, str | dict) else value
+    if not isinstance(value, list) or not all(isinstance(file, str | dict | list) and file for file in value):
+        raise UserError(f"{name}, {kind}: expected a path or a list of paths, got {shown(value)}")
     return value
 
 
@@ -194,7 +166,7 @@ def _role_and_parts(turn: dict, where: str) -> tuple[str, list[dict]]:
     if isinstance(content, str):
         return ROLES[role], split_placeholders(content)
     if not isinstance(content, list):
-        raise UserError(f"{where}: expected a text or a list of parts, got {content!r}")
+        raise UserError(f"{where}: expected a text or a list of parts, got {shown(content)}")
     return ROLES[role], [_typed_part(part, where) for part in content]
 
 
@@ -219,17 +191,20 @@ def with_system_prompt(messages: list[dict], system_prompt: str | None) -> list[
 
 def _typed_part(part: dict, where: str) -> dict:
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("image_url", "video_url"):  # of OpenAI
+        part = {**part, "type": (kind := kind.removesuffix("_url")), kind: part.get(part["type"])}
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind not in PLACEHOLDERS:
-        raise UserError(f"{where}: part {part!r} is none of text, image, video")
-    file = next((part[key] for key in (kind, *PATH_KEYS) if part.get(key)), None)
-    if file is not None and not isinstance(file, str):
-        raise UserError(f"{where}: the {NOUNS[kind]}'s path must be a text, got {file!r}")
+        raise UserError(f"{where}: part {shown(part)} is none of text, image, video")
+    value = part.get(kind) or None
+    if value is None or isinstance(value, str):
+        keys = {key: part[key] for key in PLACE_KEYS if part.get(key)}
+        value = {**({"path": value} if value else {}), **keys, "fps": part.get("fps")} if value or keys else None
     span = _span(part, where)
-    if span and (kind, file is None) != ("video", False):
-        raise UserError(f"{where}: 'start' and 'end' belong to a part that names a clip, not to {part!r}")
-    return {"type": kind, "file": file, "span": span}
+    if span and (kind, value is None) != ("video", False):
+        raise UserError(f"{where}: 'start' and 'end' belong to a part that names a clip, not to {shown(part)}")
+    return {"type": kind, "value": value, "span": span}
 
 
 def _check_order(messages: list[dict], name: str) -> None:

@@ -4,16 +4,21 @@ Tokenising pieces and joining them is wrong for LLaMA's tokenizers, which put a 
 whole text gives the tokens that inference sees, and offsets say which of them are the assistant's.
 """
 
+import re
 from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from data.conversation import Conversation, Media, with_system_prompt
+from data.conversation import Conversation, with_system_prompt
 from data.errors import UserError
+from data.reference import Media
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
 IGNORE_INDEX = -100
+BATCH = 128  # conversations that are rendered and tokenised together
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ def render(messages: list[dict], tokenizer, *, generation_prompt: bool) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
 
 
+def render_all(dialogues: list[list[dict]], tokenizer, *, generation_prompt: bool) -> list[str]:
+    # An empty list would be taken for one dialogue.
+    return render(dialogues, tokenizer, generation_prompt=generation_prompt) if dialogues else []
+
+
 def encode_prompt(messages: list[dict], tokenizer, visual_tokens: VisualTokens) -> np.ndarray:
     """The ids, int32 (T,), that `generate` is given for `messages`, placeholders expanded."""
     ids = tokenizer(render(messages, tokenizer, generation_prompt=True)).input_ids
@@ -62,19 +72,58 @@ def encode(
     Whole trailing turns are dropped until at most `max_length` tokens are left, visual tokens included; None when
     not even the first turn fits. Raises UserError naming the row.
     """
-    messages = with_system_prompt(conversation.messages, system_prompt)
-    _refuse_special_tokens(messages, tokenizer, conversation.name)
-    text = render(messages, tokenizer, generation_prompt=False)
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    spans = _answer_spans(messages, text, tokenizer, conversation.name)
-    trained = [_tokens_of(span, encoded.offset_mapping, conversation.name) for span in spans]
+    ((_, sample),) = encode_all([conversation], tokenizer, visual_tokens, max_length, system_prompt)
+    return sample
 
-    counts = _repeats(np.array(encoded.input_ids), tokenizer, visual_tokens)
-    lengths = np.cumsum(counts)
+
+def encode_all(
+    conversations: Iterable[Conversation],
+    tokenizer,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+) -> Iterator[tuple[str, Sample | None]]:
+    """The name of each conversation, and what `encode` makes of it; many at once, which is faster."""
+    find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
+    for batch in _batches(conversations):
+        dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
+        texts = render_all(dialogues, tokenizer, generation_prompt=False)
+        encoded = tokenizer(texts, return_offsets_mapping=True)
+        spans = _answer_spans(dialogues, texts, tokenizer)
+        for conversation, messages, ids, offsets, answers in zip(
+            batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
+        ):
+            _refuse_special_tokens(messages, find_special, conversation.name)
+            trained = _tokens_of(answers, offsets, conversation.name)
+            yield conversation.name, _sample(conversation, ids, trained, tokenizer, visual_tokens, max_length)
+
+
+def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    """Those before a row that cannot be read come out before its error."""
+    batch = []
+    try:
+        for conversation in conversations:
+            batch.append(conversation)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except UserError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _sample(
+    conversation: Conversation, ids: list[int], trained: list[tuple[int, int]], tokenizer, visual_tokens, max_length
+) -> Sample | None:
+    """`conversation` up to the last turn that fits."""
+    lengths = np.cumsum(_repeats(np.array(ids), tokenizer, visual_tokens))
     fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
     if not fitting:
         return None
-    ids = array("i", encoded.input_ids[: fitting[-1][1]])
+    ids = array("i", ids[: fitting[-1][1]])
     num_media = sum(ids.count(tokenizer.convert_tokens_to_ids(token)) for token in PLACEHOLDERS.values())
     return Sample(
         input_ids=ids,
@@ -99,38 +148,47 @@ def _repeats(ids: np.ndarray, tokenizer, visual_tokens: VisualTokens) -> np.ndar
     return counts
 
 
-def _answer_spans(messages: list[dict], text: str, tokenizer, name: str) -> list[tuple[int, int]]:
-    """Half-open character ranges from the end of each generation prompt to the end of the EOS behind the answer."""
-    spans = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = render(messages[:number], tokenizer, generation_prompt=True)
-        answered = render(messages[: number + 1], tokenizer, generation_prompt=False)
-        if not (answered.startswith(prompt) and text.startswith(answered)):
-            raise UserError(
-                f"{name}: the chat template rewrites earlier turns when a turn is added, so training and inference "
-                "would see different prompts; give the processor a template that only appends"
-            )
-        spans.append((len(prompt), answered.rindex(tokenizer.eos_token) + len(tokenizer.eos_token)))
-    return spans
+def _answer_spans(dialogues: list[list[dict]], texts: list[str], tokenizer) -> Iterator[list[tuple[int, int]] | None]:
+    """Of each dialogue the half-open character ranges from the end of each generation prompt to the end of the EOS
+    behind the answer; None where its text, or that of a shorter dialogue, does not begin with them."""
+    eos, roles = tokenizer.eos_token, [[message["role"] for message in messages] for messages in dialogues]
+    answers = [[number for number, role in enumerate(each) if role == "assistant"] for each in roles]
+    cuts = [(messages, number) for messages, numbers in zip(dialogues, answers, strict=True) for number in numbers]
+    asked = [messages[:number] for messages, number in cuts]
+    answered = [messages[: number + 1] for messages, number in cuts if number + 1 < len(messages)]
+    prompts = iter(render_all(asked, tokenizer, generation_prompt=True))
+    shorter = iter(render_all(answered, tokenizer, generation_prompt=False))
+    for text, numbers in zip(texts, answers, strict=True):
+        # The last answer ends the text.
+        pairs = list(zip(islice(prompts, len(numbers)), [*islice(shorter, len(numbers) - 1), text], strict=True))
+        if all(after.startswith(before) and text.startswith(after) for before, after in pairs):
+            yield [(len(before), after.rindex(eos) + len(eos)) for before, after in pairs]
+        else:
+            yield None
 
 
-def _tokens_of(span: tuple[int, int], offsets: list[tuple[int, int]], name: str) -> tuple[int, int]:
-    """The half-open token range of a character range that must begin and end between two tokens."""
-    start, end = span
-    inside = [index for index, (first, _) in enumerate(offsets) if start <= first < end]
-    if any(first < edge < last for first, last in offsets for edge in span):
+def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
+    """The half-open token ranges of character ranges, which must begin and end between two tokens."""
+    if spans is None:
         raise UserError(
-            f"{name}: the tokenizer joins the end of the prompt and the answer in one token, so the prompt at "
-            "inference would differ; the chat template's generation prompt must end where a token ends"
+            f"{name}: the chat template rewrites earlier turns when a turn is added, so training and inference "
+            "would see different prompts; give the processor a template that only appends"
         )
-    return inside[0], inside[-1] + 1
+    firsts, lasts = np.array(offsets).T
+    ranges = []
+    for start, end in spans:
+        inside = np.flatnonzero((start <= firsts) & (firsts < end))
+        if any(((firsts < edge) & (edge < lasts)).any() for edge in (start, end)):
+            raise UserError(
+                f"{name}: the tokenizer joins the end of the prompt and the answer in one token, so the prompt at "
+                "inference would differ; the chat template's generation prompt must end where a token ends"
+            )
+        ranges.append((int(inside[0]), int(inside[-1]) + 1))
+    return ranges
 
 
-def _refuse_special_tokens(messages: list[dict], tokenizer, name: str) -> None:
+def _refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:
     for message in messages:
         for part in message["content"]:
-            for token in tokenizer.all_special_tokens:
-                if token in part.get("text", ""):
-                    raise UserError(f"{name}: the text holds the special token {token!r}; take it out")
+            if found := find_special(part.get("text", "")):
+                raise UserError(f"{name}: the text holds the special token {found[0]!r}; take it out")

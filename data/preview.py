@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from data.collator import Row
-from data.conversation import Media
 from data.encoding import IGNORE_INDEX
 from data.layout import RowLayout
+from data.reference import Media
 from data.video_llava import IMAGE_KEY, PLACEHOLDERS, VisualTokens
 
 
@@ -36,7 +36,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class ShownGroup:
-    """What questions share, and each question with its answer; alone, a conversation has its words in `prefix`."""
+    """What questions share, and each question with its answer; in an ordinary batch, all words are in `prefix`."""
 
     media: list[Shown]
     prefix: list[Span]

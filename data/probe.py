@@ -1,14 +1,19 @@
 """Everything that is in a picture or clip, decoded to see whether it can be: for the check before training."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from data.decoding import check_one_size, decode, frame_times
 from data.errors import UserError
 from data.media import PILLOW_ERRORS, load_image
+from data.reference import Address, Cell, Media, Pictures, Segment, is_of_pictures
+from data.sampling import frames_between
+from data.storage import frames_of, local_file
 from data.video import check_clip
 
 # Codes of a JPEG that belong to no picture in particular, then the same behind each of the markers that may stand
@@ -25,6 +30,12 @@ class File:
     kind: str  # "image" | "video"
     path: str
     spans: tuple[tuple[float | None, float | None], ...] = ((None, None),)
+    place: Segment | Cell | Address | Pictures | None = None
+
+    @property
+    def media(self) -> list[Media]:
+        """As rows take it."""
+        return [Media(self.kind, self.path, start, end, place=self.place) for start, end in self.spans]
 
 
 def probe(file: File) -> list[str | None]:
@@ -34,12 +45,32 @@ def probe(file: File) -> list[str | None]:
     have no redundancy that would tell.
     """
     try:
-        if file.kind == "video":
-            return check_clip(file.path, file.spans)
-        check_picture(file.path)
+        if is_of_pictures(file.media[0]):
+            return check_pictures(file.media)
+        with local_file(file.media[0]) as path:
+            if file.kind == "video":
+                return check_clip(path, file.spans)
+            check_picture(path)
     except UserError as problem:
         return [str(problem)] * len(file.spans)
     return [None] * len(file.spans)
+
+
+def check_pictures(media: Sequence[Media]) -> list[str | None]:
+    """Decodes all pictures of a clip; for each of `media`, parts of this clip, None or why it cannot be used."""
+    frames = frames_of(media[0])
+    for frame in frames:
+        if (reason := probe(File(frame.kind, frame.path, place=frame.place))[0]) is not None:
+            raise UserError(reason)
+    check_one_size(media[0], ((frame, decode(frame, 1).shape) for frame in frames))
+    reasons = []
+    for item in media:
+        try:
+            frames_between(frame_times(item, len(frames)), item.start, item.end)
+            reasons.append(None)
+        except ValueError as error:
+            reasons.append(f"{item.path!r}: {error}; correct its row")
+    return reasons
 
 
 def check_picture(path: str | Path) -> None:

@@ -5,10 +5,11 @@ A second model family is one more module with the same names.
 
 import inspect
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import AutoConfig, PreTrainedConfig, VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
@@ -64,15 +65,16 @@ def load_processor(name_or_path: str, revision: str | None = None) -> tuple[Vide
     """The checkpoint's processor, made to agree with its model, and a line for the user on each change."""
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        if config.model_type != "video_llava":
-            raise UserError(
-                f"model.name_or_path: {name_or_path} is a {config.model_type!r} model; "
-                "reeltune trains 'video_llava' checkpoints"
-            )
-        processor = VideoLlavaProcessor.from_pretrained(name_or_path, revision=revision)
-    except (OSError, KeyError) as problem:
+        if config.model_type == "video_llava":
+            processor = VideoLlavaProcessor.from_pretrained(name_or_path, revision=revision)
+    except (OSError, KeyError, ValueError) as problem:  # ValueError: a config.json without a model_type
         reason = str(problem).strip().splitlines()[0]
         raise UserError(f"model.name_or_path: cannot load {name_or_path}: {reason}") from problem
+    if config.model_type != "video_llava":
+        raise UserError(
+            f"model.name_or_path: {name_or_path} is a {config.model_type!r} model; "
+            "reeltune trains 'video_llava' checkpoints"
+        )
     return processor, complete_processor(processor, config)
 
 
@@ -145,18 +147,31 @@ def check_geometry(name_or_path: str, revision: str | None, visual_tokens: Visua
         )
 
 
-def pixel_inputs(processor: VideoLlavaProcessor, pictures: list[Image.Image], clips: list[np.ndarray]) -> dict:
-    """The tower's inputs, from the checkpoint's own processors, as the model's `forward` names them.
+def fit(processor: VideoLlavaProcessor, kind: str, pixels: np.ndarray) -> torch.Tensor:
+    """Resized and cropped by the checkpoint's own processor, uint8: a picture (h, w, 3) -> (3, H, W), a clip
+    (F, h, w, 3) -> (F, 3, H, W)."""
+    half_way = {"return_tensors": "pt", "do_rescale": False, "do_normalize": False}
+    if kind == "image":
+        (values,) = processor.image_processor([Image.fromarray(pixels)], **half_way).values()
+    else:
+        values = processor.video_processor([pixels], **half_way)["pixel_values_videos"]
+    return values[0]
 
-    pictures -> (N, 3, H, W) float32; clips, each (F, h, w, 3) uint8 -> pixel_values_videos (M, F, 3, H, W) float32.
-    A kind that is absent has no key.
+
+def pixel_inputs(
+    processor: VideoLlavaProcessor, pictures: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]
+) -> dict:
+    """The towers' inputs from what `fit` returns, normalised, as the model's `forward` names them.
+
+    pictures -> (N, 3, H, W) float32; clips -> pixel_values_videos (M, F, 3, H, W) float32. A kind that is absent has
+    no key. To the bit what the processor makes of them in one go.
     """
-    inputs = {}
+    inputs, fitted = {}, {"return_tensors": "pt", "do_resize": False, "do_center_crop": False}
     if pictures:
-        (values,) = processor.image_processor(pictures, return_tensors="pt").values()
+        (values,) = processor.image_processor(list(pictures), **fitted).values()
         inputs[IMAGE_KEY] = values
     if clips:
-        inputs["pixel_values_videos"] = processor.video_processor(clips, return_tensors="pt")["pixel_values_videos"]
+        inputs["pixel_values_videos"] = processor.video_processor(list(clips), **fitted)["pixel_values_videos"]
     return inputs
 
 
@@ -167,8 +182,8 @@ def empty_pixels(processor: VideoLlavaProcessor, kinds: Collection[str], num_fra
     projector zero gradients, and take part in what all ranks must do together (gathering weights, reducing gradients).
     """
     frame = np.zeros((32, 32, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(frame)] if "image" in kinds else []
-    clips = [np.stack([frame] * num_frames)] if "video" in kinds else []
+    pictures = [fit(processor, "image", frame)] if "image" in kinds else []
+    clips = [fit(processor, "video", np.stack([frame] * num_frames))] if "video" in kinds else []
     return {name: values[:0].clone() for name, values in pixel_inputs(processor, pictures, clips).items()}
 
 

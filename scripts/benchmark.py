@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|save|scale [--json F]
+python scripts/benchmark.py train|decode|load|loader|save|scale [--json F]
 """
 
 import argparse
@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 import benchmark_decode
+import benchmark_load
+import benchmark_loader
 import benchmark_save
 import benchmark_scale
 import benchmark_train
@@ -15,7 +17,14 @@ import benchmark_train
 from data.errors import run_command
 from train.model import quiet_libraries
 
-CASES = {"train": benchmark_train, "decode": benchmark_decode, "save": benchmark_save, "scale": benchmark_scale}
+CASES = {
+    "train": benchmark_train,
+    "decode": benchmark_decode,
+    "load": benchmark_load,
+    "loader": benchmark_loader,
+    "save": benchmark_save,
+    "scale": benchmark_scale,
+}
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from demo_scenes import film, photograph, random_scene
 from transformers import VideoLlavaProcessor
 
 from data.collator import PaddedCollator, RowCollator
-from data.conversation import Media
 from data.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.encoding import Sample
+from data.reference import Media
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
 # Tokens of a question of MSVD-QA or MSRVTT-QA in LLaMA's vocabulary, its `ASSISTANT:` included, and of an answer.

@@ -2,6 +2,9 @@
 
     python scripts/check_data.py my_recipe.yaml --json outputs/data.json
 
+A recipe with data.frame_cache gets the frames of all sound files put there. With --fill-cache that is all that is
+decoded, and what is there already is not: a fill that was interrupted goes on.
+
 Needs the checkpoint's processor and config, no weights and no GPU. `section.key=value` changes the recipe.
 Exit status: 0 when all is well, 1 when a row or a file is wrong, 2 for a wrong recipe or command line.
 """
@@ -11,6 +14,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 from tqdm import tqdm
 
@@ -18,6 +22,10 @@ from data.check import Contents, Problem, files_of, probe_files, read_contents, 
 from data.clip_file import num_cores
 from data.dataset import RowDataset, shared_prefix_rows
 from data.errors import UserError, run_command
+from data.fill import Filling
+from data.frame_cache import FrameCache
+from data.pixels import PixelLoader
+from data.sampling import UNIFORM, Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.model import quiet_libraries
 from train.recipe import Data, load_recipe
@@ -34,10 +42,7 @@ def main() -> None:
     check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
     print(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
 
-    sources = [
-        [(source.path, source.media_root, source.outside_media_root) for source in split]
-        for split in (recipe.data.train, recipe.data.eval)
-    ]
+    sources = [recipe.data.sources(split) for split in (recipe.data.train, recipe.data.eval)]
     limits = (recipe.data.max_length, recipe.data.system_prompt)
     splits = [read_contents(split, processor.tokenizer, visual_tokens, *limits) for split in sources]
     rows = [packed_rows(contents, recipe.data, processor.tokenizer, visual_tokens) for contents in splits]
@@ -45,9 +50,11 @@ def main() -> None:
     files = files_of(splits)
     problems = [problem for contents in splits for problem in contents.problems]
     if not splits[0].samples:
-        problems.append(Problem(sources[0][0][0], None, "no conversation is left to train on"))
+        problems.append(Problem(str(sources[0][0][0]), None, "no conversation is left to train on"))
 
-    probing = probe_files(files, splits, arguments.workers, arguments.seconds, int(arguments.memory * 2**30))
+    filling = cache_filling(recipe.data, processor, arguments.fill_cache)
+    memory = int(arguments.memory * 2**30)
+    probing = probe_files(files, splits, arguments.workers, arguments.seconds, memory, filling)
     for found in tqdm(probing, total=len(files), unit="file", desc="decoding", disable=None):
         problems += found
     report |= {
@@ -56,6 +63,9 @@ def main() -> None:
         "unreadable_files": sorted({problem.file for problem in problems} & {file.path for file in files}),
         "unused_media": unused_media([source for split in sources for source in split], files),
     }
+    if filling:
+        kept, number = filling.num_kept(files)
+        report["frame_cache"] = {"folder": recipe.data.frame_cache, "kept": kept, "wanted": number}
     text = "\n".join(summary(report, recipe.data.max_length))
     print(text.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
     if arguments.json:
@@ -69,6 +79,8 @@ def parse_command_line() -> argparse.Namespace:
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this check")
     parser.add_argument("--json", type=Path, help="write the report here, for machines")
+    parser.add_argument("--fill-cache", action="store_true",
+                        help="decode only what data.frame_cache lacks, no file to its end")  # fmt: skip
     parser.add_argument("--workers", type=int, default=num_cores(), help="files decoded at once")
     parser.add_argument("--seconds", type=float, default=300, help="what one file may take")
     parser.add_argument("--memory", type=float, default=4, help="GiB that decoding one file may take (on Linux)")
@@ -77,6 +89,21 @@ def parse_command_line() -> argparse.Namespace:
         if not getattr(arguments, name) > 0:
             raise UserError(f"--{name}: must be more than 0, got {getattr(arguments, name)}")
     return arguments
+
+
+def cache_filling(data: Data, processor, is_all: bool) -> Filling | None:
+    """What puts frames into the recipe's cache, and looks at the rest of the files unless that is all."""
+    if data.frame_cache is None:
+        if is_all:
+            raise UserError("--fill-cache: the recipe has no data.frame_cache; name a folder there")
+        return None
+    cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib, is_quiet=True)
+    samplings = {Sampling(data.frame_sampling, data.frames_per_second): None}
+    if data.eval:
+        samplings[UNIFORM] = None
+    sides = SimpleNamespace(image_processor=processor.image_processor, video_processor=processor.video_processor)
+    loader = PixelLoader(sides, data.num_frames, cache)  # without the tokenizer: it goes to other processes
+    return Filling(loader, tuple(samplings), probes=not is_all)
 
 
 def packed_rows(contents: Contents, data: Data, tokenizer, visual_tokens) -> RowDataset:
@@ -106,6 +133,8 @@ def summary(report: dict, max_length: int) -> list[str]:
         *listed("in training and in evaluation", report["in_several_splits"]),
         *listed("media that no row names", report["unused_media"]),
     ]
+    if cache := report.get("frame_cache"):
+        lines.append(f"frames of {cache['kept']} of {cache['wanted']} pictures and clips are in {cache['folder']}")
     problems = [
         f"{problem['row'] or problem['file']}{more(problem['num_rows'])}: {problem['reason']}"
         for problem in report["problems"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.conversation import read_conversations
 from data.errors import run_command
-from data.media import check_media_file
+from data.storage import check_media
 from train.artifact import open_artifact
 from train.evaluation import check_writable, evaluate, json_lines, questions_of, write_whole
 from train.loading import add_model_options, at_least_one, load
@@ -26,7 +26,7 @@ def main() -> None:
     questions = [question for each in conversations for question in questions_of(each, artifact.system_prompt)]
     questions = questions[: arguments.limit]
     for item in {item for question in questions for item in question.media}:
-        check_media_file(item.path, item.kind)
+        check_media(item)
     for path in filter(None, (arguments.out, arguments.json)):
         check_writable(path)
 

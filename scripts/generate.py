@@ -8,9 +8,10 @@ themselves.
 
 import argparse
 
-from data.conversation import Media, split_placeholders, with_system_prompt
+from data.conversation import split_placeholders, with_system_prompt
 from data.errors import UserError, run_command
-from data.media import check_media_file
+from data.reference import Media
+from data.storage import check_media
 from train.artifact import open_artifact
 from train.generation import answer, media_in
 from train.loading import add_model_options, load
@@ -34,7 +35,7 @@ def main() -> None:
     media = arguments.media or []
     turns = place_media(arguments.prompt, media)
     for item in media:
-        check_media_file(item.path, item.kind)
+        check_media(item)
 
     quiet_libraries()
     artifact = open_artifact(arguments.model, arguments.base)

@@ -16,7 +16,7 @@ from data.sampling import Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.model import quiet_libraries
 from train.recipe import load_recipe
-from train.sft import load_rows
+from train.sft import load_rows, pixel_loader
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def main() -> None:
     rows = load_rows(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
     rows.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     is_packed = recipe.data.packing == "shared_prefix"
-    collate = (RowCollator if is_packed else PaddedCollator)(processor, visual_tokens)
+    collate = (RowCollator if is_packed else PaddedCollator)(
+        processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
+    )
     first = [rows[row] for row in rows.rows(epoch=0)[: arguments.rows]]
     shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
     say(f"shown: {len(shown)} of {len(rows)} rows, as the first epoch trains them")

@@ -19,9 +19,10 @@ from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
 from train.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
 
 # The same examples in every CI run, so that a failure there is the change's; at home hypothesis looks further.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# No deadline: how long an example takes says how busy the machine is.
+settings.register_profile("home", deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "home")
 
 
 def pytest_collection_modifyitems(items):

@@ -3,22 +3,26 @@
 import base64
 import hashlib
 import json
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
 
 TOKEN = "hf_" + "goodtoken" * 4
+SHA = "1" * 40
 
 
 class HubStandIn(ThreadingHTTPServer):
-    """`private` is each repository's visibility, `files` the bytes of each by repository and path. Any token but
-    TOKEN is refused with 401, and repositories of others than `me` with 403."""
+    """`private` is each repository's visibility, `files` the bytes of each by repository and path; `data_sets` are
+    read, at the revision main. Any token but TOKEN is refused with 401, and repositories of others than `me` with
+    403."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.private: dict[str, bool] = {}
         self.files: dict[str, dict[str, bytes]] = {}
         self.uploaded: dict[str, bytes] = {}
+        self.data_sets: dict[str, dict[str, bytes]] = {}
         self.commits = 0
 
     @property
@@ -37,10 +41,31 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.path.removeprefix("/api/models/")
         if not self._is_allowed():
             return
-        if repo in self.server.private:
+        if "/datasets/" in self.path:
+            self._data_set()
+        elif repo in self.server.private:
             self._reply(200, {"id": repo, "private": self.server.private[repo], "siblings": []})
         else:
             self._reply(404, {"error": "Repository not found"})
+
+    do_HEAD = do_GET
+
+    def _data_set(self):
+        path = self.path.partition("?")[0].partition("/datasets/")[2]
+        repo, action, name = re.fullmatch(r"([^/]+/[^/]+)/(revision|tree|resolve)/(.*)", path).groups()
+        files = self.server.data_sets.get(repo)
+        if files is None:
+            self._reply(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        elif name.partition("/")[0] not in ("main", SHA):
+            self._reply(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
+        elif action == "revision":
+            self._reply(200, {"id": repo, "sha": SHA, "siblings": [{"rfilename": path} for path in files]})
+        elif action == "tree":
+            oids = {path: hashlib.sha1(content).hexdigest() for path, content in files.items()}
+            self._reply(200, [{"type": "file", "path": p, "size": len(files[p]), "oid": oids[p]} for p in files])
+        else:
+            content = files[name.partition("/")[2]]
+            self._send(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": SHA})
 
     def do_PUT(self):
         content = self._body()
@@ -111,10 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return content
 
-    def _reply(self, status: int, content: dict):
-        data = json.dumps(content).encode()
+    def _reply(self, status: int, content: dict | list, headers: dict[str, str] | None = None):
+        self._send(status, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str]):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)

@@ -77,6 +77,14 @@ def write_two_streams(path: Path, first: np.ndarray, second: np.ndarray) -> Path
     return path
 
 
+def write_endless(path: Path, num_frames: int = 4_000_000) -> Path:
+    """A GIF of 90 MB that nothing is wrong with, whose millions of frames take a decoder minutes."""
+    header = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
+    frame = b"!\xf9\4\0\4\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"
+    path.write_bytes(header + frame * num_frames + b";")
+    return path
+
+
 def cut(source: Path, target: Path, share: float) -> Path:
     """The first part of a file, as an interrupted copy leaves it."""
     data = source.read_bytes()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.conversation import Conversation, Media, with_system_prompt
+from data.conversation import Conversation, with_system_prompt
 from data.errors import UserError
+from data.reference import Media
 from train.generation import answer, media_in
 from train.scoring import is_correct
 

@@ -7,9 +7,9 @@ import torch
 from tqdm import tqdm
 from transformers import VideoLlavaProcessor
 
-from data.collator import PromptCollator, load_pixels
-from data.conversation import Media
+from data.collator import PromptCollator
 from data.encoding import encode_prompt
+from data.reference import Media
 from data.video_llava import measure_visual_tokens
 
 Prompt = tuple[Sequence[dict], Sequence[Media]]
@@ -34,11 +34,12 @@ def answer(
     encoded = [(encode_prompt(messages, processor.tokenizer, visual_tokens), media) for messages, media in prompts]
     order = sorted(range(len(encoded)), key=lambda index: _place(*encoded[index]))
 
+    collate = PromptCollator(processor, num_frames)
+
     @lru_cache(maxsize=max(8, batch_size))
     def pixels_of(item: Media) -> dict[str, torch.Tensor]:
-        return load_pixels([item], processor, num_frames)
+        return collate.load_pixels([item])
 
-    collate = PromptCollator(processor, num_frames)
     answers = [""] * len(encoded)
     with tqdm(total=len(encoded), unit="question", disable=not show_progress) as progress:
         for start in range(0, len(order), batch_size):

@@ -4,13 +4,17 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from data.encoding import Sample
+from data.errors import UserError
+from data.reference import Media
+from train.bad_media import size_now
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("reeltune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "av", "pillow")
@@ -35,20 +39,44 @@ def write_provenance(folder: str | Path, description: dict, step: int) -> None:
     (Path(folder) / PROVENANCE).write_text(text + "\n", encoding="utf-8")
 
 
-def fingerprint(samples: Iterable[Sample]) -> str:
+def fingerprint(samples: Iterable[Sample], noted: Mapping[str, int] | None = None) -> str:
     """SHA-256 over the tokens, trained spans and media of all samples in their order: what `rows` are made of.
 
-    Of media files it takes name and size; where they lie and when they were written does not matter.
+    Of media it takes the names, and behind a colon comes a SHA-256 of their sizes, "?" where a file is missing; where
+    they lie and when they were written does not matter. noted: sizes to take instead of those of now.
     """
-    digest, sizes = hashlib.sha256(), {}
+    digest, sizes, all_known, noted = hashlib.sha256(), hashlib.sha256(), True, noted or {}
+
+    @lru_cache(2**14)  # questions about one clip often follow one another; a table of millions would weigh too much
+    def size_of(kind: str, path: str, place) -> int | tuple | None:
+        return noted.get(path, size_now(Media(kind, path, place=place)))
+
     for sample in samples:
+        media = [(item.kind, Path(item.path).name, item.start, item.end) for item in sample.media]
         for item in sample.media:
-            if item.path not in sizes:
-                sizes[item.path] = Path(item.path).stat().st_size
-        media = [(item.kind, Path(item.path).name, sizes[item.path], item.start, item.end) for item in sample.media]
+            size = size_of(item.kind, item.path, item.place)
+            all_known = all_known and size is not None
+            sizes.update(repr(size).encode())
         digest.update(sample.input_ids.tobytes())
         digest.update(repr((sample.trained, media)).encode())
-    return digest.hexdigest()
+    return f"{digest.hexdigest()}:{sizes.hexdigest() if all_known else '?'}"
+
+
+def is_same_data(before: str | None, now: str | None) -> bool:
+    """Two fingerprints; sizes that are not known now are taken as they were."""
+    if before is None or now is None:
+        return before == now
+    return before == now or (now.endswith(":?") and before.partition(":")[0] == now.partition(":")[0])
+
+
+def fingerprint_files(paths: Sequence[str]) -> str:
+    """SHA-256 over names and sizes of data files, of those that are too large to be read ahead. UserError for a missing
+    one."""
+    try:
+        files = [(Path(path).name, Path(path).stat().st_size) for path in paths]
+    except OSError as problem:
+        raise UserError(f"{problem.filename}: cannot read the data file: {problem.strerror}") from problem
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _version(package: str) -> str | None:

@@ -30,20 +30,20 @@ def on_first_rank(function: Callable, *args) -> Any:
 
 
 def all_or_none(function: Callable, *args) -> str | None:
-    """ALL RANKS call it and run `function`. The first problem that a rank had, in one line, on every rank; or None."""
-    problem = None
+    """ALL RANKS call it and run `function`. On every rank: None, or the first disk problem that one had, in
+    one line. Raises RuntimeError with the traceback of any other error."""
+    problem = bug = None
     try:
         function(*args)
     except Exception as error:
-        traceback_of_a_bug = not is_disk_problem(error)
-        problem = (f"{type(error).__name__}: {error}", traceback.format_exc() if traceback_of_a_bug else None)
-    problems = [found for found in gather_object([problem]) if found is not None]
-    if not problems:
-        return None
-    message, trace = problems[0]
-    if trace is not None:
-        raise RuntimeError(trace)
-    return " ".join(message.split())
+        if is_disk_problem(error):
+            problem = " ".join(f"{type(error).__name__}: {error}".split())
+        else:
+            bug = traceback.format_exc()
+    problems, bugs = zip(*gather_object([(problem, bug)]), strict=True)
+    if any(bugs):
+        raise RuntimeError(next(filter(None, bugs)))
+    return next(filter(None, problems), None)
 
 
 def is_disk_problem(error: Exception) -> bool:
@@ -63,3 +63,14 @@ def any_rank(flag: bool) -> bool:
     flags = torch.tensor([int(flag)], device=device)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return bool(flags)
+
+
+def none_or_all(function: Callable, *args) -> None:
+    """ALL RANKS call it and run `function`; the first UserError of one of them is raised on every rank."""
+    problem = None
+    try:
+        function(*args)
+    except UserError as error:
+        problem = str(error)
+    if problem := next(filter(None, gather_object([problem])), None):
+        raise UserError(problem)

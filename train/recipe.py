@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from transformers import TrainingArguments
 
 from data.errors import UserError
+from data.locate import default_cache
+from data.reference import Downloads
+from data.sources import Source
 from train.recipe_problems import Keys, dotted, find_problems
 from train.recipe_rules import impossible_combinations
 from train.recipe_yaml import parse_override, read_recipe, set_override, to_yaml
@@ -88,18 +91,28 @@ class Dataset(Section):
     """One file of conversations."""
 
     path: str
-    """JSON or JSONL; relative paths start where the command is run."""
+    """JSON, JSONL, Parquet, Arrow or tar files, several as data-{000..009}.tar or data-*.tar; a data set's folder; or
+    its name on the hub, owner/name. Relative paths start where the command is run."""
+    revision: str | None = None
+    """Of a data set on the hub: branch, tag or commit."""
+    split: str | None = None
+    """Of a data set; null where it has but one."""
+    files: str | None = None
+    """Its data files by a pattern, e.g. data/train-*.parquet, instead of split."""
     media_root: str | None = None
-    """Folder of the clips and pictures, which their paths may not leave; null is the folder of the file, unbounded."""
+    """Folder of the clips and pictures, which their paths may not leave; null is the folder of the file, unbounded.
+    In a data set from the hub, a folder of it."""
     outside_media_root: bool = False
     """Media paths may leave media_root."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """In training: how often an epoch uses the rows of this source; where one is not 1, each is packed by itself."""
 
 
 class Data(Section):
     """What is learned from, and how it becomes batches."""
 
     train: Annotated[list[Dataset], Field(min_length=1)]
-    """Files to train on, all of them in every epoch."""
+    """Files to train on, every conversation as often in an epoch as the weight of its source says."""
     eval: list[Dataset] = []
     """Files to evaluate on."""
     system_prompt: str | None = None
@@ -111,6 +124,12 @@ class Data(Section):
     epoch. fps: frames_per_second from the middle of the clip; uniform where it is too short."""
     frames_per_second: Annotated[float, Field(gt=0)] | None = None
     """For frame_sampling: fps."""
+    frame_cache: str | None = None
+    """Folder in which the frames of clips and pictures are kept, so that each is decoded once."""
+    frame_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """Size of frame_cache; what this run has not used makes room, the longest unused first. null is without bound."""
+    feature_cache: str | None = None
+    """Folder in which the features of the frozen towers are kept; training then has no tower in memory."""
     max_length: Annotated[int, Field(ge=1)] = 4096
     """Tokens of one conversation, visual tokens included."""
     packing: Literal["shared_prefix", "none"] = "shared_prefix"
@@ -121,6 +140,36 @@ class Data(Section):
     """A larger set of questions about one clip is split evenly."""
     rows_per_step: Annotated[int, Field(ge=1)] = 16
     """Rows (samples with packing none) of one optimizer step, over micro-batches and devices."""
+    streaming: bool = False
+    """Read the training data while training, a window at a time, instead of into memory; needs training.max_steps."""
+    stream_window: Annotated[int, Field(ge=1)] = 4096
+    """Conversations that streaming holds in memory, packs and shuffles together."""
+    media_cache: str | None = None
+    """Folder for media that rows name by address or hold as bytes; null is ~/.cache/reeltune/media."""
+    max_download_mib: Annotated[float, Field(gt=0)] = 1024.0
+    """The largest clip or picture behind an address."""
+    download_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """The longest time that one download may take."""
+    on_bad_media: Literal["skip", "fail"] = "skip"
+    """A picture or clip that cannot be decoded is left out with its conversations, and named; or ends the run."""
+    max_bad_media: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest share of the media files to train on that on_bad_media may skip before it ends the run."""
+    decode_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """What decoding one picture or clip may take before it counts as one that cannot be decoded."""
+
+    def sources(self, entries: Sequence[Dataset]) -> list[tuple[Source, str | None, bool]]:
+        """The arguments of `read_conversations` for entries of train or eval."""
+        downloads = Downloads(
+            self.media_cache or default_cache(), int(self.max_download_mib * 2**20), self.download_seconds
+        )
+        return [
+            (
+                Source(entry.path, entry.revision, entry.split, entry.files, downloads),
+                entry.media_root,
+                entry.outside_media_root,
+            )
+            for entry in entries
+        ]
 
 
 class Recipe(Section):

@@ -17,6 +17,8 @@ def impossible_combinations(recipe: "Recipe") -> Iterator[Combination]:
     yield from _projector(recipe)
     yield from _rows(recipe)
     yield from _frames(recipe)
+    yield from _sources(recipe)
+    yield from _streaming(recipe)
     yield from _evaluation(recipe)
     if recipe.training["remove_unused_columns"]:
         yield _together("training.remove_unused_columns"), "the collator needs every column; remove it"
@@ -59,6 +61,55 @@ def _frames(recipe: "Recipe") -> Iterator[Combination]:
             _together("data.frames_per_second", "data.frame_sampling"),
             f"is {'needed' if missing else 'only'} for frame_sampling: fps; {'write it' if missing else 'remove it'}",
         )
+    for key in ("frame_cache", "feature_cache"):
+        if getattr(data, key) is not None and data.frame_sampling == "jitter":
+            yield (
+                _together(f"data.{key}", "data.frame_sampling"),
+                "jitter takes other frames in every epoch, so none is needed twice; write uniform or fps, or remove it",
+            )
+    if data.feature_cache is not None and recipe.lora is None:
+        yield (
+            _together("data.feature_cache", "lora"),
+            "the towers are released, and full fine-tuning (lora: null) saves a whole model; train an adapter, or "
+            "remove it",
+        )
+    if data.frame_cache_gib is not None and data.frame_cache is None:
+        yield _together("data.frame_cache_gib", "data.frame_cache"), "is the size of data.frame_cache; add a folder"
+
+
+def _sources(recipe: "Recipe") -> Iterator[Combination]:
+    if any(weight != 1 for weight in _weights(recipe.data.eval)):
+        yield _together("data.eval"), "weight is for training, evaluation takes everything once; remove it"
+
+
+def _streaming(recipe: "Recipe") -> Iterator[Combination]:
+    if not recipe.data.streaming:
+        return
+    if recipe.training.get("max_steps", -1) <= 0:
+        yield (
+            _together("training.max_steps", "data.streaming"),
+            "is needed with data.streaming, which does not know the length of an epoch; write how many steps to train",
+        )
+    if any(weight != 1 for weight in _weights(getattr(recipe.data, "train", []))):
+        yield (
+            _together("data.train", "data.streaming"),
+            "a stream takes its sources as they are; remove weight, or data.streaming",
+        )
+    if recipe.data.feature_cache is not None:
+        yield (
+            _together("data.feature_cache", "data.streaming"),
+            "is filled before training, from media that a stream does not know yet; use data.frame_cache",
+        )
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if recipe.training.get(key) == "epoch":
+            yield (
+                _together(f"training.{key}", "data.streaming"),
+                "a stream is one epoch without an end, for transformers; write steps",
+            )
+
+
+def _weights(sources: list[dict]) -> list[float]:
+    return [source.get("weight", 1) for source in sources]
 
 
 def _projector(recipe: "Recipe") -> Iterator[Combination]:

@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 
 from data.errors import UserError
+from train.bad_media import BAD_MEDIA_FILE
 from train.checkpoint import checkpoints, find_checkpoint
 from train.manifest import flush, tidy
+from train.provenance import is_same_data
 
 LOCK = ".lock"
 RUN_FILE = "run.json"
@@ -20,6 +22,11 @@ HARMLESS = {"resume"}
 HARMLESS_TRAINING = {
     "output_dir", "run_name", "report_to", "project", "disable_tqdm", "save_steps", "save_strategy", "save_total_limit",
     "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
+}  # fmt: skip
+HARMLESS_DATA = {
+    "train", "eval",  # where they lie; what is in them has its fingerprint
+    "frame_cache", "frame_cache_gib", "feature_cache", "media_cache", "max_download_mib", "download_seconds",
+    "on_bad_media", "max_bad_media", "decode_seconds",
 }  # fmt: skip
 HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "include_num", "ddp_timeout")
 
@@ -79,14 +86,19 @@ def open_run(output_dir: str | Path, recipe: dict, data: dict[str, str], fresh: 
     folder, notices = Path(output_dir), []
     tidy(folder)
     identity = json.loads(json.dumps({"recipe": what_matters(recipe), "conversations": data}))  # lists, not tuples
+    before = _read(folder / RUN_FILE)
+    if before and "conversations" in before:
+        _keep_known_sizes(before["conversations"], identity["conversations"])
     if is_occupied(folder):
         if fresh:
             notices.append(f"the earlier run is in {move_earlier(folder)}")
-        elif differences := list(compare(_read(folder / RUN_FILE), identity)):
+        elif differences := list(compare(before, identity)):
             raise UserError(
                 f"training.output_dir: {output_dir} has a run of another recipe ({'; '.join(differences)}); change "
                 "that back, take another folder, or start over with --fresh (the earlier run is moved, not lost)"
             )
+    elif fresh or compare(before, identity):
+        (folder / BAD_MEDIA_FILE).unlink(missing_ok=True)  # its steps are those of another run
     written = folder / (RUN_FILE + ".new")
     written.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     flush(written)
@@ -118,8 +130,9 @@ def what_matters(recipe: dict) -> dict:
         if key not in HARMLESS_TRAINING and not key.startswith(HARMLESS_PREFIXES)
     }
     kept = {key: value for key, value in recipe.items() if key not in HARMLESS}
-    # Where data files lie does not matter; what is in them has its fingerprint.
-    data = {key: value for key, value in recipe["data"].items() if key not in ("train", "eval")}
+    data = {key: value for key, value in recipe["data"].items() if key not in HARMLESS_DATA}
+    weights = [source["weight"] for source in recipe["data"]["train"]]
+    data["weights"] = None if set(weights) == {1} else weights  # at 1 it does not matter how files are cut
     return {**kept, "data": data, "training": training}
 
 
@@ -136,6 +149,13 @@ def compare(before: dict | None, now: dict, name: str = "") -> list[str]:
         elif old != new:
             differences.append(_difference(label.removeprefix("recipe."), old, new))
     return differences
+
+
+def _keep_known_sizes(before: dict[str, str], now: dict[str, str]) -> None:
+    """Where media files have gone missing, which a run may leave out, the fingerprint stays that of the run's start."""
+    for name in now:
+        if is_same_data(before.get(name), now[name]):
+            now[name] = before[name]
 
 
 def _difference(label: str, old, new) -> str:

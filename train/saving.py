@@ -120,7 +120,8 @@ class SavingTrainer(Trainer):
 
         self._all_write(f"checkpoint-{self.state.global_step}", stage, write, finish)
         self.saving_seconds += time.perf_counter() - started
-        super()._push_from_checkpoint(str(final)) if self.args.push_to_hub else None
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(final))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Trainer calls it with the unfinished folder; `_save_checkpoint` does with the final one."""
@@ -160,13 +161,14 @@ class SavingTrainer(Trainer):
         nothing behind."""
         for part in parts:
             if problem := all_or_none(part):
+                free = shutil.disk_usage(self.output_dir).free / 2**20  # torch's own error does not say "disk full"
                 if self.args.should_save:
                     shutil.rmtree(stage, ignore_errors=True)
                 last = max(checkpoints(self.output_dir), key=step_of, default=None)
                 keeps = f"{last} is complete" if last else "there is no earlier checkpoint"
                 raise UserError(
-                    f"cannot write {what} into {self.output_dir}: {problem}. Training stopped after step "
-                    f"{self.state.global_step}; {keeps}: make room and give the same command again"
+                    f"cannot write {what} into {self.output_dir} ({free:.1f} MiB free): {problem}. Training stopped "
+                    f"after step {self.state.global_step}; {keeps}: make room and give the same command again"
                 )
 
     def _load_best_model(self) -> None:

@@ -10,19 +10,22 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, set_seed
 
 from data.collator import PaddedCollator, RowCollator
-from data.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
 from data.errors import run_command
 from data.sampling import Sampling
+from data.streaming import RowStream
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.adapters import add_adapter, describe_trained, unfreeze
+from train.bad_media import BadMediaGuard, noted_sizes
 from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
 from train.nonfinite import NonFiniteGuard
 from train.processes import refuse_impossible, refuse_other_shares, told_of_lost_processes, towers_of_all_ranks
-from train.provenance import describe_run, fingerprint
+from train.provenance import describe_run, fingerprint, fingerprint_files
 from train.ranks import on_first_rank
-from train.recipe import Data, Recipe, load_recipe
+from train.ready_features import replace_towers
+from train.recipe import Recipe, load_recipe
+from train.rows import load_rows, pixel_loader, stream_rows
 from train.run_folder import enter_run_folder
 from train.trainer import RowTrainer
 
@@ -41,12 +44,20 @@ def main(argv: list[str] | None = None) -> None:
     say(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
 
     train, evaluation = (
-        load_rows(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
-        for sources in (recipe.data.train, recipe.data.eval)
+        load(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
+        for load, sources in (
+            (stream_rows if recipe.data.streaming else load_rows, recipe.data.train),
+            (load_rows, recipe.data.eval),
+        )
     )
     # Evaluation stays uniform, so that its figures compare.
     train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
-    prints = {name: fingerprint(rows.samples) for name, rows in (("train", train), ("eval", evaluation)) if rows}
+    noted = {} if fresh or recipe.resume == "never" else noted_sizes(args.output_dir)
+    prints = {
+        name: fingerprint_files(rows.files) if isinstance(rows, RowStream) else fingerprint(rows.samples, noted)
+        for name, rows in (("train", train), ("eval", evaluation))
+        if rows
+    }
     checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
     refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
@@ -55,17 +66,26 @@ def main(argv: list[str] | None = None) -> None:
     if not args.torch_compile:
         run_last_layer_on_suffixes(model)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
+    towers = towers_of_all_ranks(args, model, train, evaluation)
+    load_pixels = pixel_loader(recipe.data, processor, args.dataloader_num_workers)
+    if recipe.data.feature_cache:
+        media = set().union(*(rows.media() for rows in (train, evaluation) if rows))
+        load_pixels = replace_towers(model, load_pixels, recipe.data.feature_cache, media, args)
+        say(f"features of {len(media)} pictures and clips are in {recipe.data.feature_cache}; the towers are released")
     trainer = RowTrainer(
         model=model,
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation)),
+        data_collator=collator(processor, visual_tokens, towers, load_pixels),
         processing_class=processor,
         callbacks=callbacks(recipe, args),
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
         guard=NonFiniteGuard(args.output_dir, recipe.on_nonfinite, recipe.max_skipped_steps),
+        bad_media=BadMediaGuard(
+            args.output_dir, recipe.data.on_bad_media, recipe.data.max_bad_media, train.num_media_files()
+        ),
         description=describe_run(recipe.dump(), prints, args.world_size),
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {args.output_dir}")
@@ -86,23 +106,6 @@ def parse_command_line(argv: list[str] | None) -> tuple[str, list[str], bool]:
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is moved aside")
     arguments = parser.parse_intermixed_args(argv)
     return arguments.recipe, arguments.overrides, arguments.fresh
-
-
-def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> RowDataset | None:
-    """The rows of some data files; says what is in them and what will not be trained on."""
-    if not sources:
-        return None
-    files = [(source.path, source.media_root, source.outside_media_root) for source in sources]
-    corpus: Corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt)
-    if data.packing == "none":
-        rows = single_sample_rows(corpus.samples, visual_tokens, seed)
-    else:
-        rows = shared_prefix_rows(
-            corpus.samples, tokenizer, visual_tokens, data.max_questions_per_clip, data.max_tokens_per_row, seed
-        )
-    say(f"{', '.join(path for path, *_ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
-    say(*(f"left out: {notice}" for notice in corpus.notices(data.max_length)), sep="\n", end="")
-    return rows
 
 
 def callbacks(recipe: Recipe, args) -> list:

@@ -2,14 +2,19 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from accelerate.data_loader import DataLoaderShard
 from transformers import TrainingArguments
 
+from data.bad_media import BadMedia
 from data.batch_plan import RankBatchSampler, num_micro_batches
 from data.dataset import RowDataset
+from data.streaming import RowStream, StepCollator, StreamBatchSampler
 from data.video_llava import PROJECTOR
+from data.window_counts import WindowCounts
+from train.bad_media import BadMediaGuard
 from train.empty_towers import accept_empty_batches
 from train.interruption import leave_signals_to_the_parent
 from train.loss import labelled_positions, token_loss
@@ -17,6 +22,7 @@ from train.nonfinite import NonFiniteGuard
 from train.processes import check_connected
 from train.saving import SavingTrainer
 
+WINDOW_COUNTS = "stream_windows.json"
 COUNTS = ("questions", "clips", "pictures", "supervised_tokens")
 
 
@@ -34,6 +40,7 @@ class RowTrainer(SavingTrainer):
         rows_per_step: int = 1,
         projector_learning_rate: float | None = None,
         guard: NonFiniteGuard | None = None,
+        bad_media: BadMediaGuard | None = None,
         **kwargs,
     ):
         args.gradient_accumulation_steps = num_micro_batches(
@@ -44,6 +51,7 @@ class RowTrainer(SavingTrainer):
         accept_empty_batches(self.model)
         self.guard = guard or NonFiniteGuard(self.args.output_dir)
         self.add_callback(self.guard)
+        self.bad_media = bad_media or BadMediaGuard(self.args.output_dir, on_bad_media="fail")
         self.rows_per_step = rows_per_step
         self.projector_learning_rate = projector_learning_rate
         # Loss sums over labelled tokens need no rescaling for accumulation: see `compute_loss`.
@@ -53,20 +61,35 @@ class RowTrainer(SavingTrainer):
         self._eval_totals = torch.zeros(2, dtype=torch.float64)
 
     def get_train_dataloader(self) -> DataLoaderShard:
-        return self._load_rows(self.train_dataset, self.args.per_device_train_batch_size, self.rows_per_step)
+        return self._load_rows(
+            self.train_dataset,
+            self.args.per_device_train_batch_size,
+            self.rows_per_step,
+            lambda step: self.bad_media.left_out("train", step),
+        )
 
     def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoaderShard:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self._load_rows(rows, self.args.per_device_eval_batch_size, rows_per_step=None)
+        return self._load_rows(
+            rows,
+            self.args.per_device_eval_batch_size,
+            rows_per_step=None,
+            left_out=lambda _: self.bad_media.left_out("eval", self.state.global_step),
+        )
 
-    def _load_rows(self, rows: RowDataset, batch_size: int, rows_per_step: int | None) -> DataLoaderShard:
+    def _load_rows(
+        self, rows: RowDataset | RowStream, batch_size: int, rows_per_step: int | None, left_out: Callable
+    ) -> DataLoaderShard:
         """This rank's share. `accelerator.prepare` would deal them anew, and repeat rows to make the shares equal."""
         ranks = {"num_ranks": self.args.world_size, "rank": self.args.process_index}
+        sampler = StreamBatchSampler if isinstance(rows, RowStream) else RankBatchSampler
         return DataLoaderShard(
             rows,
             device=self.accelerator.device,
-            batch_sampler=RankBatchSampler(rows, batch_size, rows_per_step, **ranks),
-            collate_fn=self.data_collator,
+            batch_sampler=sampler(rows, batch_size, rows_per_step, **ranks, left_out=left_out),
+            collate_fn=StepCollator(self.data_collator),
+            # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
+            generator=torch.Generator().manual_seed(self.args.seed),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -95,12 +118,28 @@ class RowTrainer(SavingTrainer):
         self._since_log["data_wait_s"] += time.perf_counter() - start
         self._since_log["steps"] += 1
         names: list[str] = []
+        found: list[BadMedia] = []
         for batch in batches:
             self._since_log.update(batch.pop("counts"))
             names += batch.pop("names")
+            found += batch.pop("bad_media", ())
             self._since_log["supervised_tokens"] += int((batch["labels"][:, 1:] != -100).sum())
+        self.bad_media.agree(found, "train", int(self.state.epoch or 0), self.state.global_step + 1)
         self.guard.begin_step(names, self.deepspeed)
         return batches, num_items
+
+    def before_first_step(self) -> None:
+        super().before_first_step()
+        if isinstance(self.train_dataset, RowStream):
+            self.train_dataset.counts = WindowCounts(self.output_dir / WINDOW_COUNTS, writes=self.args.should_save)
+            if not self.args.ignore_data_skip:
+                self.train_dataset.skip(self.state.global_step)  # as transformers will
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """transformers', unless all ranks have nothing to do in this micro-batch: see `StepCollator`."""
+        if inputs.pop("is_missing", False):
+            return torch.zeros((), device=self.args.device)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum of the cross-entropy over labelled tokens, divided by those of the whole optimizer step.
@@ -122,7 +161,9 @@ class RowTrainer(SavingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss alone: gathered logits would not fit (transformers#8476)."""
+        """The loss alone: gathered logits would not fit (transformers#8476). ALL RANKS reach it as often."""
+        found = inputs.pop("bad_media", ())
+        self.bad_media.agree(found, "eval", int(self.state.epoch or 0), self.state.global_step)
         inputs = self._prepare_inputs(inputs)
         num_labelled = (inputs["labels"][:, 1:] != -100).sum()
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -136,6 +177,7 @@ class RowTrainer(SavingTrainer):
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         total, num_labelled = self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist()
         output.metrics[f"{metric_key_prefix}_loss"] = total / max(num_labelled, 1)
+        output.metrics[f"{metric_key_prefix}_bad_media"] = self.bad_media.num_left_out("eval", self.state.global_step)
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -16,7 +16,14 @@ SAME = ("loss", "grad_norm", "learning_rate", "questions", "clips", "pictures", 
 @pytest.fixture
 def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
     """20 steps on clips, pictures and text, in float32. An epoch of 16 rows has five steps of three rows and one of
-    one row: on two ranks there are empty micro-batches, and ranks with clips beside ranks with pictures or text."""
+    one row: on two ranks there are empty micro-batches, and ranks with clips beside ranks with pictures or text. A clip
+    cannot be decoded, so that one rank finds out what the other must know."""
+    (tmp_path / "clip3.mp4").write_bytes(bytes(4000))
+    records = json.loads(mixed_file.read_text())
+    for record in records:
+        if str(record.get("video")).endswith("clip3.mp4']"):
+            record["video"] = "clip3.mp4"
+    mixed_file.write_text(json.dumps(records))
     recipe = {
         "model": {"name_or_path": str(model_folder), "dtype": "float32"},
         "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "modules_to_save": ["multi_modal_projector"]},
@@ -26,6 +33,7 @@ def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
             "max_length": 512,
             "packing": "none",
             "rows_per_step": 3,
+            "max_bad_media": 0.2,
         },
         "training": {
             "output_dir": str(tmp_path / "one"),
@@ -49,6 +57,12 @@ def columns(folder: Path) -> list[dict[str, float]]:
     return [{name: line[name] for name in SAME if name in line} for line in lines if line.keys() & set(SAME[::7])]
 
 
+def bad_media(folder: Path) -> list[dict]:
+    """Without the rows: those of one step are found in another order."""
+    lines = [json.loads(line) for line in (folder / "bad_media.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("file", "reason", "data", "epoch", "step")} for line in lines]
+
+
 @pytest.mark.parametrize("config", ["cpu_2", "zero2", "zero3"])
 def test_two_processes_are_one(config, recipe_file, tmp_path):
     check_two_are_one(config, recipe_file, tmp_path)
@@ -70,6 +84,8 @@ def check_two_are_one(config, recipe_file, tmp_path, quantization=None, num_proc
     assert len(ours) == 21 and "eval_loss" in ours[-1]
     for our, their in zip(ours, theirs, strict=True):
         assert our == pytest.approx(their, abs=1e-4)
+    assert {line["file"] for line in bad_media(two)} == {str(tmp_path / "clip3.mp4")}
+    assert bad_media(two) == bad_media(tmp_path / "one")
     ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (two, tmp_path / "one"))
     assert ours.keys() == theirs.keys() and any("multi_modal_projector" in name for name in ours)
     for name in ours:

@@ -107,6 +107,8 @@ def test_a_folder_that_is_no_video_llava(start):
     (start.folder / "config.json").write_text('{"model_type": "llama"}')
     fails_with("is a 'llama' model", start, None, f"model.name_or_path={start.folder}")
     fails_with("cannot load nowhere/at-all", start, None, "model.name_or_path=nowhere/at-all")
+    (start.folder / "config.json").write_text("{}")  # a checkpoint that is not all there
+    fails_with(f"cannot load {start.folder}: Unrecognized model", start, None, f"model.name_or_path={start.folder}")
 
 
 def test_pictures_of_another_size_than_the_towers_take(start, model_folder):

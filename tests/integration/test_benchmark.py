@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,19 @@ def test_memory_is_that_of_the_tokens(rows):
     assert six["ours_peak_mib"] < six["plain_peak_mib"]
 
 
+def test_loading_tells_the_memory_of_every_process(tmp_path):
+    (row,), printed = benchmark(tmp_path, "load", "--rows", "400", "--questions-per-clip", "1", "--workers", "1")
+    assert (row["case"], row["rows"], row["questions_per_clip"]) == ("load", 400, 1)
+    assert 400 * (8 * 17 + 10) < 8192 * row["packed_rows"] < 400 * 400  # 8 frames of 17 tokens, and a question
+    assert row["ours_s"] == pytest.approx(row["load_s"] + row["fingerprint_s"] + row["batch_s"])
+    base, now, (worker,) = row["base"], row["process"], row["workers"]
+    for figures in (base, now, worker):
+        assert 0 < figures["own"] <= figures["pss"] <= figures["rss"] <= figures["peak"]
+        assert figures["anon"] < figures["rss"]
+    assert base["peak"] <= now["peak"] and worker["own"] < now["anon"]
+    assert printed.startswith("load    400 conversations, 1 a clip, ")
+
+
 def test_decoding_compares_the_same_frames(tmp_path):
     command = ["--seconds", "4", "1", "--gop", "1", "--height", "90", "--rate", "12", "--repetitions", "2"]
     rows, printed = benchmark(tmp_path, "decode", *command)
@@ -93,3 +107,22 @@ def test_scale_compares_two_processes_with_one(tmp_path):
     assert (row["case"], row["processes"]) == ("scale", 2)
     assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
     assert row["efficiency"] == pytest.approx(row["ratio"] / 2)
+
+
+def test_the_loader_reads_its_caches_and_decodes_nothing(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import benchmark_loader
+
+    rows = benchmark_loader.run(Namespace(clips=3, seconds=1, workers=0, repetitions=2))
+    assert [(row["case"], row["cache"], row["clips"]) for row in rows] == [
+        ("loader", "frames", 3),
+        ("loader", "features", 3),
+    ]
+    for row in rows:
+        assert row["decoder_calls"] == 0
+        assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+        for name in ("ours_s", "plain_s"):
+            low, high = row["spread"][name]
+            assert 0 < low <= row[name] <= high
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split("|")[1].strip() for line in table] == ["cold", "frames", "features"]

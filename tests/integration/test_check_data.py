@@ -1,21 +1,27 @@
 """The check's figures, found a second way, and its reports on files that would stop, hang or starve a run."""
 
+import io
 import json
 import os
 import runpy
+import shutil
 import struct
 import sys
+import tarfile
 import zlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.conversation import read_conversations
 from data.dataset import load_corpus
 from data.encoding import expand
+from data.frame_cache import FrameCache
+from data.pixels import PixelLoader
 from tests.media_samples import cut, draw_frames, overwrite, write_clip, write_sound
 from tests.tiny_data import turns
 
@@ -131,6 +137,37 @@ def test_wrong_rows_do_not_hide_each_other(check, media_folder, tmp_path):
     assert [row for row, _ in found] == [row for row, _ in expected]
     assert all(part in reason for (_, reason), (_, part) in zip(found, expected, strict=True))
     assert (status, report["samples"], report["problems"][-1]["file"]) == (1, 2, f"{tmp_path}/eval.json")
+
+
+def test_media_that_are_no_files(check, media_folder, tmp_path):
+    """A shard with a sound clip and one that is cut, frames of unequal sizes, an address where nobody answers."""
+    clip = (media_folder / "clip0.mp4").read_bytes()
+    (frames := tmp_path / "media" / "frames").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (20, 20 + number)).save(frames / f"{number}.png")
+    videos = ["good.mp4", "cut.mp4", "frames", "http://127.0.0.1:1/a.mp4?key=SECRET"]
+    rows = [{"video": video, "conversations": turns("<video>\nWhat?", "red")} for video in videos]
+    members = {"good.mp4": clip, "cut.mp4": clip[:-2000], "rows.json": json.dumps(rows).encode()}
+    shard = tmp_path / "rows.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    status, report, printed = check(shard, f"data.media_cache={tmp_path}/cache", media_root=tmp_path / "media")
+    found = {problem["row"]: (problem["file"], problem["reason"]) for problem in report["problems"]}
+    assert (status, report["clips"], len(found)) == (1, 4, 3)
+    for number, (file, reason) in enumerate(
+        [
+            (f"{shard}/cut.mp4", "is truncated"),
+            (str(frames), "its pictures are of unequal sizes"),
+            ("http://127.0.0.1:1/a.mp4", "cannot be downloaded: ConnectError"),
+        ],
+        start=2,
+    ):
+        name, text = found[f"{shard} rows.json row {number}"]
+        assert name == file and reason in text and repr(file) in text
+    assert report["unused_media"] == [] and "SECRET" not in printed.out
 
 
 def test_nothing_left_and_a_wrong_recipe(check, tmp_path):
@@ -291,3 +328,39 @@ def test_a_file_may_take_so_much_memory_and_not_more(check, tmp_path):
     assert status == 1 and len(report["problems"]) == 2
     for problem in report["problems"]:
         assert problem["reason"] == f"{problem['file']!r} needs more than 0.02 GiB of memory"
+
+
+def test_filling_the_frame_cache_goes_on(check, processor, media_folder, tmp_path, monkeypatch):
+    root, cache = tmp_path / "media", tmp_path / "frames"
+    shutil.copytree(media_folder, root)
+    records = [
+        {"video": "clip0.mp4", "conversations": turns("<video>\nWhat?", "red")},
+        {"video": "clip1.mp4", "start": 0.5, "conversations": turns("<video>\nWhat?", "red")},
+        {"image": "picture0.png", "conversations": turns("<image>\nWhat?", "red")},
+        {"image": "picture1.png", "conversations": turns("<image>\nWhat?", "red")},
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    media = [item for row in read_conversations(tmp_path / "train.json", root) for item in row.media]
+    loader = PixelLoader(processor, 8, FrameCache(cache, processor, 8))
+    expected = [PixelLoader(processor, 8).fitted(item) for item in media[:3]]
+    loader.fitted(media[0])
+    for name in ("clip0.mp4", "picture1.png"):  # nobody can tell by name, size and time
+        before = (root / name).stat()
+        (root / name).write_bytes(bytes(before.st_size))
+        os.utime(root / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    options = ("--fill-cache", f"data.frame_cache={cache}", "--workers", "1")
+    status, report, printed = check(tmp_path / "train.json", *options, media_root=root)
+    assert [problem["file"] for problem in report["problems"]] == [str(root / "picture1.png")]
+    assert status == 1 and report["frame_cache"] == {"folder": str(cache), "kept": 3, "wanted": 4}
+    assert f"frames of 3 of 4 pictures and clips are in {cache}" in printed.out
+    monkeypatch.setattr(PixelLoader, "decoded", None)
+    assert all(map(torch.equal, map(loader.fitted, media[:3]), expected))
+
+
+def test_filling_needs_a_cache(check, mixed_file):
+    status, _, printed = check(mixed_file, "--fill-cache")
+    assert (status, printed.err) == (
+        2,
+        "error: --fill-cache: the recipe has no data.frame_cache; name a folder there\n",
+    )

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
-from data.conversation import Media, parse_record, read_conversations
+from data.conversation import parse_record, read_conversations
 from data.errors import UserError, run_command
+from data.reference import Media
 from scripts import evaluate as script
 from tests.tiny_data import turns
 from train import evaluation

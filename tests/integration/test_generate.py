@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 import torch
 
-from data.conversation import Media
 from data.errors import run_command
+from data.pixels import PixelLoader
+from data.reference import Media
 from scripts import generate
 from tests.tiny_adapters import save_adapter
 from train import generation
@@ -75,7 +76,7 @@ def test_greedy_by_hand_gives_the_same_answer_and_it_ends_at_eos(loaded, prompts
     """Without cache, padding or generate(): the most likely token, again and again."""
     model, processor = loaded
     messages, media = prompts[4]
-    pixels = generation.load_pixels(media, processor, 8)
+    pixels = PixelLoader(processor, 8)(media)
     ids = torch.tensor([generation.encode_prompt(messages, processor.tokenizer, visual_tokens).tolist()])
     length = ids.shape[1]
     with torch.inference_mode():
@@ -94,11 +95,8 @@ def _text(processor, ids):
 
 
 def test_a_clip_of_many_questions_is_decoded_once(loaded, media_folder, monkeypatch):
-    decoded = []
-    load_pixels = generation.load_pixels
-    monkeypatch.setattr(
-        generation, "load_pixels", lambda media, *rest: decoded.extend(media) or load_pixels(media, *rest)
-    )
+    decoded, decode = [], PixelLoader.decoded
+    monkeypatch.setattr(PixelLoader, "decoded", lambda self, item: decoded.append(item) or decode(self, item))
     clips = [Media("video", str(media_folder / f"clip{n % 4}.mp4")) for n in range(12)]
     questions = [([user(VIDEO, "Describe" * (n + 1))], [clip]) for n, clip in enumerate(clips)]
     answer(*loaded, questions, num_frames=4, max_new_tokens=1, batch_size=1)

@@ -6,7 +6,7 @@ import math
 import pytest
 import yaml
 
-from data.conversation import Media
+from data.reference import Media
 from train.artifact import open_artifact
 from train.generation import answer
 from train.loading import load

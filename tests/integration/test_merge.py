@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.collator import PromptCollator
-from data.conversation import Media
 from data.encoding import encode_prompt
 from data.errors import UserError
+from data.reference import Media
 from tests.tiny_adapters import save_adapter
 from train import merge
 from train.build import build_config, build_model

@@ -18,9 +18,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 
-from data.conversation import read_conversations
+from data.conversation import parse_record, read_conversations
 from data.layout import dense_mask
-from train.recipe import load_recipe
+from train.recipe import Dataset, load_recipe
 from train.recipe_yaml import read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -219,7 +219,10 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask)\.py$").match, check_generator),
     (re.compile(r"python scripts/run_demo\.py ").match, check_demo),
     (re.compile(r"python scripts/make_demo\.py ").match, check_generator),
-    (re.compile(r"python (scripts/(benchmark|compare_packing)|tests/torture/torture)\.py ").match, check_elsewhere),
+    (
+        re.compile(r"python (scripts/(benchmark|compare_packing)|tests/(torture/torture|fuzz/fuzz))\.py ").match,
+        check_elsewhere,
+    ),
     (re.compile(r"pre-commit install$").match, check_hooks),
 ]
 
@@ -278,6 +281,24 @@ def test_generated_files_are_current():
     mask = runpy.run_path(str(ROOT / "scripts/draw_mask.py"))
     assert mask["PICTURE"].read_text(encoding="utf-8") == mask["mask_svg"]()
     assert str(mask["PICTURE"].relative_to(ROOT)) in README
+
+
+def test_the_examples_of_sources_are_entries_and_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    table = README.partition("<!-- sources -->")[2].partition("<!-- end of sources -->")[0]
+    examples = [code for line in table.splitlines()[3:] for code in re.findall(r"`([^`]+)`", line.split(" | ")[-1])]
+    parts = [json.loads(example) for example in examples if example.startswith('{"')]
+    entries = [yaml.safe_load(example) for example in examples if not example.startswith('{"')]
+    assert len(parts) == 4 and len(entries) == 6
+    for entry in entries:
+        Dataset.model_validate(entry)
+    for part in parts:
+        typed = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "red"}]
+        listed = {key: value for key, value in part.items() if key != "type"}
+        turns = [{"from": "human", "value": f"<{part['type']}>"}, {"from": "gpt", "value": "red"}]
+        records = {"messages": typed}, {part["type"]: listed, "conversations": turns}
+        media = [parse_record(record, Path("m"), "row 1").media for record in records]
+        assert len(media[0]) == 1 and media[0] == media[1]
 
 
 def test_the_table_has_every_key_with_its_default():

@@ -68,7 +68,8 @@ def test_every_prompt_is_the_start_of_the_training_tokens(texts, processor, visu
     check_every_prefix(conversation_of(texts), processor, visual_tokens)
 
 
-plain_text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12).filter(lambda text: "<" not in text)
+# Without "<" there is no placeholder; "▁" is how SentencePiece writes a blank, so it does not come back.
+plain_text = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="<▁"), max_size=12)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

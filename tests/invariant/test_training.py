@@ -5,41 +5,26 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from data.collator import PaddedCollator
 from data.dataset import load_corpus, single_sample_rows
+from tests.short_run import write_recipe
 from train.sft import main
 
 
 @pytest.fixture
 def recipe_file(model_folder, mixed_file, tmp_path):
     """One optimizer step over all of the mixed file: the change of the weights is the gradient."""
-    recipe = {
-        "model": {"name_or_path": str(model_folder), "dtype": "float32"},
-        "lora": {"r": 4, "alpha": 4, "dropout": 0.0},
-        "data": {
-            "train": [{"path": str(mixed_file)}],
-            "max_length": 512,
-            "max_tokens_per_row": 512,
-            "rows_per_step": 1,
-        },
-        "training": {
-            "output_dir": str(tmp_path / "out"),
-            "max_steps": 1,
-            "learning_rate": 1.0,
-            "optim": "sgd",
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0,
-            "logging_steps": 1,
-            "report_to": "none",
-            "disable_tqdm": True,
-        },
+    training = {
+        "max_steps": 1,
+        "learning_rate": 1.0,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0,
+        "logging_steps": 1,
     }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
+    return write_recipe(tmp_path, model_folder, mixed_file, {"dropout": 0.0}, {}, training)
 
 
 def train(recipe_file, output_dir, *overrides) -> dict[str, torch.Tensor]:
@@ -152,3 +137,16 @@ def test_evaluation_loss_is_the_mean_over_tokens(recipe_file, mixed_file, tmp_pa
     first_step = metrics(tmp_path / "separate")[0]["loss"]
     assert losses["packed"] == pytest.approx(losses["separate"], rel=1e-5)
     assert losses["separate"] == pytest.approx(first_step, rel=1e-5)
+
+
+def test_weights_of_two_sources(recipe_file, mixed_file, tmp_path):
+    """An epoch has each conversation of one source twice and each of the other once; resumed is unbroken."""
+    sources = f"data.train=[{{path: {mixed_file}, weight: 2}}, {{path: {mixed_file}}}]"
+    settings = (sources, "data.packing=none", "data.rows_per_step=12", "training.max_steps=4", "training.save_steps=2")
+    settings += ("training.learning_rate=1e-3", "lora.dropout=0.1", "training.save_total_limit=9")
+    settings += ("training.per_device_train_batch_size=6",)
+    unbroken = train(recipe_file, tmp_path / "unbroken", *settings)
+    assert sum(line["questions"] for line in metrics(tmp_path / "unbroken")[:4]) == 3 * 16
+    shutil.copytree(tmp_path / "unbroken" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    resumed = train(recipe_file, tmp_path / "resumed", *settings)
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)

@@ -3,33 +3,15 @@
 import random
 
 import pytest
-import yaml
 from torture import Torture
+
+from tests.short_run import write_recipe
 
 
 @pytest.fixture
 def recipe_file(model_folder, mixed_file, tmp_path):
-    recipe = {
-        "model": {"name_or_path": str(model_folder), "dtype": "float32"},
-        "lora": {"r": 4, "alpha": 4, "dropout": 0.1},
-        "data": {
-            "train": [{"path": str(mixed_file)}],
-            "max_length": 512,
-            "max_tokens_per_row": 512,
-            "rows_per_step": 1,
-        },
-        "training": {
-            "output_dir": "given by the torture",
-            "max_steps": 12,
-            "save_steps": 2,
-            "learning_rate": 1e-3,
-            "dataloader_num_workers": 1,
-            "report_to": "none",
-        },
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
+    training = {"max_steps": 12, "save_steps": 2, "learning_rate": 1e-3, "dataloader_num_workers": 1}
+    return write_recipe(tmp_path, model_folder, mixed_file, {"dropout": 0.1}, {}, training)
 
 
 def test_three_killed_runs_end_as_the_unbroken_one(recipe_file, tmp_path):

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from data.conversation import Media, parse_record, read_conversations, read_records, split_placeholders
+from data.conversation import parse_record, read_conversations, split_placeholders, stop
 from data.errors import UserError
+from data.records import read_json
+from data.reference import Media
 
 ROOT = Path("/clips")
 
@@ -183,7 +185,7 @@ def test_unreadable_files_are_named(tmp_path, content, message):
     path = tmp_path / "bad.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        list(read_records(path))
+        list(read_json(str(path), stop))
     assert str(path) in str(error.value)
 
 

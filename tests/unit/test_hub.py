@@ -2,13 +2,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 from huggingface_hub import ModelCard
 
 from data.errors import UserError
 from tests.hub_stand_in import TOKEN, HubStandIn
+from tests.serving import serving
 from tests.tiny_adapters import save_adapter
 from train.artifact import open_artifact
 from train.hub import collect, last_name, push_to_hub, without_secrets
@@ -42,12 +42,8 @@ SENT_OF_AN_ADAPTER = {
 @pytest.fixture
 def hub():
     server = HubStandIn()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def command(hub, tmp_path, *arguments, token=TOKEN):

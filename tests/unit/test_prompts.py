@@ -1,7 +1,8 @@
 import pytest
 
-from data.conversation import Media, with_system_prompt
+from data.conversation import with_system_prompt
 from data.errors import UserError
+from data.reference import Media
 from scripts import generate
 from train.generation import media_in
 

@@ -21,6 +21,7 @@ data: {train: [{path: train.json}]}
 training: {output_dir: outputs/run}
 """
 WITH_EVAL = "data.eval=[{path: val.json}]"
+STREAMED = "data.streaming=true"
 
 
 @pytest.fixture
@@ -64,17 +65,38 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "bias": "none",
         },
         "data": {
-            "train": [{"path": "train.json", "media_root": None, "outside_media_root": False}],
+            "train": [
+                {
+                    "path": "train.json",
+                    "revision": None,
+                    "split": None,
+                    "files": None,
+                    "media_root": None,
+                    "outside_media_root": False,
+                    "weight": 1.0,
+                }
+            ],
             "eval": [],
             "system_prompt": None,
             "num_frames": 8,
             "frame_sampling": "uniform",
             "frames_per_second": None,
+            "frame_cache": None,
+            "frame_cache_gib": None,
+            "feature_cache": None,
             "max_length": 4096,
             "packing": "shared_prefix",
             "max_tokens_per_row": 8192,
             "max_questions_per_clip": 32,
             "rows_per_step": 16,
+            "streaming": False,
+            "stream_window": 4096,
+            "media_cache": None,
+            "max_download_mib": 1024.0,
+            "download_seconds": 120.0,
+            "on_bad_media": "skip",
+            "max_bad_media": 0.01,
+            "decode_seconds": 60.0,
         },
         "resume": "auto",
         "on_nonfinite": "stop",
@@ -272,6 +294,7 @@ def test_missing_recipe_and_folder(tmp_path):
             "data.train[0].path: must be text (quote what looks like a number), got 3",
         ),
         ("data.train=[{}]", "data.train[0].path: is missing; add it"),
+        ("data.train=[{path: a, weight: 0}]", "data.train[0].weight: must be greater than 0, got 0"),
         ("model.revision=1234", "model.revision: must be text (quote what looks like a number), got 1234"),
         ("model.double_quantization=no", 'model.double_quantization: must be true or false, got "no"'),
         ("model=", "model: must be a mapping of keys, got null"),
@@ -392,6 +415,27 @@ def test_wrong_overrides(minimal, override, said):
         ),
         (["data.frame_sampling=fps"], "data.frames_per_second: is needed for frame_sampling: fps; write it"),
         (["data.frames_per_second=2.0"], "data.frames_per_second: is only for frame_sampling: fps; remove it"),
+        ([STREAMED], "training.max_steps: is needed with data.streaming"),
+        (
+            [STREAMED, "training.max_steps=9", "training.save_strategy=epoch"],
+            "training.save_strategy: a stream is one epoch without an end",
+        ),
+        (
+            [STREAMED, "training.max_steps=9", "data.train=[{path: a, weight: 2}]"],
+            "data.train: a stream takes its sources as they are",
+        ),
+        (
+            [STREAMED, "training.max_steps=9", "data.feature_cache=features"],
+            "data.feature_cache: is filled before training",
+        ),
+        (["data.eval=[{path: a, weight: 2}]"], "data.eval: weight is for training"),
+        (["data.frame_cache=frames", "data.frame_sampling=jitter"], "data.frame_cache: jitter takes other frames in"),
+        (["data.feature_cache=f", "data.frame_sampling=jitter"], "data.feature_cache: jitter takes other frames in"),
+        (
+            ["data.feature_cache=f", "lora=null", "model.trainable=decoder"],
+            "data.feature_cache: the towers are released, and full fine-tuning (lora: null) saves a whole model",
+        ),
+        (["data.frame_cache_gib=1.5"], "data.frame_cache_gib: is the size of data.frame_cache; add a folder"),
         (["data.max_length=8193"], "data.max_tokens_per_row: a row of 8192 tokens cannot hold"),
         (
             ["training.per_device_train_batch_size=2"],

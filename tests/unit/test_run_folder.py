@@ -50,7 +50,9 @@ def test_the_same_recipe_and_data_go_on(out, recipe):
 def test_what_cannot_change_the_weights_may_change(out, recipe):
     open_run(out, recipe(), DATA, fresh=False)
     harmless = ["resume=never", "training.save_steps=7", "training.logging_steps=1", "training.output_dir=elsewhere",
-                "training.dataloader_num_workers=3", "data.train=[{path: moved/train.json}]"]  # fmt: skip
+                "training.dataloader_num_workers=3", "data.train=[{path: moved/train.json}]",
+                "data.frame_cache=frames", "data.frame_cache_gib=2.0", "data.feature_cache=features",
+                "data.on_bad_media=fail", "data.max_bad_media=0.5", "data.decode_seconds=9.0"]  # fmt: skip
     assert open_run(out, recipe(*harmless), DATA, fresh=False) == []
 
 
@@ -62,6 +64,7 @@ def test_what_cannot_change_the_weights_may_change(out, recipe):
         ("lora.r=64", "lora.r: 128 -> 64"),
         ("data.rows_per_step=3", "data.rows_per_step: 16 -> 3"),
         ("model.name_or_path=other", "model.name_or_path: base -> other"),
+        ("data.train=[{path: train.json, weight: 0.5}]", r"data.weights: None -> \[0.5\]"),
     ],
 )
 def test_another_recipe_is_refused_with_the_difference(override, difference, out, recipe):

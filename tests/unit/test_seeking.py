@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
-from data.clip_file import PacketIndex, decoder_threads, list_packets, open_clip, share_of_cores
+from data.clip_file import PacketIndex, list_packets, open_clip, share_of_cores
+from data.reference import Media
 from data.seeking import Run, can_seek, nal_types, seek_frames, start_check
 from data.video import read_frames
+from data.watched_decoder import WatchedDecoder
 from tests.media_samples import draw_frames, hide_frames, installed_file, video_frame, write_clip
 
 NUM_FRAMES = 72
@@ -235,26 +236,16 @@ def test_nal_types_by_hand():
 
 @pytest.mark.parametrize(
     ("cores", "num_workers", "num_processes", "threads"),
-    [(2, 1, 1, 1), (16, 4, 1, 3), (64, 4, 8, 1), (64, 2, 8, 3), (1, 8, 1, 1)],
+    [(2, 1, 1, 1), (16, 4, 1, 3), (64, 4, 8, 1), (64, 2, 8, 3), (1, 8, 1, 1), (16, 0, 4, 4), (2, 0, 4, 1)],
 )
 def test_threads_of_workers_fit_the_cores(cores, num_workers, num_processes, threads):
     assert share_of_cores(cores, num_workers, num_processes) == threads
-    assert threads == 1 or num_processes * (1 + num_workers * threads) <= cores
+    assert threads == 1 or num_processes * ((num_workers > 0) + max(num_workers, 1) * threads) <= cores
 
 
-class Frames(list):
-    """The frames of clips, and the threads that decode them."""
-
-    def __getitem__(self, i):
-        with open_clip(super().__getitem__(i)) as (_, stream):
-            return read_frames(super().__getitem__(i), 8), stream.codec_context.thread_count
-
-
-def test_threads_in_a_worker_decode_the_same(clips, monkeypatch):
+def test_threads_decode_the_same(clips):
     path, everything = clips("slices.mp4")
-    assert decoder_threads() == 1  # here, where workers are forked from
-    monkeypatch.setattr("data.clip_file.num_cores", lambda: 5)
-    loader = DataLoader(Frames([path] * 3), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=30)
-    for frames, threads in loader:
-        assert threads == 4
-        np.testing.assert_array_equal(np.asarray(frames), everything[::9])
+    with open_clip(path) as (_, stream):
+        assert stream.codec_context.thread_count == 1  # here, where workers are forked from
+    frames = WatchedDecoder(seconds=60, num_threads=4)(Media("video", str(path)), 8)
+    np.testing.assert_array_equal(frames, everything[::9])

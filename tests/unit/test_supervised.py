@@ -47,6 +47,16 @@ def test_every_job_has_one_outcome(num_workers):
         assert outcome.result == (None if job in EXPECTED else job.upper())
 
 
+class Prefix(str):
+    def __call__(self, job: str) -> str:
+        return self + job
+
+
+def test_an_object_that_is_called():
+    outcomes = supervise(Prefix("an "), ["a", "o"], num_workers=1, seconds=60, memory=2**30)
+    assert [outcome.result for outcome in outcomes] == ["an a", "an o"]
+
+
 def test_no_job_no_process():
     assert list(supervise(do, [], num_workers=2, seconds=1, memory=2**30)) == []
 

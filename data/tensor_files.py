@@ -1,0 +1,148 @@
+"""Tensors on disk, one file each, found again by a key that names everything they depend on."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+TENSOR = "tensor"
+FREED_SHARE = 0.05  # of the bound: making room looks at every file, so it makes some for others to come
+STALE_SECONDS = 24 * 3600  # after which a file that somebody began to write is nobody's
+
+
+class TensorFiles:
+    """safetensors files in two-letter folders of `folder`. Any number of processes may read and write at once: a file
+    is complete or absent, and a damaged one counts as absent.
+
+    max_bytes: of all files together. Room is made by removing those that are the longest unused; what this run, which
+    begins with this object, has read or written stays. OSError where the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int | None = None):
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.started = _time_of_the_disk(self.folder)
+        if max_bytes is not None:
+            with self._total_size() as total:
+                total.num_bytes = sum(size for _, size, _ in self._entries())  # some may have been removed by hand
+
+    def path(self, key: Mapping) -> Path:
+        name = hashlib.sha256(_canonical(key).encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
+
+    def read(self, key: Mapping) -> torch.Tensor | None:
+        """Memory-mapped; None where there is no such file. One that is damaged, or another's, is removed."""
+        path = self.path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                about, tensor = file.metadata(), file.get_tensor(TENSOR)
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError):
+            about = tensor = None
+        with contextlib.suppress(OSError):  # another process may be faster, or the file somebody else's
+            if tensor is None or about != _about(key, tensor):
+                tensor = None
+                path.unlink()
+            elif path.stat().st_mtime < self.started:
+                os.utime(path)  # the time of last use
+        return tensor
+
+    def write(self, key: Mapping, tensor: torch.Tensor) -> bool:
+        """False where there is no room within `max_bytes`; OSError where the disk refuses it."""
+        content = save({TENSOR: tensor.contiguous()}, _about(key, tensor))
+        if self.max_bytes is not None and not self._admits(len(content)):
+            return False
+        path = self.path(key)
+        path.parent.mkdir(exist_ok=True)
+        written = path.with_name(f".{uuid.uuid4().hex}.new")
+        try:
+            written.write_bytes(content)
+            written.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                written.unlink(missing_ok=True)
+            raise
+        return True
+
+    def _admits(self, num_bytes: int) -> bool:
+        """Count so many bytes in, and make room for them where that is needed and possible."""
+        with self._total_size() as total:
+            if total.num_bytes + num_bytes > self.max_bytes:
+                total.num_bytes = self._make_room(num_bytes)
+            if total.num_bytes + num_bytes > self.max_bytes:
+                return False
+            total.num_bytes += num_bytes
+            return True
+
+    def _make_room(self, num_bytes: int) -> int:
+        """Remove what this run has not used, the longest unused first; returns the bytes that are left."""
+        entries = sorted(self._entries())
+        left = sum(size for _, size, _ in entries)
+        goal = min(self.max_bytes - num_bytes, (1 - FREED_SHARE) * self.max_bytes)
+        for last_use, size, path in entries:
+            if left <= goal or last_use >= self.started:
+                break
+            path.unlink(missing_ok=True)
+            left -= size
+        return left
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """(time of last use, bytes, path) of every file."""
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if path.name.startswith(".") and status.st_mtime < self.started - STALE_SECONDS:
+                    path.unlink()
+                else:
+                    yield status.st_mtime, status.st_size, path
+
+    @contextlib.contextmanager
+    def _total_size(self) -> Iterator["_Total"]:
+        """The bytes that all processes count together, for one of them at a time."""
+        with open(os.open(self.folder / ".size", os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)  # NFS has these locks; the kernel ends a dead process's
+            total = _Total(int(file.read() or 0))
+            yield total
+            file.seek(0)
+            file.write(b"%020d" % total.num_bytes)
+
+
+@dataclass
+class _Total:
+    num_bytes: int
+
+
+def _canonical(key: Mapping) -> str:
+    return json.dumps(key, sort_keys=True, separators=(",", ":"))
+
+
+def _about(key: Mapping, tensor: torch.Tensor) -> dict[str, str]:
+    """What is written beside a tensor, and compared when it is read."""
+    content = tensor.detach().contiguous().view(torch.uint8).numpy()
+    return {
+        "key": _canonical(key),
+        "dtype": str(tensor.dtype),
+        "shape": str(tuple(tensor.shape)),
+        "crc32": str(zlib.crc32(content)),
+    }
+
+
+def _time_of_the_disk(folder: Path) -> float:
+    """Now, by the clock that gives files in `folder` their times: a server's may differ from ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".{uuid.uuid4().hex}.new"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()

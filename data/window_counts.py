@@ -1,0 +1,58 @@
+"""How many rows each window of a stream makes, so that a run that goes on need not find it out again."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from data.errors import UserError
+
+
+class WindowCounts:
+    """In every epoch a window makes as many rows. Kept in a JSON file that may be lost: finding out takes time only."""
+
+    def __init__(self, path: Path | None = None, writes: bool = False):
+        """writes: whether this process keeps the file; one does, all read it."""
+        self.path, self._writes = path, writes
+        self._rows: list[int] = []
+        self._is_complete = False
+
+    def __getitem__(self, number: int) -> int | None:
+        """Rows of a window, counted from 0; None where they are not known."""
+        return self._rows[number] if number < len(self._rows) else None
+
+    def is_end(self, number: int) -> bool:
+        """Whether an epoch is known to have `number` windows and no more."""
+        return self._is_complete and number == len(self._rows)
+
+    def load(self) -> None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(self.path.read_text())
+            self._rows, self._is_complete = list(map(int, kept["rows"])), bool(kept["is_complete"])
+
+    def found(self, number: int, num_rows: int) -> None:
+        """UserError where it was another number before: the data have changed, and resuming would be wrong."""
+        if number == len(self._rows) and not self._is_complete:
+            self._rows.append(num_rows)
+            self._keep()
+        elif self[number] != num_rows:
+            raise UserError(
+                f"the data have changed since they were read before: window {number + 1} makes {num_rows} rows, not "
+                f"{self[number]} as before; bring the old files back, or start over with --fresh"
+            )
+
+    def found_end(self, number: int) -> None:
+        if number != len(self._rows):
+            raise UserError(
+                f"the data have changed since they were read before: they end after {number} windows, not after "
+                f"{len(self._rows)}; bring the old files back, or start over with --fresh"
+            )
+        self._is_complete = True
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.path is None or not self._writes:
+            return
+        written = self.path.with_name(self.path.name + ".new")
+        with suppress(OSError):  # a full disk is the checkpoints' business
+            written.write_text(json.dumps({"rows": self._rows, "is_complete": self._is_complete}))
+            written.replace(self.path)

@@ -1,0 +1,176 @@
+"""Damaged files through the watched decoder: each is pixels or one line, and the process that asks lives on.
+
+    python tests/fuzz/fuzz.py 10000 --json outputs/fuzz.json
+
+Mutations of five small files, drawn from a seed. Prints how many were decoded and refused, crashed the decoder or took
+too long, and names the seeds of what must not be: an array of another shape, or an error that is none of the reader's.
+Exit status 1 if there is any.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.errors import MediaError
+from data.reference import Media
+from data.watched_decoder import WatchedDecoder
+from tests.media_samples import draw_frames, write_clip
+
+NUM_FRAMES = 8
+EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+OUTCOMES = {
+    "took too long": "takes more than",
+    "crashed the decoder": "the decoder crashed",
+    "took too much memory": "needs more than",
+}
+NOT_THE_READER_S = re.compile(r"' [A-Za-z_.]*(Error|Exception|Warning|Exit|Interrupt): ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", type=int, help="of mutations")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first one")
+    parser.add_argument("--seconds", type=float, default=10, help="what one file may take")
+    parser.add_argument("--workers", type=int, default=2, help="decoders at once")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = range(arguments.first, arguments.first + arguments.number)
+        report = fuzz(Path(folder), seeds, arguments.seconds, arguments.workers)
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(text + "\n")
+    sys.exit(bool(report["wrong"]))
+
+
+def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
+    """outcomes: kind of file -> outcome -> number; named: what ended a decoder; wrong: what must not be."""
+    files = write_files(folder)
+    began = time.perf_counter()
+    outcomes: dict[str, Counter] = {path.suffix[1:]: Counter() for path in files}
+    named, wrong = [], []
+
+    def work(worker: int) -> None:
+        decoder = WatchedDecoder(seconds, memory=2**30)
+        for seed in seeds[worker::num_workers]:
+            source = files[seed % len(files)]
+            outcome, line = try_one(decoder, source, folder / f"{worker}{source.suffix}", seed)
+            outcomes[source.suffix[1:]][outcome] += 1
+            if outcome == "wrong":
+                wrong.append(f"seed {seed}: {line}")
+            elif outcome in OUTCOMES:
+                named.append(f"seed {seed}: {line}")
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        list(pool.map(work, range(num_workers)))
+    return {
+        "mutations": len(seeds),
+        "seconds": round(time.perf_counter() - began, 1),
+        "outcomes": dict(sum(outcomes.values(), Counter())),
+        "by_file": {name: dict(counts) for name, counts in outcomes.items()},
+        "named": sorted(named),
+        "wrong": sorted(wrong),
+    }
+
+
+def try_one(decoder: WatchedDecoder, source: Path, target: Path, seed: int) -> tuple[str, str]:
+    """The outcome of one mutation, and the line that describes it."""
+    target.write_bytes(mutate(source.read_bytes(), np.random.default_rng(seed)))
+    kind = "image" if source.suffix in (".jpg", ".png") else "video"
+    try:
+        pixels = decoder(Media(kind, str(target)), NUM_FRAMES)
+    except MediaError as problem:
+        line = str(problem)
+        for outcome, words in OUTCOMES.items():
+            if f"{str(target)!r} {words}" in line:
+                return outcome, line
+        return "wrong" if "\n" in line or str(target) not in line or NOT_THE_READER_S.search(line) else "refused", line
+    lead = (NUM_FRAMES,) if kind == "video" else ()
+    is_right = pixels.dtype == np.uint8 and pixels.shape[:-3] == lead and pixels.shape[-1] == 3 and pixels.size > 0
+    return ("decoded" if is_right else "wrong"), f"{pixels.dtype} {pixels.shape}"
+
+
+def write_files(folder: Path) -> list[Path]:
+    frames = draw_frames(24)
+    clips = [
+        write_clip(folder / "clip.mp4", frames, g="8", bf="2"),
+        write_clip(folder / "clip.webm", frames, "libvpx-vp9", deadline="realtime"),
+    ]
+    Image.fromarray(frames[0]).save(
+        folder / "clip.gif", save_all=True, append_images=[Image.fromarray(f) for f in frames[1:]]
+    )
+    for name in ("picture.jpg", "picture.png"):
+        Image.fromarray(frames[3]).save(folder / name)
+    return [*clips, folder / "clip.gif", folder / "picture.jpg", folder / "picture.png"]
+
+
+def mutate(data: bytes, random: np.random.Generator) -> bytes:
+    """One to four changes: bytes, of the header more often; extreme lengths; blocks cut, doubled or moved; an end."""
+    for _ in range((1, 1, 1, 2, 2, 3, 4)[random.integers(7)]):
+        if not data:
+            break
+        data = CHANGES[random.integers(len(CHANGES))](data, random)
+    return data
+
+
+def change_bytes(data: bytes, random: np.random.Generator) -> bytes:
+    changed = bytearray(data)
+    reach = len(data) if random.random() < 0.5 else min(len(data), 512)
+    for at in random.integers(0, reach, random.integers(1, 17)):
+        changed[at] = random.integers(256)
+    return bytes(changed)
+
+
+def flip_bit(data: bytes, random: np.random.Generator) -> bytes:
+    at = random.integers(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << random.integers(8)]) + data[at + 1 :]
+
+
+def set_extreme(data: bytes, random: np.random.Generator) -> bytes:
+    """1, 2 or 4 bytes, big or little-endian, anywhere: lengths, counts, sizes and times are among them."""
+    size = (1, 2, 4)[random.integers(3)]
+    value = EXTREMES[random.integers(len(EXTREMES))] & ((1 << 8 * size) - 1)
+    reach = len(data) if random.random() < 0.5 else min(len(data), 512)
+    at = random.integers(reach)
+    return data[:at] + value.to_bytes(size, ("big", "little")[random.integers(2)]) + data[at + size :]
+
+
+def truncate(data: bytes, random: np.random.Generator) -> bytes:
+    return data[: random.integers(len(data))]
+
+
+def delete_block(data: bytes, random: np.random.Generator) -> bytes:
+    start, end = sorted(random.integers(0, len(data) + 1, 2))
+    end = min(end, start + len(data) // 4)
+    return data[:start] + data[end:]
+
+
+def double_block(data: bytes, random: np.random.Generator) -> bytes:
+    start, end = sorted(random.integers(0, len(data) + 1, 2))
+    at = random.integers(len(data) + 1)
+    return data[:at] + data[start : min(end, start + 4096)] + data[at:]
+
+
+def move_block(data: bytes, random: np.random.Generator) -> bytes:
+    start, end = sorted(random.integers(0, len(data) + 1, 2))
+    rest = data[:start] + data[end:]
+    at = random.integers(len(rest) + 1)
+    return rest[:at] + data[start:end] + rest[at:]
+
+
+CHANGES = (change_bytes, flip_bit, set_extreme, truncate, delete_block, double_block, move_block)
+
+
+if __name__ == "__main__":
+    main()
