@@ -2,11 +2,13 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 from transformers import TrainingArguments
@@ -102,11 +104,16 @@ def refuse_other_shares(checkpoint: str | None, args: TrainingArguments) -> None
 
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL", "gloo")
+GLOO_SECONDS = 0.5  # it takes milliseconds, on a busy machine tens of them
 
 
 @contextmanager
-def told_of_lost_processes() -> Iterator[None]:
-    """Another process that is killed, or whose machine goes away, is said in one line; the exit status is 1."""
+def among_processes() -> Iterator[None]:
+    """Another process that is killed, or whose machine goes away, is said in one line; the exit status is 1.
+
+    However a run ends, gloo's threads get the time to drop the tensors of the last exchange, which are Python's: one
+    that came when Python is ending would abort the process (torch 2.14).
+    """
     try:
         yield
     except RuntimeError as error:
@@ -119,3 +126,8 @@ def told_of_lost_processes() -> Iterator[None]:
             file=sys.stderr,
         )
         sys.exit(1)
+    finally:
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            time.sleep(GLOO_SECONDS)
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -20,7 +20,7 @@ from train.last_layer import run_last_layer_on_suffixes
 from train.metrics import MetricsFile
 from train.model import load_model, quiet_libraries
 from train.nonfinite import NonFiniteGuard
-from train.processes import refuse_impossible, refuse_other_shares, told_of_lost_processes, towers_of_all_ranks
+from train.processes import among_processes, refuse_impossible, refuse_other_shares, towers_of_all_ranks
 from train.provenance import describe_run, fingerprint, fingerprint_files
 from train.ranks import on_first_rank
 from train.ready_features import replace_towers
@@ -30,6 +30,7 @@ from train.run_folder import enter_run_folder
 from train.trainer import RowTrainer
 
 
+@among_processes()
 def main(argv: list[str] | None = None) -> None:
     path, overrides, fresh = parse_command_line(argv)
     recipe = load_recipe(path, overrides)
@@ -89,13 +90,12 @@ def main(argv: list[str] | None = None) -> None:
         description=describe_run(recipe.dump(), prints, args.world_size),
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {args.output_dir}")
-    with told_of_lost_processes():
-        trainer.train(resume_from_checkpoint=checkpoint)
-        if trainer.was_interrupted:
-            step = trainer.state.global_step
-            say(f"{trainer.interruption.signal.name}: saved after step {step}; the same command continues")
-            sys.exit(trainer.interruption.status)
-        trainer.save_result()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.was_interrupted:
+        step = trainer.state.global_step
+        say(f"{trainer.interruption.signal.name}: saved after step {step}; the same command continues")
+        sys.exit(trainer.interruption.status)
+    trainer.save_result()
     say(f"done: {args.output_dir}")
 
 

@@ -15,7 +15,7 @@ from data.video_llava import load_processor, measure_visual_tokens
 from train.adapters import add_adapter
 from train.metrics import MetricsFile
 from train.model import load_model
-from train.processes import towers_of_all_ranks
+from train.processes import among_processes, towers_of_all_ranks
 from train.trainer import RowTrainer
 from train.training_arguments import build_training_arguments, device_defaults
 
@@ -75,4 +75,5 @@ def train(folder: Path, out_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    train(*map(Path, sys.argv[1:]))
+    with among_processes():
+        train(*map(Path, sys.argv[1:]))

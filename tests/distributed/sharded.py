@@ -21,6 +21,7 @@ from train.adapters import add_adapter
 from train.empty_towers import accept_empty_batches
 from train.loss import labelled_positions, token_loss
 from train.model import load_model
+from train.processes import among_processes
 
 
 def load(folder: Path):
@@ -88,4 +89,5 @@ def main(folder: Path, out: Path, *layers: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    with among_processes():
+        main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

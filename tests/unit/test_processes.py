@@ -1,18 +1,21 @@
 """What several processes cannot do is refused by name, before a weight is loaded."""
 
+import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from data.errors import UserError
+from train import processes
 from train.model import quantization_config
 from train.processes import (
+    among_processes,
     check_connected,
     cpu_processes,
     refuse_impossible,
     refuse_other_shares,
-    told_of_lost_processes,
     towers_of_all_ranks,
 )
 
@@ -90,13 +93,26 @@ def test_what_a_cpu_run_needs_is_chosen(launched):
 
 def test_a_lost_process_is_one_line(launched, capsys):
     launched(WORLD_SIZE="2", RANK="1")
-    with pytest.raises(SystemExit) as end, told_of_lost_processes():
+    with pytest.raises(SystemExit) as end, among_processes():
         raise RuntimeError("[gloo/pair.cc:544] Connection closed by peer [127.0.0.1]:1\nmore")
     assert end.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: process 1 of 2 lost the connection") and "more" not in line
-    with pytest.raises(RuntimeError, match="another"), told_of_lost_processes():
+    with pytest.raises(RuntimeError, match="another"), among_processes():
         raise RuntimeError("another problem")
+
+
+@pytest.mark.parametrize("status, expected", [(None, ["slept", "left"]), (143, ["slept"])])
+def test_gloo_has_time_before_the_end(monkeypatch, status, expected):
+    events = []
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: events.append("slept"))
+    monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(processes.dist, "destroy_process_group", lambda: events.append("left"))
+    with suppress(SystemExit), among_processes():
+        if status:
+            sys.exit(status)
+    assert events == expected
 
 
 def test_towers_run_in_every_batch_where_another_rank_or_adam_would_notice(model):
