@@ -4,6 +4,7 @@ import os
 import warnings
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig, VideoLlavaForConditionalGeneration
 from transformers.utils import logging
 
@@ -50,7 +51,16 @@ def load_model(
             f"model.name_or_path: {name_or_path} lacks {len(missing)} weights, the first {missing[0]}; "
             "it is no complete Video-LLaVA checkpoint"
         )
+    keep_weights_trainable(model)
     return model.requires_grad_(False).eval()
+
+
+def keep_weights_trainable(model: nn.Module) -> None:
+    """bitsandbytes 0.50 repacks 4-bit weights in the first evaluation on a CPU with AVX512-BF16, for a kernel that
+    rounds to bfloat16 and has no gradient: training that goes on after it would train the layers behind alone."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def quantization_config(quantization: str | None, dtype: str, double: bool) -> BitsAndBytesConfig | None:

@@ -139,6 +139,20 @@ def test_evaluation_loss_is_the_mean_over_tokens(recipe_file, mixed_file, tmp_pa
     assert losses["separate"] == pytest.approx(first_step, rel=1e-5)
 
 
+@pytest.mark.parametrize("quantization", ["null", "nf4", "fp4", "int8"])
+def test_an_evaluation_leaves_no_trace(recipe_file, mixed_file, tmp_path, quantization):
+    """bitsandbytes has kernels for inference alone, with weights of another layout and without a gradient."""
+    settings = (f"model.quantization={quantization}", "training.max_steps=3", "training.learning_rate=1e-2")
+    evaluation = (f"data.eval=[{{path: {mixed_file}}}]", "training.eval_strategy=steps", "training.eval_steps=1")
+    without = train(recipe_file, tmp_path / "without", *settings)
+    evaluated = train(recipe_file, tmp_path / "evaluated", *settings, *evaluation)
+    assert [line["loss"] for line in metrics(tmp_path / "without") if "loss" in line] == [
+        line["loss"] for line in metrics(tmp_path / "evaluated") if "loss" in line
+    ]
+    assert sum("eval_loss" in line for line in metrics(tmp_path / "evaluated")) == 3
+    assert all(torch.equal(without[name], evaluated[name]) for name in without)
+
+
 def test_weights_of_two_sources(recipe_file, mixed_file, tmp_path):
     """An epoch has each conversation of one source twice and each of the other once; resumed is unbroken."""
     sources = f"data.train=[{{path: {mixed_file}, weight: 2}}, {{path: {mixed_file}}}]"
