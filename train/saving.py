@@ -23,11 +23,14 @@ class Finished(Exception):
 
 
 class SavingTrainer(Trainer):
-    """description: of the run, see `train.provenance`; it goes into every checkpoint and the final folder."""
+    """description: of the run, see `train.provenance`; it goes into every checkpoint and the final folder.
+    early_stopping_patience: evaluations without a better metric after which training ends."""
 
-    def __init__(self, *args, description: dict | None = None, **kwargs):
+    def __init__(self, *args, description: dict | None = None, early_stopping_patience: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.description = description or {}
+        if early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(early_stopping_patience))
         self.interruption = Interruption(self.before_first_step)
         self.add_callback(self.interruption)
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation is ours

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, set_seed
+from accelerate.utils import set_seed
 
 from data.collator import PaddedCollator, RowCollator
 from data.errors import run_command
@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=evaluation,
         data_collator=collator(processor, visual_tokens, towers, load_pixels),
         processing_class=processor,
-        callbacks=callbacks(recipe, args),
+        callbacks=[MetricsFile(args.output_dir)],
+        early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
         guard=NonFiniteGuard(args.output_dir, recipe.on_nonfinite, recipe.max_skipped_steps),
@@ -106,13 +107,6 @@ def parse_command_line(argv: list[str] | None) -> tuple[str, list[str], bool]:
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is moved aside")
     arguments = parser.parse_intermixed_args(argv)
     return arguments.recipe, arguments.overrides, arguments.fresh
-
-
-def callbacks(recipe: Recipe, args) -> list:
-    chosen = [MetricsFile(args.output_dir)]
-    if recipe.early_stopping_patience:
-        chosen.append(EarlyStoppingCallback(recipe.early_stopping_patience))
-    return chosen
 
 
 def load_trainable(recipe: Recipe, seed: int, say):

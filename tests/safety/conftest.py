@@ -45,7 +45,11 @@ def at(monkeypatch):
 
         done = []
         callback = type("At", (TrainerCallback,), {event: call})()
-        callbacks = sft.callbacks
-        monkeypatch.setattr(sft, "callbacks", lambda *args: [*callbacks(*args), callback])
+
+        class Watched(sft.RowTrainer):
+            def __init__(self, **kwargs):
+                super().__init__(**{**kwargs, "callbacks": [*kwargs["callbacks"], callback]})
+
+        monkeypatch.setattr(sft, "RowTrainer", Watched)
 
     return install
