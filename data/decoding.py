@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
+import av.subtitles.stream  # noqa: F401
 import numpy as np
+from PIL import Image
 
 from data.errors import UserError
 from data.media import load_image
@@ -10,6 +12,10 @@ from data.reference import Media, is_of_pictures
 from data.sampling import choose_frames
 from data.storage import frames_of, local_file
 from data.video import read_frames
+
+# PyAV and Pillow import the rest of themselves with the first file that wants it: under a limit on memory that may
+# fail, with an ImportError that says nothing of memory.
+Image.init()
 
 
 def decode(item: Media, num_frames: int) -> np.ndarray:
