@@ -80,14 +80,15 @@ def write_records(folder: Path, num_rows: int, questions_per_clip: int) -> None:
 
 def load(folder: Path, num_workers: int) -> dict:
     """The figures of this process, which should have done nothing before."""
+    from accelerate.data_loader import DataLoaderShard
+
     from data.batch_plan import RankBatchSampler
     from data.collator import RowCollator
     from data.video_llava import load_processor, measure_visual_tokens
     from train.model import quiet_libraries
     from train.provenance import fingerprint
     from train.recipe import Data
-    from train.sft import load_rows
-    from train.trainer import DataLoaderShard
+    from train.rows import load_rows
 
     quiet_libraries()
     processor, _ = load_processor(str(folder))

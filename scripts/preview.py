@@ -16,7 +16,7 @@ from data.sampling import Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.model import quiet_libraries
 from train.recipe import load_recipe
-from train.sft import load_rows, pixel_loader
+from train.rows import load_rows, pixel_loader
 
 
 def main() -> None:
