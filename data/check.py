@@ -187,7 +187,7 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
     """Figures of all splits together, as plain values. rows: each split's, packed. Shares are those of the tokens
     that are left to train and evaluate on."""
     lengths = [length for contents in splits for length in contents.lengths]
-    packed = sum(sum(dataset.groups.lengths()) for dataset in rows)
+    packed = sum(sum(dataset.groups.num_tokens) for dataset in rows)
     single = visual = supervised = num_turns_cut = 0
     cut = []
     for sample in chain.from_iterable(contents.samples for contents in splits):

@@ -83,6 +83,11 @@ class Ragged(Sequence[memoryview]):
         self.values.extend(row)
         self.ends.append(len(self.values))
 
+    def finish(self) -> None:
+        """Everything is in the files."""
+        self.values.view()
+        self.ends.view()
+
     def __len__(self) -> int:
         return len(self.ends) - 1
 

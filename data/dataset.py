@@ -102,8 +102,9 @@ class RowDataset(Dataset):
     def __init__(self, samples: Sequence[Sample], groups: Groups, max_tokens_per_row: int | None, seed: int):
         """max_tokens_per_row None: every group is a row of its own."""
         self.samples = samples if isinstance(samples, Samples) else Samples(samples)
-        self.samples.finish()
         self.groups, self.seed = groups, seed
+        self.samples.finish()
+        self.groups.finish()
         self.max_tokens_per_row, self.sampling = max_tokens_per_row, UNIFORM
         self._media = None if max_tokens_per_row is None else recurring_media(self.samples, groups)
         self._num_rows = len(groups) if max_tokens_per_row is None else len(self.rows(epoch=0))

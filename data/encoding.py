@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram
 
 from data.conversation import Conversation, with_system_prompt
 from data.errors import UserError
@@ -85,6 +87,7 @@ def encode_all(
 ) -> Iterator[tuple[str, Sample | None]]:
     """The name of each conversation, and what `encode` makes of it; many at once, which is faster."""
     find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
+    keep_no_texts(tokenizer.backend_tokenizer)
     for batch in _batches(conversations):
         dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
         texts = render_all(dialogues, tokenizer, generation_prompt=False)
@@ -96,6 +99,14 @@ def encode_all(
             _refuse_special_tokens(messages, find_special, conversation.name)
             trained = _tokens_of(answers, offsets, conversation.name)
             yield conversation.name, _sample(conversation, ids, trained, tokenizer, visual_tokens, max_length)
+
+
+def keep_no_texts(tokenizer: Tokenizer) -> None:
+    """A tokenizer remembers the last 10,000 words that it has split. To LLaMA's a whole text is one word, which does
+    not come again: 50 MB for nothing."""
+    splitter, model = tokenizer.pre_tokenizer, tokenizer.model
+    if isinstance(model, BPE | Unigram) and (splitter is None or len(splitter.pre_tokenize_str("two words")) == 1):
+        model._resize_cache(0)  # it has no public name
 
 
 def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

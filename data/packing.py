@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from data.columns import Column, Ragged
 from data.digests import Digests, digest
 from data.errors import UserError
 
@@ -45,38 +46,40 @@ class Group:
 
 
 class Groups(Sequence[Group]):
-    """The groups of a data set in flat arrays: a million small tuples weigh hundreds of MB in each worker.
-
-    num_tokens: of each group in a row.
-    """
+    """The groups of a data set in columns: a million small tuples weigh hundreds of MB in each worker."""
 
     def __init__(self, sample_lengths: Sequence[int]):
-        self._sample_lengths = array("i", sample_lengths)
-        self._samples, self._ends, self._prefix_lengths = array("i"), array("i", [0]), array("i")
-        self.num_tokens = array("i")
+        self._sample_lengths = Column("i", sample_lengths)
+        self._samples, self._prefix_lengths, self._num_tokens = Ragged("i"), Column("i"), Column("i")
 
     def append(self, samples: Sequence[int], prefix_length: int) -> None:
-        self._samples.extend(samples)
-        self._ends.append(len(self._samples))
+        lengths = self._sample_lengths.view()
+        self._samples.append(samples)
         self._prefix_lengths.append(prefix_length)
-        self.num_tokens.append(prefix_length + sum(self._sample_lengths[i] - prefix_length for i in samples))
+        self._num_tokens.append(prefix_length + sum(lengths[i] - prefix_length for i in samples))
 
     def __len__(self) -> int:
-        return len(self._prefix_lengths)
+        return len(self._samples)
 
     def __getitem__(self, index: int) -> Group:
-        index = range(len(self))[index]
-        samples = tuple(self._samples[self._ends[index] : self._ends[index + 1]])
-        prefix_length = self._prefix_lengths[index]
-        return Group(samples, prefix_length, tuple(self._sample_lengths[i] - prefix_length for i in samples))
+        samples = tuple(self._samples[index])
+        prefix_length, lengths = self._prefix_lengths.view()[index], self._sample_lengths.view()
+        return Group(samples, prefix_length, tuple(lengths[i] - prefix_length for i in samples))
 
     def first_samples(self) -> Iterator[int]:
         """Of each group its first sample, whose media are those of all."""
-        return (self._samples[end] for end in self._ends[:-1])
+        return (samples[0] for samples in self._samples)
 
-    def lengths(self) -> list[int]:
-        """Tokens of each group in a row."""
-        return self.num_tokens.tolist()
+    def finish(self) -> None:
+        """As of `Samples`."""
+        for column in (self._sample_lengths, self._prefix_lengths, self._num_tokens):
+            column.view()
+        self._samples.finish()
+
+    @property
+    def num_tokens(self) -> memoryview:
+        """Of each group in a row."""
+        return self._num_tokens.view()
 
 
 def make_groups(

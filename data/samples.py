@@ -48,9 +48,9 @@ class Samples(Sequence[Sample]):
         """No more are appended: everything is in the files before processes are forked, which share them, and what only
         appending needs is given back."""
         self._known = None
-        ragged = (self.input_ids, self.media_numbers, self._spans, self._names, self._media)
-        for column in (self._turns_dropped, *(part for rows in ragged for part in (rows.values, rows.ends))):
-            column.view()
+        self._turns_dropped.view()
+        for rows in (self.input_ids, self.media_numbers, self._spans, self._names, self._media):
+            rows.finish()
 
     def __len__(self) -> int:
         return len(self._names)

@@ -40,7 +40,7 @@ class Questions:
         """Packed rows with room for `size` of the longest groups, as `packing: shared_prefix` trains them."""
         number = len(self.samples)
         unbounded = shared_prefix_rows(self.samples, self.processor.tokenizer, self.visual_tokens, number, 2**31 - 1, 0)
-        room = size * max(unbounded.groups.lengths())
+        room = size * max(unbounded.groups.num_tokens)
         rows, collate = (
             RowDataset(self.samples, unbounded.groups, room, seed=0),
             RowCollator(self.processor, self.visual_tokens),

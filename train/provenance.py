@@ -47,7 +47,7 @@ def fingerprint(samples: Iterable[Sample], noted: Mapping[str, int] | None = Non
     """
     digest, sizes, all_known, noted = hashlib.sha256(), hashlib.sha256(), True, noted or {}
 
-    @lru_cache(2**14)  # questions about one clip often follow one another; a table of millions would weigh too much
+    @lru_cache(2**10)  # questions about one clip often follow one another; a table of millions would weigh too much
     def size_of(kind: str, path: str, place) -> int | tuple | None:
         return noted.get(path, size_now(Media(kind, path, place=place)))
 

@@ -103,7 +103,7 @@ class TestMakeGroups:
         assert groups[-1] == groups[1] == Group((1,), 0, (3,))
         with pytest.raises(IndexError):
             groups[2]
-        assert groups.lengths() == [9, 3]
+        assert groups.num_tokens.tolist() == [9, 3]
 
 
 def test_lay_out():
@@ -139,7 +139,7 @@ def test_any_data_set_is_grouped_without_loss(samples, max_questions, max_tokens
     groups = make_groups(expanded, first_labels, media, {CLIP: 1}, max_questions, max_tokens)
 
     assert sorted(i for group in groups for i in group.samples) == list(range(len(samples)))
-    for group, length in zip(groups, groups.lengths(), strict=True):
+    for group, length in zip(groups, groups.num_tokens, strict=True):
         row = group.lay_out([expanded[i] for i in group.samples]).tolist()
         assert len(row) == length <= max_tokens
         assert len(group.samples) <= max_questions
