@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from data.digests import digest
 from data.encoding import Sample
 from data.errors import MediaError
 from data.media_json import to_json
@@ -23,8 +24,8 @@ class BadMedia:
 
 
 def media_key(item: Media) -> str:
-    """Names a picture, clip or part of a clip, whichever of its frames are taken."""
-    return to_json(replace(item, sampling=UNIFORM)).decode()
+    """Stands for a picture, clip or part of a clip, whichever of its frames are taken."""
+    return digest(to_json(replace(item, sampling=UNIFORM))).hex()
 
 
 def too_many(num_bad: int, num_files: int, max_share: float) -> str:

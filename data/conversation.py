@@ -60,7 +60,7 @@ def read_conversations(
     bound = None if bound is None or outside_media_root else os.path.abspath(bound)
     for file in files:
         root = Path(file).parent if media_root is None else Path(media_root)
-        for row in read_rows(file, on_problem):
+        for row in read_rows(file, source.downloads, on_problem):
             in_shard = row.members is not None
             find = Locator(None if in_shard and media_root is None else root, row.members or {}, source.downloads)
             try:

@@ -4,24 +4,34 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import PurePath
 from threading import Thread
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from huggingface_hub.utils import httpx
 
-from data.errors import UserError
-from data.reference import Address
+from data.errors import OutageError, UserError
+from data.reference import Address, Downloads
 from data.whole_files import whole_file
 
+T = TypeVar("T")
 MAX_REDIRECTS = 5
+PLAIN = {"Accept-Encoding": "identity"}
+PAUSES = (0.5, 2.0)  # seconds
+PASSING = (429, 500, 502, 503, 504)
 
 
 class TooLarge(Exception):
     pass
+
+
+class NoParts(Exception):
+    """The server sends a file whole or not at all."""
 
 
 def download(address: Address, name: str) -> str:
@@ -33,24 +43,36 @@ def download(address: Address, name: str) -> str:
     limits, target = address.downloads, path_of(address)
     if os.path.exists(target):
         return target
-    try:
+    with told_in_one_line(f"{name!r} cannot be downloaded", limits):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with FileLock(f"{target}.lock", timeout=limits.seconds):
             if not os.path.exists(target):
-                end = time.monotonic() + limits.seconds
-                _within(limits.seconds, _fetch, address.url, target, limits.max_bytes, end)
-        return target
+                within(limits.seconds, _fetch, address.url, target, limits.max_bytes)
+    return target
+
+
+@contextmanager
+def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
+    """What goes wrong with a transfer, as UserError or OutageError that begins with `what`."""
+    kind = UserError
+    try:
+        yield
+        return
     except (TimeoutError, Timeout):
         reason = f"not here after {limits.seconds:g} seconds; raise data.download_seconds"
     except TooLarge:
         reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise data.max_download_mib"
+    except NoParts:
+        reason = "its server does not send parts of files (no range requests); download it"
     except httpx.HTTPStatusError as error:  # its text has the whole address, and in that may be a key
         reason = f"the server answers {error.response.status_code} {error.response.reason_phrase}"
+        kind = OutageError if error.response.status_code in PASSING else UserError
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = f"{type(error).__name__} {error}".strip()
+        kind = OutageError if isinstance(error, httpx.TransportError) else UserError
     except OSError as error:
         reason = f"cannot write {limits.folder}: {error.strerror or error}; set data.media_cache"
-    raise UserError(f"{name!r} cannot be downloaded: {reason}") from None
+    raise kind(f"{what}: {reason}") from None
 
 
 def path_of(address: Address) -> str:
@@ -60,33 +82,60 @@ def path_of(address: Address) -> str:
     return os.path.join(address.downloads.folder, "addresses", digest[:2], digest + suffix)
 
 
-def _within(seconds: float, function: Callable, *arguments) -> None:
-    """TimeoutError when it takes longer, wherever it is then: looking up a name, or in a header that drips."""
-    done = Future()
+def within(seconds: float, function: Callable[..., T], *arguments) -> T:
+    """function(*arguments, end), which may try again until the monotonic clock shows `end`. TimeoutError when it takes
+    longer, wherever it is then: looking up a name, or in a header that drips."""
+    done, end = Future(), time.monotonic() + seconds
 
     def work() -> None:
         try:
-            done.set_result(function(*arguments))
+            done.set_result(_persistently(function, *arguments, end))
         except BaseException as error:
             done.set_exception(error)
 
     Thread(target=work, daemon=True).start()
-    done.result(seconds)
+    return done.result(seconds)
+
+
+def _persistently(function: Callable[..., T], *arguments) -> T:
+    """A run of days meets a server that is restarted: what may pass is tried again, what is said for good is not."""
+    for pause in PAUSES:
+        try:
+            return function(*arguments)
+        except httpx.UnsupportedProtocol:
+            raise
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in PASSING:
+                raise
+        except httpx.TransportError:
+            pass
+        time.sleep(pause)
+    return function(*arguments)
+
+
+def new_client(end: float) -> httpx.Client:
+    """For http and https, nothing else."""
+    left = max(end - time.monotonic(), 0.001)
+    return httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=left)
 
 
 def _fetch(url: str, target: str, max_bytes: int, end: float) -> None:
-    left = max(end - time.monotonic(), 0.001)
-    client = httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=left)  # http and https only
-    with client, client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
+    with new_client(end) as client, client.stream("GET", url, headers=PLAIN) as response:
         response.raise_for_status()
         if int(response.headers.get("Content-Length", 0)) > max_bytes:
             raise TooLarge
-        size = 0
         with whole_file(target) as file:
-            for piece in response.iter_bytes():
-                size += len(piece)
-                if size > max_bytes:
-                    raise TooLarge
-                if time.monotonic() > end:
-                    raise TimeoutError
+            for piece in limited(response, max_bytes, end):
                 file.write(piece)
+
+
+def limited(response: httpx.Response, max_bytes: int, end: float) -> Iterator[bytes]:
+    """The content of a response."""
+    size = 0
+    for piece in response.iter_bytes():
+        size += len(piece)
+        if size > max_bytes:
+            raise TooLarge
+        if time.monotonic() > end:
+            raise TimeoutError
+        yield piece

@@ -23,6 +23,10 @@ class MediaError(UserError):
     """A picture or clip that cannot be decoded."""
 
 
+class OutageError(UserError):
+    """A server that does not answer, or not now: nothing is wrong with what it keeps."""
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line's `main`; a UserError becomes its line on stderr, once for all ranks, and exit status 2."""
     try:

@@ -3,9 +3,13 @@
 import glob
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, hf_hub_url, snapshot_download
 from huggingface_hub.utils import httpx
 
 from data.errors import UserError
@@ -24,8 +28,25 @@ def snapshot(repo_id: str, revision: str | None, files: str | None) -> str:
     """A folder with a data set's files, downloaded unless they are in the hub's cache. Of `files` that bring their
     media along, no others."""
     alone = [files] if files and files.endswith(WHOLE) else None
-    try:
+    with told_in_one_line(repo_id, revision):
         return snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=alone)
+
+
+@lru_cache
+def addresses_of(repo_id: str, revision: str | None, files: str) -> list[str]:
+    """Of the files of a data set that fit a pattern, at the commit that the revision names at the first call."""
+    with told_in_one_line(repo_id, revision):
+        found = HfApi().dataset_info(repo_id, revision=revision)
+    fitting = sorted(name for name in (each.rfilename for each in found.siblings or ()) if fnmatchcase(name, files))
+    if not fitting:
+        raise UserError(f"{repo_id}: no file fits {files!r}; correct the key files")
+    return [hf_hub_url(repo_id, name, repo_type="dataset", revision=found.sha) for name in fitting]
+
+
+@contextmanager
+def told_in_one_line(repo_id: str, revision: str | None) -> Iterator[None]:
+    try:
+        yield
     except (httpx.HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         at = f" at revision {revision}" if revision else ""

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from urllib.parse import urlsplit, urlunsplit
 
 from data.errors import UserError
-from data.reference import Address, Cell, Downloads, Media, Pictures, Segment
+from data.reference import Address, Cell, Downloads, Media, Part, Pictures, Segment
 from data.whole_files import write_whole
 
 NOUNS = {"image": "picture", "video": "clip"}
@@ -33,7 +33,7 @@ class Locator:
     members: what a shard holds, by each name that a row may use: (path to show, its bytes)."""
 
     root: Path | None
-    members: Mapping[str, tuple[str, Segment]] = field(default_factory=dict)
+    members: Mapping[str, tuple[str, Segment | Part]] = field(default_factory=dict)
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
 
     def __call__(self, kind: str, value, where: str, span: Mapping[str, float]) -> Media:
@@ -56,7 +56,7 @@ class Locator:
                 place = Pictures(fps=checked_fps(fps, where))
         return Media(kind, path, **span, place=place)
 
-    def _named(self, url, path, noun: str, where: str) -> tuple[str, Segment | Address | None]:
+    def _named(self, url, path, noun: str, where: str) -> tuple[str, Segment | Part | Address | None]:
         name = path if url is None else url
         if not isinstance(name, str) or not name:
             key = "path" if url is None else "url"

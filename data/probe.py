@@ -11,7 +11,7 @@ from PIL import Image
 from data.decoding import check_one_size, decode, frame_times
 from data.errors import UserError
 from data.media import PILLOW_ERRORS, load_image
-from data.reference import Address, Cell, Media, Pictures, Segment, is_of_pictures
+from data.reference import Address, Cell, Media, Part, Pictures, Segment, is_of_pictures
 from data.sampling import frames_between
 from data.storage import frames_of, local_file
 from data.video import check_clip
@@ -30,7 +30,7 @@ class File:
     kind: str  # "image" | "video"
     path: str
     spans: tuple[tuple[float | None, float | None], ...] = ((None, None),)
-    place: Segment | Cell | Address | Pictures | None = None
+    place: Segment | Cell | Address | Part | Pictures | None = None
 
     @property
     def media(self) -> list[Media]:

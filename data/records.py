@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import UserError
-from data.reference import Segment
+from data.reference import Part, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Row:
 
     record: Any
     name: str
-    members: Mapping[str, tuple[str, Segment]] | None = field(default=None, repr=False)
+    members: Mapping[str, tuple[str, Segment | Part]] | None = field(default=None, repr=False)
 
 
 def read_json(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Row]:

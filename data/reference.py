@@ -48,6 +48,15 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """`size` bytes from `offset` on of what is behind an address: a member of a tar shard that is read in place."""
+
+    address: Address
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pictures:
     """A clip whose frames are pictures, `fps` of them a second (None: nobody knows); none are listed where they are
     those of a folder."""
@@ -70,12 +79,12 @@ class Media:
     start: float | None = None
     end: float | None = None
     sampling: Sampling = UNIFORM
-    place: Segment | Cell | Address | Pictures | None = None
+    place: Segment | Cell | Address | Part | Pictures | None = None
 
 
 def identity(item: Media) -> tuple:
     """What changes when the bytes of a picture or clip do: of its file the real path, size in bytes and time of change
-    in ns, and which part of it; of a clip of pictures those of all; the digest of an address, which is downloaded once.
+    in ns, and which part of it; of a clip of pictures those of all; the digest of an address, where nothing may change.
 
     OSError for a file that is missing.
     """
@@ -85,10 +94,16 @@ def identity(item: Media) -> tuple:
         case Cell(file, column, row, number):
             return *_file_identity(file), column, row, number
         case Address(url):
-            return (sha256(url.encode(errors="surrogatepass")).hexdigest(),)
+            return (_digest(url),)
+        case Part(Address(url), offset, size):
+            return _digest(url), offset, size
     if is_of_pictures(item):
         return item.place and item.place.fps, *(identity(frame) for frame in pictures_of(item))
     return _file_identity(item.path)
+
+
+def _digest(url: str) -> str:
+    return sha256(url.encode(errors="surrogatepass")).hexdigest()
 
 
 def _file_identity(path: str) -> tuple:
@@ -100,7 +115,7 @@ def size(item: Media) -> int | tuple:
     """What of a picture's or clip's bytes can be told without reading them, wherever they are: their number, or that
     of the table that holds them, and nothing of an address. OSError for a file that is missing."""
     match item.place:
-        case Segment(size=number):
+        case Segment(size=number) | Part(size=number):
             return number
         case Cell(file, column, row, number):
             return os.stat(file).st_size, column, row, number

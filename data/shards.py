@@ -6,57 +6,67 @@ those of the shard that the record names. Only headers and JSON are read: media 
 
 import json
 import mimetypes
-import os
 import posixpath
 import tarfile
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO
 
 from data.errors import UserError
-from data.locate import PLACE_KEYS
+from data.locate import PLACE_KEYS, without_secrets
 from data.records import Row
-from data.reference import Segment
+from data.reference import Address, Downloads, Part, Segment
+from data.remote import open_remote
 from data.video_llava import PLACEHOLDERS
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-Members = dict[str, tuple[str, Segment]]
+Members = dict[str, tuple[str, Segment | Part]]
 
 
-def read_shard(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Row]:
-    """Rows in the order of the shard. The headers of the whole shard are read first."""
+def read_shard(path: str, on_problem: Callable[[UserError], None], downloads: Downloads | None = None) -> Iterator[Row]:
+    """Rows in the order of the shard. The headers of the whole shard are read first, and its JSON with them.
+
+    path: a file, or with downloads an address, whose media are fetched when they are due.
+    """
+    address = downloads and Address(path, downloads)
+    path = without_secrets(path) if address else path
     try:
-        members = list_members(path)
-        samples: dict[str, Members] = defaultdict(dict)
-        for name, member in members.items():
-            key, extension = split_name(name)
-            samples[key][extension] = member
-        for name, (_, segment) in members.items():
-            key, extension = split_name(name)
-            if extension.rpartition(".")[2] == "json":
-                yield from _rows_of(f"{path} {name}", segment, samples[key], members, on_problem)
+        with open_remote(address, path) if address else open(path, "rb") as file:
+            members, rows = list_members(file, path, address)
     except tarfile.TarError as error:
-        on_problem(UserError(f"{path}: is truncated or not a tar file ({error}); copy or download it again"))
+        return on_problem(UserError(f"{path}: is truncated or not a tar file ({error}); copy or download it again"))
+    except UserError as problem:
+        return on_problem(problem)
     except OSError as error:
-        on_problem(UserError(f"{path}: cannot read the data file: {error.strerror}"))
+        return on_problem(UserError(f"{path}: cannot read the data file: {error.strerror}"))
+    samples: dict[str, Members] = defaultdict(dict)
+    for name, member in members.items():
+        key, extension = split_name(name)
+        samples[key][extension] = member
+    for name, content in rows.items():
+        yield from _rows_of(path, name, content, samples[split_name(name)[0]], members, on_problem)
 
 
-def list_members(path: str) -> Members:
-    """The files of a shard in its order; UserError or tarfile's where they cannot be read one by one."""
-    with open(path, "rb") as file:
-        if file.read(6).startswith(COMPRESSED):
-            raise UserError(f"{path}: is compressed, so its members cannot be read one by one; unpack it to a .tar")
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            members = {
-                member.name: (os.path.join(path, member.name), Segment(path, member.offset_data, member.size))
-                for member in tar
-                if member.isreg() and not member.issparse() and not posixpath.basename(member.name).startswith("._")
-            }
-            file.seek(tar.offset)  # tarfile takes a damaged header for the end
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                raise tarfile.ReadError(f"a damaged header at byte {tar.offset}")
-    return members
+def list_members(file: BinaryIO, path: str, address: Address | None = None) -> tuple[Members, dict[str, bytes]]:
+    """The files of a shard in its order, and the content of those that hold rows; UserError or tarfile's where they
+    cannot be read one by one. path: what the shard is called."""
+    if file.read(6).startswith(COMPRESSED):
+        raise UserError(f"{path}: is compressed, so its members cannot be read one by one; unpack it to a .tar")
+    file.seek(0)
+    members, rows = {}, {}
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            name, at = member.name, (member.offset_data, member.size)
+            if not member.isreg() or member.issparse() or posixpath.basename(name).startswith("._"):
+                continue
+            members[name] = (posixpath.join(path, name), Part(address, *at) if address else Segment(path, *at))
+            if split_name(name)[1].rpartition(".")[2] == "json":
+                rows[name] = tar.extractfile(member).read()
+        file.seek(tar.offset)  # tarfile takes a damaged header for the end
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"a damaged header at byte {tar.offset}")
+    return members, rows
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -67,18 +77,16 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _rows_of(
-    name: str, segment: Segment, own: Members, members: Members, on_problem: Callable[[UserError], None]
+    shard: str, member: str, content: bytes, own: Members, members: Members, on_problem: Callable[[UserError], None]
 ) -> Iterator[Row]:
-    with open(segment.file, "rb") as file:
-        file.seek(segment.offset)
-        content = file.read(segment.size)
+    name = f"{shard} {member}"
     try:
         value = json.loads(content)
     except ValueError as problem:  # not JSON, or not UTF-8
         on_problem(UserError(f"{name}: not JSON: {problem}").about(name))
         return
     # Names in a record count from the folder of the shard, or from that of the record; an extension is enough, too.
-    folder = posixpath.dirname(name.removeprefix(f"{segment.file} "))
+    folder = posixpath.dirname(member)
     siblings = {posixpath.relpath(each, folder): found for each, found in members.items()} if folder else {}
     found = ChainMap(own, siblings, members)
     if not isinstance(value, list):

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import PurePath
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
 from data.errors import UserError
 from data.media import check_media_file
-from data.reference import Address, Cell, Media, Pictures, Segment, is_of_pictures, pictures_of
+from data.reference import Address, Cell, Media, Part, Pictures, Segment, is_of_pictures, pictures_of
 
 CHUNK = 2**20
 
@@ -41,10 +42,13 @@ def local_file(item: Media) -> Iterator[LocalFile]:
         return
     with NamedTemporaryFile(prefix="reeltune-", suffix=PurePath(item.path).suffix) as copy:
         try:
-            if isinstance(item.place, Segment):
-                _copy(item.place, copy)
-            else:
-                copy.write(_read_cell(item.place))
+            match item.place:
+                case Segment():
+                    _copy(item.place, copy)
+                case Cell():
+                    copy.write(_read_cell(item.place))
+                case Part():
+                    copy.write(_read_part(item))
             copy.flush()
         except OSError as error:
             raise UserError(f"{item.path!r} cannot be read: {error.strerror or error}") from error
@@ -66,6 +70,12 @@ def _read_cell(cell: Cell) -> bytes:
     return read_cell(cell)
 
 
+def _read_part(item: Media) -> bytes:
+    from data.remote import read_part
+
+    return read_part(item.place, item.path)
+
+
 def _copy(segment: Segment, target: BinaryIO) -> None:
     with open(segment.file, "rb") as file:
         file.seek(segment.offset)
@@ -77,12 +87,21 @@ def _copy(segment: Segment, target: BinaryIO) -> None:
             left -= len(piece)
 
 
-def fetch(item: Media) -> None:
-    """Downloads what has to be. UserError for what cannot be had."""
-    if isinstance(item.place, Address):
-        _download(item)
-    for frame in item.place.frames if isinstance(item.place, Pictures) else ():
-        fetch(frame)
+@contextmanager
+def fetched(item: Media) -> Iterator[Media]:
+    """`item` with all of its bytes on this machine: what is downloaded once is in its cache, a part of a file that is
+    read in place in a copy that lasts as long as the context. UserError for what cannot be had."""
+    with ExitStack() as copies:
+        match item.place:
+            case Address():
+                _download(item)
+            case Part(size=size):
+                copy = copies.enter_context(local_file(item))
+                item = replace(item, place=Segment(copy.path, 0, size))
+            case Pictures(frames, fps):
+                frames = tuple(copies.enter_context(fetched(frame)) for frame in frames)
+                item = replace(item, place=Pictures(frames, fps))
+        yield item
 
 
 def check_media(item: Media) -> None:
@@ -92,7 +111,7 @@ def check_media(item: Media) -> None:
         check_media(frames_of(item)[0])
     elif item.place is None:
         check_media_file(item.path, item.kind)
-    elif isinstance(item.place, Segment) and not item.place.size:
+    elif isinstance(item.place, Segment | Part) and not item.place.size:
         raise UserError(f"{item.path!r} is empty (0 bytes); copy or download it again")
 
 

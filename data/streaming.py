@@ -38,12 +38,12 @@ class RowStream(Dataset):
     encode: conversations -> of each its name and its sample, None where it is too long.
     pack: samples and a seed -> their rows. With a window that holds all conversations, the rows of every epoch are
         those of `pack(samples, seed)`.
-    files: what `read` reads, for messages.
+    files: names and sizes in bytes of what `read` reads.
     """
 
     def __init__(
         self,
-        files: Sequence[str],
+        files: Sequence[tuple[str, int]],
         read: Callable[[], Iterator[Conversation]],
         encode: Callable[[Iterable[Conversation]], Iterable[tuple[str, Sample | None]]],
         pack: Callable[[list[Sample], int], RowDataset],
@@ -109,9 +109,9 @@ class RowStream(Dataset):
 
     def _end_epoch(self, epoch: int, totals: Counter) -> None:
         if not totals["rows"]:
+            names = ", ".join(name for name, _ in self.files)
             raise UserError(
-                f"{', '.join(self.files)}: no conversation of at most {self.max_length} tokens (data.max_length); "
-                "nothing to train on"
+                f"{names}: no conversation of at most {self.max_length} tokens (data.max_length); nothing to train on"
             )
         if epoch == 0 and not self._num_skipped:
             self.say(

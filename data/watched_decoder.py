@@ -7,9 +7,9 @@ import numpy as np
 
 from data.clip_file import decode_with_threads
 from data.decoding import decode
-from data.errors import MediaError, UserError
-from data.reference import Media
-from data.storage import fetch
+from data.errors import MediaError, OutageError, UserError
+from data.reference import Media, Part
+from data.storage import fetched
 from data.watched import Watched
 
 
@@ -25,12 +25,17 @@ class WatchedDecoder:
         self._process: Watched | None = None
 
     def __call__(self, item: Media, num_frames: int) -> np.ndarray:
-        """As `decode`; MediaError for whatever keeps the file from being decoded, in one line that names it."""
+        """As `decode`; MediaError for whatever keeps the file from being decoded, in one line that names it.
+
+        OutageError where the server of a whole shard is away. An address is one among many, and may be dead.
+        """
         try:
-            fetch(item)  # here, because a download has a limit of its own
+            with fetched(item) as here:  # by this process, because a download has a limit of its own
+                answer = self._own_process().ask((here, num_frames, self.num_threads))
         except UserError as problem:
+            if isinstance(problem, OutageError) and isinstance(item.place, Part):
+                raise
             raise MediaError(str(problem)) from problem
-        answer = self._own_process().ask((item, num_frames, self.num_threads))
         if answer.failure is not None:
             raise MediaError(f"{item.path!r} {answer.failure}")
         if isinstance(answer.result, str):

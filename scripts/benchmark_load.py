@@ -82,6 +82,7 @@ def load(folder: Path, num_workers: int) -> dict:
     """The figures of this process, which should have done nothing before."""
     from accelerate.data_loader import DataLoaderShard
 
+    import train.sft  # noqa: F401  all that training imports
     from data.batch_plan import RankBatchSampler
     from data.collator import RowCollator
     from data.video_llava import load_processor, measure_visual_tokens

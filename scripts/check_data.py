@@ -42,7 +42,7 @@ def main() -> None:
     check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
     print(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
 
-    sources = [recipe.data.sources(split) for split in (recipe.data.train, recipe.data.eval)]
+    sources = [recipe.data.sources(recipe.data.train, recipe.data.streaming), recipe.data.sources(recipe.data.eval)]
     limits = (recipe.data.max_length, recipe.data.system_prompt)
     splits = [read_contents(split, processor.tokenizer, visual_tokens, *limits) for split in sources]
     rows = [packed_rows(contents, recipe.data, processor.tokenizer, visual_tokens) for contents in splits]

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
 
+from tests.serving import part_of
+
 TOKEN = "hf_" + "goodtoken" * 4
 SHA = "1" * 40
 
@@ -52,7 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _data_set(self):
         path = self.path.partition("?")[0].partition("/datasets/")[2]
-        repo, action, name = re.fullmatch(r"([^/]+/[^/]+)/(revision|tree|resolve)/(.*)", path).groups()
+        match = re.fullmatch(r"([^/]+/[^/]+)(?:/(revision|tree|resolve)/(.*))?", path)
+        repo, action, name = match[1], match[2] or "revision", match[3] or "main"
         files = self.server.data_sets.get(repo)
         if files is None:
             self._reply(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -65,7 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(200, [{"type": "file", "path": p, "size": len(files[p]), "oid": oids[p]} for p in files])
         else:
             content = files[name.partition("/")[2]]
-            self._send(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": SHA})
+            tags = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": SHA}
+            status, content, headers = part_of(content, self.headers["Range"])
+            self._send(status, content, tags | headers)
 
     def do_PUT(self):
         content = self._body()

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 
 from data.bad_media import BadMedia, media_key, too_many
 from data.errors import UserError
-from data.media_json import from_json
+from data.media_json import from_json, to_json
 from data.reference import Media, identity, size
 from train.metrics import append_line
 from train.ranks import any_rank, on_first_rank
@@ -33,7 +33,7 @@ class BadMediaGuard:
         self._lines: dict[tuple[Part, str], dict[str, Any]] = {}
         if on_bad_media == "skip":
             for line in on_first_rank(read_unchanged, self.path):
-                self._lines[line["data"], media_key(media_of(line))] = line
+                self._lines[line["data"], line["key"]] = line
 
     def left_out(self, part: Part, step: int) -> set[str]:
         """`media_key` of what is left out in this optimizer step without another try."""
@@ -65,7 +65,8 @@ class BadMediaGuard:
         line = {
             **{"file": bad.item.path, "rows": list(bad.rows), "reason": bad.reason},
             **{"data": part, "epoch": epoch, "step": step},
-            **{"media": json.loads(key[1]), "identity": identity_now(bad.item), "size": size_now(bad.item)},
+            **{"key": key[1], "media": _without_addresses(bad.item)},
+            **{"identity": identity_now(bad.item), "size": size_now(bad.item)},
         }
         if PartialState().is_main_process:
             append_line(self.path, line)
@@ -115,7 +116,7 @@ def read_unchanged(path: Path) -> list[dict]:
         written.write_text("".join(texts))
         written.replace(path)
     lines = map(json.loads, texts)
-    return [line for line in lines if identity_now(media_of(line)) == line["identity"]]
+    return [line for line in lines if line["media"] is None or identity_now(media_of(line)) == line["identity"]]
 
 
 def noted_sizes(output_dir: str | Path) -> dict[str, int]:
@@ -130,6 +131,12 @@ def size_now(item: Media) -> int | tuple | None:
         return size(item)
     except OSError:
         return None
+
+
+def _without_addresses(item: Media) -> dict | None:
+    """As JSON has it; None where an address is in it, which may hold a key, and where nothing changes."""
+    text = to_json(item)
+    return None if b'"Address"' in text else json.loads(text)
 
 
 def media_of(line: dict) -> Media:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from data.encoding import Sample
-from data.errors import UserError
 from data.reference import Media
 from train.bad_media import size_now
 
@@ -69,14 +68,9 @@ def is_same_data(before: str | None, now: str | None) -> bool:
     return before == now or (now.endswith(":?") and before.partition(":")[0] == now.partition(":")[0])
 
 
-def fingerprint_files(paths: Sequence[str]) -> str:
-    """SHA-256 over names and sizes of data files, of those that are too large to be read ahead. UserError for a missing
-    one."""
-    try:
-        files = [(Path(path).name, Path(path).stat().st_size) for path in paths]
-    except OSError as problem:
-        raise UserError(f"{problem.filename}: cannot read the data file: {problem.strerror}") from problem
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+def fingerprint_files(files: Sequence[tuple[str, int]]) -> str:
+    """SHA-256 over names and sizes in bytes of data files, of those that are too large to be read ahead."""
+    return hashlib.sha256(repr([(Path(name).name, size) for name, size in files]).encode()).hexdigest()
 
 
 def _version(package: str) -> str | None:

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from transformers import TrainingArguments
 
 from data.errors import UserError
-from data.locate import default_cache
+from data.locate import default_cache, without_secrets
 from data.reference import Downloads
-from data.sources import Source
+from data.sources import Source, is_address
 from train.recipe_problems import Keys, dotted, find_problems
 from train.recipe_rules import impossible_combinations
 from train.recipe_yaml import parse_override, read_recipe, set_override, to_yaml
@@ -91,8 +91,8 @@ class Dataset(Section):
     """One file of conversations."""
 
     path: str
-    """JSON, JSONL, Parquet, Arrow or tar files, several as data-{000..009}.tar or data-*.tar; a data set's folder; or
-    its name on the hub, owner/name. Relative paths start where the command is run."""
+    """JSON, JSONL, Parquet, Arrow or tar files, several as data-{000..009}.tar or data-*.tar; https addresses of tar
+    files; a data set's folder; or its name on the hub, owner/name. Relative paths start where the command is run."""
     revision: str | None = None
     """Of a data set on the hub: branch, tag or commit."""
     split: str | None = None
@@ -141,7 +141,8 @@ class Data(Section):
     rows_per_step: Annotated[int, Field(ge=1)] = 16
     """Rows (samples with packing none) of one optimizer step, over micro-batches and devices."""
     streaming: bool = False
-    """Read the training data while training, a window at a time, instead of into memory; needs training.max_steps."""
+    """Read the training data while training, a window at a time, instead of into memory, and tar files on the hub that
+    `files` names without downloading them; needs training.max_steps."""
     stream_window: Annotated[int, Field(ge=1)] = 4096
     """Conversations that streaming holds in memory, packs and shuffles together."""
     media_cache: str | None = None
@@ -157,14 +158,14 @@ class Data(Section):
     decode_seconds: Annotated[float, Field(gt=0)] = 60.0
     """What decoding one picture or clip may take before it counts as one that cannot be decoded."""
 
-    def sources(self, entries: Sequence[Dataset]) -> list[tuple[Source, str | None, bool]]:
-        """The arguments of `read_conversations` for entries of train or eval."""
+    def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[tuple[Source, str | None, bool]]:
+        """The arguments of `read_conversations` for entries of train or eval. in_place: as of `Source`."""
         downloads = Downloads(
             self.media_cache or default_cache(), int(self.max_download_mib * 2**20), self.download_seconds
         )
         return [
             (
-                Source(entry.path, entry.revision, entry.split, entry.files, downloads),
+                Source(entry.path, entry.revision, entry.split, entry.files, downloads, in_place),
                 entry.media_root,
                 entry.outside_media_root,
             )
@@ -193,11 +194,16 @@ class Recipe(Section):
         return build_training_arguments({**device_defaults(self.model.dtype), **self.training})
 
     def dump(self) -> dict[str, Any]:
-        """Everything as plain values, defaults written out."""
-        return self.model_dump()
+        """Everything as plain values, defaults written out; addresses without the keys in them, because this is kept
+        and shared."""
+        plain = self.model_dump()
+        for source in plain["data"]["train"] + plain["data"]["eval"]:
+            if is_address(source["path"]):
+                source["path"] = without_secrets(source["path"])
+        return plain
 
     def write(self, path: str | Path) -> None:
-        """YAML that `load_recipe` reads back to an equal recipe."""
+        """YAML that `load_recipe` reads back to an equal recipe, but for keys in addresses."""
         Path(path).write_text(to_yaml(self.dump()), encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from data.encoding import encode_all
 from data.frame_cache import FrameCache
 from data.mixture import Mixture
 from data.pixels import PixelLoader
-from data.sources import data_files
+from data.sources import file_sizes
 from data.streaming import RowStream
 from data.watched_decoder import WatchedDecoder
 from train.recipe import Data
@@ -41,9 +41,9 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
 def stream_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> RowStream:
     """The rows of some data files, read while training runs. The first conversation is read now, so that what is wrong
     with all of them is said before a model is loaded."""
-    sources = data.sources(sources)
+    sources = data.sources(sources, in_place=True)
     rows = RowStream(
-        [file for source, *_ in sources for file in data_files(source)],
+        [file for source, *_ in sources for file in file_sizes(source)],
         read=lambda: chain.from_iterable(read_conversations(*source) for source in sources),
         encode=lambda several: encode_all(several, tokenizer, visual_tokens, data.max_length, data.system_prompt),
         pack=lambda samples, seed: pack(samples, data, tokenizer, visual_tokens, seed),

@@ -252,6 +252,16 @@ def test_the_own_recipe_needs_nothing_else(checkout):
     check_launch("accelerate launch train/sft.py my_recipe.yaml", checkout)
 
 
+def test_every_piece_of_a_recipe_fits_into_one(tmp_path):
+    pieces = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert len(pieces) == 2
+    for piece in map(yaml.safe_load, pieces):
+        needed = {"model": {"name_or_path": "a"}, "training": {"output_dir": "b"}}
+        recipe = {**needed, **piece, "training": {**needed["training"], **piece["training"]}}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        load_recipe(tmp_path / "recipe.yaml")
+
+
 def test_editors_accept_the_own_recipe_and_mark_a_wrong_key(checkout):
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((ROOT / "recipes/recipe.schema.json").read_text())
@@ -289,7 +299,7 @@ def test_the_examples_of_sources_are_entries_and_parts(tmp_path, monkeypatch):
     examples = [code for line in table.splitlines()[3:] for code in re.findall(r"`([^`]+)`", line.split(" | ")[-1])]
     parts = [json.loads(example) for example in examples if example.startswith('{"')]
     entries = [yaml.safe_load(example) for example in examples if not example.startswith('{"')]
-    assert len(parts) == 4 and len(entries) == 6
+    assert len(parts) == 4 and len(entries) == 7
     for entry in entries:
         Dataset.model_validate(entry)
     for part in parts:

@@ -3,12 +3,14 @@
 import io
 import json
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.serving import PartServer, serving
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_data import MIXED_RECORDS
 from train.provenance import PROVENANCE
@@ -19,9 +21,9 @@ from train.sft import main
 def train(model_folder, tmp_path):
     """Four steps; the losses, the adapter, and the fingerprint of the data."""
 
-    def run(path: Path, streaming: bool = False, **training) -> tuple[list, bytes, dict]:
+    def run(path: Path | str, streaming: bool = False, **training) -> tuple[list, bytes, dict]:
         settings = {"max_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, **training}
-        (folder := tmp_path / f"run-{path.name}-{streaming}").mkdir()
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
         main(
             [str(write_recipe(folder, model_folder, path, {}, {"rows_per_step": 2, "streaming": streaming}, settings))]
         )
@@ -45,9 +47,12 @@ def test_tar_shards_train_as_files(train, mixed_file, media_folder, tmp_path):
     mixed_file.write_text(json.dumps(records[:14] + records[15:]))  # without the one about a clip of the first shard
     files, shards = train(mixed_file), train(tmp_path / "shard-{0..1}.tar")
     assert len(files[0]) == 4 and files == shards
-    # Read while it is trained on, in an order of its own.
-    streamed = train(mixed_file, streaming=True), train(tmp_path / "shard-{0..1}.tar", streaming=True)
-    assert len(streamed[0][0]) == 4 and streamed[0][:2] == streamed[1][:2]
+    # Read while it is trained on, in an order of its own; from this disk, and from a server's.
+    streamed = [train(mixed_file, streaming=True), train(tmp_path / "shard-{0..1}.tar", streaming=True)]
+    with serving(PartServer(tmp_path)) as server:
+        address = f"{server.address}/shard-{{0..1}}.tar"
+        streamed.append(train(address, streaming=True, dataloader_num_workers=1))
+    assert len(streamed[0][0]) == 4 and streamed[0][:2] == streamed[1][:2] and streamed[1] == streamed[2]
 
 
 def test_a_table_trains_as_files(train, mixed_file, media_folder, tmp_path):

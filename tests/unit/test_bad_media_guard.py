@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from data.bad_media import BadMedia, media_key
 from data.errors import UserError
-from data.reference import Media
+from data.reference import Address, Downloads, Media, Part, Pictures
 from data.sampling import Sampling
 from train.bad_media import BadMediaGuard, noted_sizes
 
@@ -56,6 +56,17 @@ def test_it_is_read_back_unless_its_file_has_changed(files, tmp_path):
     assert media_key(Media("video", str(files[1]))) in BadMediaGuard(tmp_path).left_out("train", 2)
     # A run may be continued when its bad files were mended: to the fingerprint they are as they were.
     assert noted_sizes(tmp_path) == {str(path): 9 for path in files[:3]}
+
+
+def test_keys_in_addresses_are_not_written(files, tmp_path):
+    downloads = Downloads(str(tmp_path))
+    address = Address("https://example.com/a.mp4?key=SECRET", downloads)
+    clips = [Media("video", "a.mp4", place=place) for place in (address, Part(address, 5, 9))]
+    clips.append(Media("video", "frames", place=Pictures((Media("image", "a.mp4", place=address),))))
+    guard = BadMediaGuard(tmp_path, max_share=1, num_files=4)
+    guard.agree([BadMedia(clip, ("row 1",), "'a.mp4' is damaged") for clip in clips], "train", epoch=0, step=1)
+    assert "SECRET" not in (tmp_path / "bad_media.jsonl").read_text()
+    assert BadMediaGuard(tmp_path).left_out("train", 1) == set(map(media_key, clips)) and len(clips) == 3
 
 
 def test_the_share_is_one_of_files_and_counts_those_of_earlier_runs(files, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data import download
 from data.conversation import read_conversations
 from data.decoding import decode
 from data.download import path_of
@@ -64,6 +65,11 @@ def server(media_folder):
     server.daemon_threads, server.folder, server.asked = True, media_folder, []
     with serving(server):
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(download, "PAUSES", (0, 0))
 
 
 @pytest.fixture

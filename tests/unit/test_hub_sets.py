@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +70,26 @@ for path, revision, split, files in eval(sys.argv[1]):
 """
 
 
-def ask(hub, tmp_path, *sources, token=TOKEN, offline="0") -> list[str]:
+IN_PLACE = """
+import sys
+from hashlib import sha256
+from data.conversation import read_conversations
+from data.sources import Source
+from data.storage import local_file
+for (conversation,) in [read_conversations(Source("me/shards", files="data/train-00001.tar", in_place=True))]:
+    with local_file(conversation.media[0]) as path:
+        print(conversation.name, sha256(open(path, "rb").read()).hexdigest(), sep="|")
+"""
+
+
+def ask(hub, tmp_path, *sources, token=TOKEN, offline="0", code=CHILD) -> list[str]:
     """A line for each of (path, revision, split, files). The hub's client reads its settings when it is imported."""
     environment = {
         **os.environ,
         **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "."},
         **{"HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"},
     }
-    line = [sys.executable, "-c", CHILD, repr(sources)]
+    line = [sys.executable, "-c", code, repr(sources)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert token not in done.stdout + done.stderr
@@ -123,6 +136,15 @@ def test_splits_of_the_hub_are_the_local_files(hub, tmp_path, media_folder):
     clip = decode(Media("video", str(media_folder / "clip0.mp4")), 8)
     for (conversation,) in map(read_conversations, trained):
         assert np.array_equal(decode(conversation.media[0], 8), clip)
+
+
+def test_shards_of_the_hub_are_read_where_they_lie(hub, tmp_path, media_folder):
+    """With the token, which the stand-in wants; at a commit, which may not change in the midst of a run."""
+    (line,) = ask(hub, tmp_path, code=IN_PLACE)
+    name, digest = line.split("|")
+    assert name == f"{hub.address}/datasets/me/shards/resolve/{SHA}/data/train-00001.tar a.json"
+    assert digest == sha256((media_folder / "clip0.mp4").read_bytes()).hexdigest()
+    assert not list((tmp_path / "home").rglob("*.tar"))
 
 
 def test_rows_of_the_hub_open_no_file_outside_of_their_set(tmp_path, media_folder, monkeypatch):

@@ -60,7 +60,7 @@ def alone(samples, seed):
 
 
 def stream(source, window, pack=in_rows, **kwargs):
-    return RowStream(["a.jsonl"], source.read, source.encode, pack, window=window, max_length=50, seed=4, **kwargs)
+    return RowStream([("a.jsonl", 9)], source.read, source.encode, pack, window=window, max_length=50, seed=4, **kwargs)
 
 
 def names(step):
@@ -238,7 +238,7 @@ def test_a_row_without_its_media_is_computed_all_the_same():
     """Other ranks have rows in this micro-batch, and wait."""
     collate = StepCollator(lambda batch: {"batch": batch})
     clip = Sample(array("i", range(5)), ((0, 5),), (Media("video", "a.mp4"),), "row 1")
-    rows = RowStream(["a"], lambda: iter([None]), lambda several: [("row 1", clip)] * len(list(several)), alone,
+    rows = RowStream([("a", 9)], lambda: iter([None]), lambda several: [("row 1", clip)] * len(list(several)), alone,
                      window=1, max_length=50, seed=4, say=lambda line: None)  # fmt: skip
     (batch,) = islice(StreamBatchSampler(rows, 1, 1, left_out=lambda step: {media_key(clip.media[0])}), 1)
     assert collate([rows[row] for row in batch]) == {"batch": [[]]}

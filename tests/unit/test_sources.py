@@ -26,7 +26,7 @@ from data.pixels import PixelLoader
 from data.probe import File, probe
 from data.reference import Downloads, Media, Segment, identity, size
 from data.sampling import UNIFORM, Sampling, frame_indices
-from data.sources import Source, data_files, expand_braces
+from data.sources import Source, expand_braces, find_files
 from data.storage import check_media, local_file
 from tests.tiny_data import MIXED_RECORDS, turns
 
@@ -193,7 +193,7 @@ def test_braces_as_the_shell_expands_them():
 def test_a_file_of_that_very_name_is_no_pattern(tmp_path):
     path = tmp_path / "train[1].json"
     path.write_text(json.dumps([{"conversations": turns("Hello", "fine")}]))
-    assert data_files(Source(str(path))) == [str(path)] and len(list(read_conversations(path))) == 1
+    assert find_files(Source(str(path))) == ([str(path)], None) and len(list(read_conversations(path))) == 1
 
 
 # Clips of pictures
