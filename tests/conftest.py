@@ -69,6 +69,12 @@ def media_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def no_pauses(monkeypatch):
+    """Between the tries of a download."""
+    monkeypatch.setattr("data.download.PAUSES", (0, 0))
+
+
+@pytest.fixture
 def mixed_file(media_folder, tmp_path) -> Path:
     """A LLaVA file with clips (three questions each), pictures, both in one sample, and text alone."""
     path = tmp_path / "mixed.json"

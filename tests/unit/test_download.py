@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import download
 from data.conversation import read_conversations
 from data.decoding import decode
 from data.download import path_of
@@ -21,6 +20,8 @@ from data.storage import check_media, local_file
 from data.watched_decoder import WatchedDecoder
 from tests.serving import serving
 from tests.tiny_data import turns
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,11 +66,6 @@ def server(media_folder):
     server.daemon_threads, server.folder, server.asked = True, media_folder, []
     with serving(server):
         yield server
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr(download, "PAUSES", (0, 0))
 
 
 @pytest.fixture

@@ -45,6 +45,16 @@ def test_no_file_is_named_like_an_installed_or_standard_module():
     assert [str(path.relative_to(ROOT)) for path in SOURCES if path.stem in taken] == []
 
 
+def test_contributors_find_every_file():
+    rows = re.findall(r"^\| .+ \| (`(?:data|train)/`: .+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    listed = []
+    for row in rows:
+        for folder, names in re.findall(r"`(data|train)/`: (.+?)(?=; `(?:data|train)/`|$)", row):
+            listed += [f"{folder}/{name}.py" for name in re.findall(r"`(\w+)`", names)]
+    files = [path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name in ("data", "train")]
+    assert sorted(listed) == [file for file in sorted(files) if not file.endswith("__init__.py")]
+
+
 def test_data_never_imports_train():
     sources = [path for path in SOURCES if path.is_relative_to(ROOT / "data")]
     tops = {(path.name, name.split(".")[0]) for path in sources for name in imported(path)}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import download, remote
+from data import remote
 from data.conversation import read_conversations
 from data.decoding import decode
 from data.errors import MediaError, OutageError, UserError
@@ -22,6 +22,8 @@ from tests.serving import PartServer, serving
 from tests.tiny_data import MIXED_RECORDS, turns
 from tests.unit.test_sources import write_tar
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 
 @pytest.fixture
 def server(media_folder, tmp_path):
@@ -33,11 +35,6 @@ def server(media_folder, tmp_path):
     write_tar(folder / "all.tar", {**members, "train.json": MIXED_RECORDS})
     with serving(PartServer(folder)) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr(download, "PAUSES", (0, 0))
 
 
 @pytest.fixture
