@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -22,7 +22,7 @@ from data.whole_files import whole_file
 T = TypeVar("T")
 MAX_REDIRECTS = 5
 PLAIN = {"Accept-Encoding": "identity"}
-PAUSES = (0.5, 2.0)  # seconds
+PAUSES = (0.5, 2.0)  # seconds between tries; a set has many addresses, and dead ones among them
 PASSING = (429, 500, 502, 503, 504)
 
 
@@ -47,7 +47,7 @@ def download(address: Address, name: str) -> str:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with FileLock(f"{target}.lock", timeout=limits.seconds):
             if not os.path.exists(target):
-                within(limits.seconds, _fetch, address.url, target, limits.max_bytes)
+                within(limits.seconds, PAUSES, _fetch, address.url, target, limits.max_bytes)
     return target
 
 
@@ -82,14 +82,15 @@ def path_of(address: Address) -> str:
     return os.path.join(address.downloads.folder, "addresses", digest[:2], digest + suffix)
 
 
-def within(seconds: float, function: Callable[..., T], *arguments) -> T:
-    """function(*arguments, end), which may try again until the monotonic clock shows `end`. TimeoutError when it takes
-    longer, wherever it is then: looking up a name, or in a header that drips."""
+def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], *arguments) -> T:
+    """function(*arguments, end), where `end` is what the monotonic clock shows after `seconds`; tried again after each
+    of `pauses`. TimeoutError when it takes longer, wherever it is then: looking up a name, or in a header that drips.
+    """
     done, end = Future(), time.monotonic() + seconds
 
     def work() -> None:
         try:
-            done.set_result(_persistently(function, *arguments, end))
+            done.set_result(_persistently(pauses, function, *arguments, end))
         except BaseException as error:
             done.set_exception(error)
 
@@ -97,9 +98,9 @@ def within(seconds: float, function: Callable[..., T], *arguments) -> T:
     return done.result(seconds)
 
 
-def _persistently(function: Callable[..., T], *arguments) -> T:
+def _persistently(pauses: Sequence[float], function: Callable[..., T], *arguments) -> T:
     """A run of days meets a server that is restarted: what may pass is tried again, what is said for good is not."""
-    for pause in PAUSES:
+    for pause in pauses:
         try:
             return function(*arguments)
         except httpx.UnsupportedProtocol:

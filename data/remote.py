@@ -10,6 +10,7 @@ from data.errors import UserError
 from data.reference import Address, Part
 
 FIRST_WINDOW, LAST_WINDOW = 2**16, 2**23  # bytes
+PAUSES = (0.5, 2.0, 8.0, 30.0)  # seconds between tries; without its one server a run has to stop
 
 
 class RemoteFile(io.RawIOBase):
@@ -78,7 +79,7 @@ def read_part(part: Part, name: str) -> bytes:
 
 def read_range(address: Address, start: int, size: int) -> tuple[bytes, int]:
     """At most `size` bytes, fewer at the end of the file; and how many the file has."""
-    return within(address.downloads.seconds, _read_range, address.url, start, size)
+    return within(address.downloads.seconds, PAUSES, _read_range, address.url, start, size)
 
 
 def _read_range(url: str, start: int, size: int, end: float) -> tuple[bytes, int]:

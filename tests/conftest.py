@@ -72,6 +72,7 @@ def media_folder(tmp_path_factory) -> Path:
 def no_pauses(monkeypatch):
     """Between the tries of a download."""
     monkeypatch.setattr("data.download.PAUSES", (0, 0))
+    monkeypatch.setattr("data.remote.PAUSES", (0, 0))
 
 
 @pytest.fixture
