@@ -66,10 +66,10 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         reason = "its server does not send parts of files (no range requests); download it"
     except httpx.HTTPStatusError as error:  # its text has the whole address, and in that may be a key
         reason = f"the server answers {error.response.status_code} {error.response.reason_phrase}"
-        kind = OutageError if error.response.status_code in PASSING else UserError
+        kind = OutageError if may_pass(error) else UserError
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = f"{type(error).__name__} {error}".strip()
-        kind = OutageError if isinstance(error, httpx.TransportError) else UserError
+        kind = OutageError if may_pass(error) else UserError
     except OSError as error:
         reason = f"cannot write {limits.folder}: {error.strerror or error}; set data.media_cache"
     raise kind(f"{what}: {reason}") from None
@@ -90,7 +90,7 @@ def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], 
 
     def work() -> None:
         try:
-            done.set_result(_persistently(pauses, function, *arguments, end))
+            done.set_result(_persistently(pauses, end, function, *arguments))
         except BaseException as error:
             done.set_exception(error)
 
@@ -98,20 +98,22 @@ def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], 
     return done.result(seconds)
 
 
-def _persistently(pauses: Sequence[float], function: Callable[..., T], *arguments) -> T:
+def _persistently(pauses: Sequence[float], end: float, function: Callable[..., T], *arguments) -> T:
     """A run of days meets a server that is restarted: what may pass is tried again, what is said for good is not."""
     for pause in pauses:
         try:
-            return function(*arguments)
-        except httpx.UnsupportedProtocol:
-            raise
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code not in PASSING:
+            return function(*arguments, end)
+        except httpx.HTTPError as error:
+            if not may_pass(error) or time.monotonic() + pause > end:
                 raise
-        except httpx.TransportError:
-            pass
         time.sleep(pause)
-    return function(*arguments)
+    return function(*arguments, end)
+
+
+def may_pass(error: Exception) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in PASSING
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
 def new_client(end: float) -> httpx.Client:
