@@ -13,10 +13,10 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from huggingface_hub.utils import httpx
 
 from data.errors import OutageError, UserError
 from data.reference import Address, Downloads
+from data.web import httpx
 from data.whole_files import whole_file
 
 T = TypeVar("T")

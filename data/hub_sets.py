@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url, snapshot_download
-from huggingface_hub.utils import httpx
 
 from data.errors import UserError
+from data.web import httpx
 
 WHOLE = (".parquet", ".arrow", ".tar")  # files that need no others, where they hold their media
 SUFFIXES = (".json", ".jsonl", *WHOLE)

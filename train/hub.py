@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 
 from data.errors import UserError
+from data.web import httpx
 from train.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECIPE, describe, one_line, read_json
 from train.model_card import write_card
 from train.recipe_yaml import read_recipe, to_yaml

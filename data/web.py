@@ -1,0 +1,8 @@
+"""The HTTP client that the hub's library uses, whose errors come out of that library."""
+
+try:
+    from huggingface_hub.utils import httpx  # from 1.31 on; in 2.0 it is a fork
+except ImportError:
+    import httpx
+
+__all__ = ["httpx"]
