@@ -187,13 +187,13 @@ def test_overrides_reach_nested_keys_and_the_last_wins(minimal):
         [
             "lora.r=4",
             "lora.r=8",
-            "training.activation_checkpointing_kwargs.use_reentrant=true",
+            "training.lr_scheduler_kwargs.num_cycles=2",
             "data.train=[{path: a.json}, {path: b.json}]",
             "resume=never",
         ],
     )
     assert recipe.lora.r == 8 and recipe.resume == "never"
-    assert recipe.training["activation_checkpointing_kwargs"] == {"use_reentrant": True}
+    assert recipe.training["lr_scheduler_kwargs"] == {"num_cycles": 2}
     assert [entry.path for entry in recipe.data.train] == ["a.json", "b.json"]
 
 
