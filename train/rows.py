@@ -27,7 +27,8 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
         corpus: Corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt, max_bad)
         rows = pack(corpus.samples, data, tokenizer, visual_tokens, seed)
         say(f"{', '.join(str(path) for path, *_ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
-        say(*(f"left out: {notice}" for notice in corpus.notices(data.max_length)), sep="\n", end="")
+        for notice in corpus.notices(data.max_length):
+            say(f"left out: {notice}")
         return rows
 
     weights = [source.weight for source in sources]
