@@ -144,7 +144,7 @@ def probe_files(
 def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
     """Pictures and clips, by the ends of their names, that lie in a media root and in no row."""
     used = {os.path.realpath(path) for file in files for path in _paths(file.media[0])}
-    roots = {os.path.realpath(root or _folder(str(path))) for path, root, _ in sources if not is_hub_id(str(path))}
+    roots = {root for path, roots, _ in sources if not is_hub_id(str(path)) for root in _folders(str(path), roots)}
     found = set()
     for folder, _, names in (entry for root in roots for entry in os.walk(root)):
         for path in (os.path.join(folder, name) for name in names):
@@ -154,8 +154,10 @@ def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
     return sorted(found)
 
 
-def _folder(path: str) -> str:
-    return path if os.path.isdir(path) else os.path.dirname(path)
+def _folders(path: str, media_root: str | Sequence[str] | None) -> list[str]:
+    """Where the media of a data file lie."""
+    roots = media_root or (path if os.path.isdir(path) else os.path.dirname(path))
+    return [os.path.realpath(root) for root in ([roots] if isinstance(roots, str) else roots)]
 
 
 def _paths(item: Media) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,54 +41,52 @@ def stop(problem: UserError) -> None:
 
 def read_conversations(
     path: str | Path | Source,
-    media_root: str | Path | None = None,
+    media_root: str | Path | Sequence[str] | None = None,
     outside_media_root: bool = False,
     on_problem: Callable[[UserError], None] = stop,
 ) -> Iterator[Conversation]:
     """Every conversation of what `path` names (see `Source`), one at a time; media paths are relative to `media_root`
-    (default: the file's folder), and may not leave one that is given unless `outside_media_root`. on_problem: takes
-    a UserError naming file, row and key; where it comes back, the next row is read. In a data set from the hub,
-    media_root is one of its folders, and nothing may leave the set."""
+    (default: the file's folder; of several the first that has the file), and may not leave one that is given unless
+    `outside_media_root`. on_problem: takes a UserError naming file, row and key; where it comes back, the next row is
+    read. In a data set from the hub, media_root is one of its folders, and nothing may leave the set."""
     source = path if isinstance(path, Source) else Source(str(path))
     try:
         files, folder = find_files(source)
     except UserError as problem:
         return on_problem(problem)
-    if folder is not None and media_root is not None:
-        media_root = os.path.join(folder, media_root)
-    bound = folder or media_root
-    bound = None if bound is None or outside_media_root else os.path.abspath(bound)
+    roots = [media_root] if isinstance(media_root, str | Path) else media_root or []
+    roots = tuple(Path(folder or "", root) for root in roots)
+    bounds = [folder] if folder else roots
+    bounds = [] if outside_media_root else [os.path.abspath(bound) for bound in bounds]
     for file in files:
-        root = Path(file).parent if media_root is None else Path(media_root)
         for row in read_rows(file, source.downloads, on_problem):
             in_shard = row.members is not None
-            find = Locator(None if in_shard and media_root is None else root, row.members or {}, source.downloads)
+            find = Locator(roots or (() if in_shard else (Path(file).parent,)), row.members or {}, source.downloads)
             try:
-                conversation = parse_record(row.record, root, row.name, find)
-                if bound is not None:
-                    _check_inside(conversation, bound)
+                conversation = parse_record(row.record, row.name, find)
+                if bounds:
+                    _check_inside(conversation, bounds)
             except UserError as problem:
                 on_problem(problem.about(row.name))
             else:
                 yield conversation
 
 
-def _check_inside(conversation: Conversation, root: str) -> None:
-    """A data file from elsewhere names files to open. Links inside of the root are its owner's."""
+def _check_inside(conversation: Conversation, roots: Sequence[str]) -> None:
+    """A data file from elsewhere names files to open. Links inside of a root are its owner's."""
     for item in conversation.media:
         frames = item.place.frames if isinstance(item.place, Pictures) else ()
         for each in frames or (item,):
             is_file = each.place is None or isinstance(each.place, Pictures)
-            if is_file and not Path(os.path.abspath(each.path)).is_relative_to(root):
+            if is_file and not any(Path(os.path.abspath(each.path)).is_relative_to(root) for root in roots):
                 raise UserError(
-                    f"{conversation.name}: {NOUNS[item.kind]} {each.path} is outside of media_root {root}; move it, or "
-                    "set outside_media_root: true for this data file"
+                    f"{conversation.name}: {NOUNS[item.kind]} {each.path} is outside of media_root "
+                    f"{' and '.join(roots)}; move it, or set outside_media_root: true for this data file"
                 )
 
 
-def parse_record(record: dict, media_root: Path, name: str, find: Locator | None = None) -> Conversation:
-    """One record of either format. Raises UserError naming the row. find: unless media are files in media_root."""
-    find = find or Locator(media_root)
+def parse_record(record: dict, name: str, find: Locator) -> Conversation:
+    """One record of either format. Raises UserError naming the row."""
     if not isinstance(record, dict):
         raise UserError(f"{name}: expected an object, got {type(record).__name__}")
     turns = record.get("conversations", record.get("messages"))

@@ -29,10 +29,10 @@ def default_cache() -> str:
 
 @dataclass(frozen=True)
 class Locator:
-    """root: folder of relative paths; None where only `members` can be named.
-    members: what a shard holds, by each name that a row may use: (path to show, its bytes)."""
+    """roots: folders of relative paths, of which the first that has a file is taken; none where only `members` can be
+    named. members: what a shard holds, by each name that a row may use: (path to show, its bytes)."""
 
-    root: Path | None
+    roots: tuple[Path, ...]
     members: Mapping[str, tuple[str, Segment | Part]] = field(default_factory=dict)
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
 
@@ -72,9 +72,10 @@ class Locator:
             raise UserError(f"{where}, url: must begin with http:// or https://, got {shown(url)}")
         if name in self.members:
             return self.members[name]
-        if self.root is None:
+        if not self.roots:
             raise UserError(f"{where}: no member of its shard is named {name!r}; correct the name or set media_root")
-        return os.path.join(self.root, name), None
+        first, *others = (os.path.join(root, name) for root in self.roots)
+        return next(filter(os.path.exists, (first, *others)), first) if others else first, None
 
     def _content(self, content, name, where: str) -> tuple[str, Segment | Cell | None]:
         """Bytes in a row go into a file that is named by them, and are not kept in memory."""

@@ -32,7 +32,10 @@ def write_clip(
     rotation: tuple[float, bool, bool] | None = None,
     **options: str,
 ) -> Path:
-    """Encode frames (uint8, T x H x W x 3) at 12 frames a second; `options` are the codec's."""
+    """Encode frames (uint8, T x H x W x 3) at 12 frames a second; `options` are the codec's. The same bytes every time:
+    with mbtree x264 writes another file now and then."""
+    if codec == "libx264":
+        options = {"x264-params": "mbtree=0", **options}
     with av.open(str(path), "w", options=container or {}) as output:
         stream = output.add_stream(codec, rate=12, options=options)
         stream.thread_count = 1

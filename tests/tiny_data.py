@@ -15,7 +15,7 @@ def write_clip(path: Path, seed: int, num_frames: int = 12, size: tuple[int, int
     width, height = size
     background = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
+        stream = container.add_stream("libx264", rate=12, options={"x264-params": "mbtree=0"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for step in range(num_frames):
             frame = background.copy()

@@ -99,9 +99,9 @@ class Dataset(Section):
     """Of a data set; null where it has but one."""
     files: str | None = None
     """Its data files by a pattern, e.g. data/train-*.parquet, instead of split."""
-    media_root: str | None = None
-    """Folder of the clips and pictures, which their paths may not leave; null is the folder of the file, unbounded.
-    In a data set from the hub, a folder of it."""
+    media_root: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Folder of the clips and pictures, which their paths may not leave; of several, the first that has a file; null is
+    the folder of the data file, unbounded. In a data set from the hub, a folder of it."""
     outside_media_root: bool = False
     """Media paths may leave media_root."""
     weight: Annotated[float, Field(gt=0)] = 1.0

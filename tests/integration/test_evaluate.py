@@ -5,6 +5,7 @@ import pytest
 
 from data.conversation import parse_record, read_conversations
 from data.errors import UserError, run_command
+from data.locate import Locator
 from data.reference import Media
 from scripts import evaluate as script
 from tests.tiny_data import turns
@@ -20,7 +21,7 @@ def text(words):
 
 
 def conversation(tmp_path, **record):
-    return parse_record(record, tmp_path, "data.json row 1")
+    return parse_record(record, "data.json row 1", Locator((tmp_path,)))
 
 
 def test_every_assistant_turn_is_a_question_with_the_true_history(tmp_path):

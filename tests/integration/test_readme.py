@@ -20,6 +20,7 @@ from PIL import Image
 
 from data.conversation import parse_record, read_conversations
 from data.layout import dense_mask
+from data.locate import Locator
 from train.recipe import Dataset, load_recipe
 from train.recipe_yaml import read_recipe
 
@@ -307,7 +308,7 @@ def test_the_examples_of_sources_are_entries_and_parts(tmp_path, monkeypatch):
         listed = {key: value for key, value in part.items() if key != "type"}
         turns = [{"from": "human", "value": f"<{part['type']}>"}, {"from": "gpt", "value": "red"}]
         records = {"messages": typed}, {part["type"]: listed, "conversations": turns}
-        media = [parse_record(record, Path("m"), "row 1").media for record in records]
+        media = [parse_record(record, "row 1", Locator((Path("m"),))).media for record in records]
         assert len(media[0]) == 1 and media[0] == media[1]
 
 

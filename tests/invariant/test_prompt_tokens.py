@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.conversation import parse_record
 from data.encoding import encode, encode_prompt, expand
+from data.locate import Locator
 from data.video_llava import measure_visual_tokens
 from tests.llama_tokenizers import KINDS
 from tests.tiny_data import turns
@@ -39,7 +40,7 @@ def conversation_of(texts):
     record = {"conversations": turns(*texts)}
     for kind, files in {"image": "i{}.png", "video": "v{}.mp4"}.items():
         record[kind] = [files.format(n) for n in range(" ".join(texts).count(f"<{kind}>"))]
-    return parse_record(record, Path("/m"), "row 1")
+    return parse_record(record, "row 1", Locator((Path("/m"),)))
 
 
 def encoded(conversation, processor, visual_tokens, system_prompt=None):

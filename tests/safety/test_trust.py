@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.check import unused_media
 from data.conversation import read_conversations
 from data.errors import UserError
 from data.video import read_frames
@@ -42,6 +43,24 @@ def test_a_media_path_may_wander_inside_its_root(data_file, tmp_path, monkeypatc
     assert len(paths(data_file(*inside), tmp_path / "media")) == 4
     monkeypatch.chdir(tmp_path)
     assert paths(data_file("a.png"), "media") == ["media/a.png"]
+
+
+def test_of_several_roots_the_first_that_has_the_file_and_none_may_be_left(data_file, tmp_path):
+    roots = [str(tmp_path / name) for name in ("first", "second")]
+    for root in roots:
+        Path(root).mkdir()
+    for number, root in enumerate(roots):
+        for name in ("both.png", f"only{number}.png"):
+            Path(root, name).touch()
+    file = data_file("both.png", "only0.png", "only1.png", "neither.png")
+    expected = [f"{roots[0]}/both.png", f"{roots[0]}/only0.png", f"{roots[1]}/only1.png", f"{roots[0]}/neither.png"]
+    assert paths(file, roots) == expected
+    assert paths(data_file("../second/only1.png"), roots) == [f"{roots[0]}/../second/only1.png"]
+    with pytest.raises(UserError, match=f"is outside of media_root {roots[0]} and {roots[1]}; move it"):
+        paths(data_file("../train.json"), roots)
+    assert unused_media([(str(file), roots, False)], []) == sorted(
+        f"{root}/{name}" for root, name in zip(roots * 2, ["both.png"] * 2 + ["only0.png", "only1.png"], strict=True)
+    )
 
 
 def test_no_code_of_a_checkpoint_is_trusted():

@@ -5,6 +5,7 @@ import pytest
 
 from data.conversation import parse_record, read_conversations, split_placeholders, stop
 from data.errors import UserError
+from data.locate import Locator
 from data.records import read_json
 from data.reference import Media
 
@@ -12,7 +13,7 @@ ROOT = Path("/clips")
 
 
 def parse(record):
-    return parse_record(record, ROOT, "train.json row 3")
+    return parse_record(record, "train.json row 3", Locator((ROOT,)))
 
 
 def text(words):

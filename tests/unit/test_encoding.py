@@ -5,13 +5,14 @@ import pytest
 from data.conversation import parse_record
 from data.encoding import encode, expand
 from data.errors import UserError
+from data.locate import Locator
 from data.video_llava import CHAT_TEMPLATE, complete_processor
 from tests.tiny_data import WORDS, turns
 from train.build import build_config, build_processor, train_tokenizer
 
 
 def conversation(*texts, **media):
-    return parse_record({**media, "conversations": turns(*texts)}, Path("/m"), "train.json row 7")
+    return parse_record({**media, "conversations": turns(*texts)}, "train.json row 7", Locator((Path("/m"),)))
 
 
 def test_labels_of_two_turns_by_hand(processor, visual_tokens):

@@ -71,8 +71,7 @@ CONTAINERS = {
     "mpeg2.ts": {"codec": "mpeg2video", "bf": "2"},
     "mpeg4.avi": {"codec": "mpeg4", "bf": "2"},
     "clip.gif": {"codec": "gif", "pix_fmt": "rgb8"},
-    # Without a lookahead x264 writes the same bytes in every run: where a raw stream is cut decides whether it shows.
-    "raw.h264": {"codec": "libx264", "bf": "3", "x264-params": "rc-lookahead=0:mbtree=0"},
+    "raw.h264": {"codec": "libx264", "bf": "3"},
 }
 
 
