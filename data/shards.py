@@ -63,9 +63,10 @@ def list_members(file: BinaryIO, path: str, address: Address | None = None) -> t
             members[name] = (posixpath.join(path, name), Part(address, *at) if address else Segment(path, *at))
             if split_name(name)[1].rpartition(".")[2] == "json":
                 rows[name] = tar.extractfile(member).read()
-        file.seek(tar.offset)  # tarfile takes a damaged header for the end
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError(f"a damaged header at byte {tar.offset}")
+        file.seek(tar.offset)  # tarfile takes a damaged header for the end, and the end of a file that was cut, too
+        if (block := file.read(tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
+            problem = "a damaged header" if len(block) == tarfile.BLOCKSIZE else "no end mark"
+            raise tarfile.ReadError(f"{problem} at byte {tar.offset}")
     return members, rows
 
 

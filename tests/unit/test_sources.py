@@ -133,6 +133,11 @@ def test_what_is_wrong_with_a_shard_is_named(media, tmp_path):
     cut = tmp_path / "cut.tar"
     cut.write_bytes(good[: len(good) // 2])
     assert failure(cut).startswith(f"{cut}: is truncated or not a tar file")
+    with tarfile.open(tmp_path / "good.tar") as tar:
+        ends = [member.offset for member in tar.getmembers()[1:]]
+    for end in (ends[1], ends[1] - 1, ends[1] + 1, ends[-1] + 512):
+        cut.write_bytes(good[:end])
+        assert failure(cut).startswith(f"{cut}: is truncated or not a tar file"), end
     damaged = tmp_path / "damaged.tar"
     with tarfile.open(tmp_path / "good.tar") as tar:
         at = tar.getmembers()[2].offset
