@@ -69,13 +69,13 @@ class RowStream(Dataset):
         may have fewer."""
         number = 0
         for epoch in count():
-            rows = self._rows(epoch, (self._num_skipped - number) * rows_per_step)
+            rows = self.rows(epoch, (self._num_skipped - number) * rows_per_step)
             while step := list(islice(rows, rows_per_step)):
                 yield [] if number < self._num_skipped else step
                 number += 1
 
-    def _rows(self, epoch: int, num_skipped: int) -> Iterator[StreamedRow | None]:
-        """None stands for rows of windows that lie within the first `num_skipped` rows."""
+    def rows(self, epoch: int, num_skipped: int = 0) -> Iterator[StreamedRow | None]:
+        """One after the other. None stands for rows of windows that lie within the first `num_skipped` rows."""
         conversations, num_unread, totals = self.read(), 0, Counter()
         for number in count():
             known = self.counts[number]

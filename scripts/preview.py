@@ -6,6 +6,7 @@ Needs the checkpoint's processor and config, no weights and no GPU. `section.key
 """
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 from data.collator import PaddedCollator, RowCollator
@@ -16,7 +17,7 @@ from data.sampling import Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
 from train.model import quiet_libraries
 from train.recipe import load_recipe
-from train.rows import load_rows, pixel_loader
+from train.rows import load_rows, pixel_loader, stream_rows
 
 
 def main() -> None:
@@ -41,15 +42,17 @@ def main() -> None:
 
     say(*notices)
     seed = recipe.training_arguments().seed
-    rows = load_rows(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
+    load = stream_rows if recipe.data.streaming else load_rows
+    rows = load(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
     rows.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     is_packed = recipe.data.packing == "shared_prefix"
     collate = (RowCollator if is_packed else PaddedCollator)(
         processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
     )
-    first = [rows[row] for row in rows.rows(epoch=0)[: arguments.rows]]
+    first = [rows[row] for row in islice(rows.rows(epoch=0), arguments.rows)]
     shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
-    say(f"shown: {len(shown)} of {len(rows)} rows, as the first epoch trains them")
+    total = "" if recipe.data.streaming else f" of {len(rows)}"
+    say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
     html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

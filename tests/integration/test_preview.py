@@ -129,6 +129,13 @@ def test_so_many_rows_and_not_more(preview):
     assert html.count('<section class="row">') == 2 and "2 of 5 rows" in html
 
 
+def test_a_stream_is_read_as_far_as_it_is_shown(preview):
+    stream = ("data.streaming=true", "training.max_steps=9", "data.packing=none", "data.stream_window=2")
+    html = preview([*RECORDS[:4], {"video": "clip0.mp4"}], "--rows", "3", *stream)
+    assert html.count('<section class="row">') == 3 and "shown: 3 rows" in html
+    assert "an epoch: 5 conversations, 5 rows" in preview(RECORDS, "--rows", "9", *stream)
+
+
 def test_pictures_are_what_the_model_gets(preview, media_folder, processor):
     """Of a clip alone: eight pictures, near those that the processor makes of the file's frames."""
     html = preview([RECORDS[2]])
