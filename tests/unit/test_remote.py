@@ -19,8 +19,8 @@ from data.sources import Source, file_sizes
 from data.storage import check_media, fetched
 from data.watched_decoder import WatchedDecoder
 from tests.serving import PartServer, serving
+from tests.source_samples import write_tar
 from tests.tiny_data import MIXED_RECORDS, turns
-from tests.unit.test_sources import write_tar
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 

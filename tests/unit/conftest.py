@@ -1,0 +1,25 @@
+"""The mixed records as they are in plain files, for those that find them elsewhere."""
+
+import json
+
+import pytest
+
+from data.conversation import read_conversations
+from data.decoding import decode
+from tests.tiny_data import MIXED_RECORDS
+
+
+@pytest.fixture
+def media(media_folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(media_folder.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def expected(media_folder, tmp_path_factory):
+    """The mixed records as plain files: messages and pixels."""
+    path = tmp_path_factory.mktemp("plain") / "mixed.json"
+    path.write_text(json.dumps(MIXED_RECORDS))
+    return [
+        (conversation.messages, [decode(item, 8) for item in conversation.media])
+        for conversation in read_conversations(path, media_folder)
+    ]
