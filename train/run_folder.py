@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import UserError
@@ -33,21 +35,37 @@ HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "inc
 _locks = {}  # open files: a lock is gone with its file, and with its process
 
 
-def enter_run_folder(output_dir: str, recipe, data: dict[str, str], fresh: bool) -> tuple[str | None, list[str]]:
-    """Take the folder for a run of this recipe on this data (see the functions below). Returns the checkpoint to
-    continue from and what the user should know."""
+def enter_run_folder(output_dir: str, recipe, fresh: bool) -> None:
+    """Before data are read, which may take minutes: take the folder, if there is one, for a run of this recipe. Raises
+    UserError where it is another process's, has a run of another recipe, or lacks the checkpoint to continue from."""
     if recipe.resume not in ("auto", "never"):
-        find_checkpoint(recipe.resume, output_dir)  # before anything is written
-    try:
-        lock_folder(output_dir)
-        notices = open_run(output_dir, recipe.dump(), data, fresh or recipe.resume == "never")
+        find_checkpoint(recipe.resume, output_dir)
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return  # and none is made for a run that has no data
+    lock_folder(folder)
+    if not fresh and is_occupied(folder) and (before := _read(folder / RUN_FILE)):
+        _refuse(folder, compare({"recipe": before.get("recipe")}, _identity(recipe.dump())))
+
+
+def start_run(output_dir: str, recipe, data: dict[str, str], fresh: bool) -> tuple[str | None, list[str]]:
+    """Make the folder and take it for a run of this recipe on this data, see `open_run`. Returns the checkpoint to
+    continue from and what the user should know."""
+    lock_folder(output_dir)
+    with _named_problems(output_dir):
+        notices = open_run(output_dir, recipe.dump(), data, fresh)
         checkpoint, unsound = find_checkpoint(recipe.resume, output_dir)
         recipe.write(Path(output_dir) / "recipe.yaml")
-    except OSError as problem:
-        raise UserError(
-            f"training.output_dir: cannot write {problem.filename or output_dir}: {problem.strerror}"
-        ) from problem
     return checkpoint, notices + unsound
+
+
+@contextmanager
+def _named_problems(output_dir: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        name = problem.filename or output_dir
+        raise UserError(f"training.output_dir: cannot write {name}: {problem.strerror}") from problem
 
 
 def lock_folder(output_dir: str | Path) -> None:
@@ -56,11 +74,9 @@ def lock_folder(output_dir: str | Path) -> None:
     path = Path(output_dir) / LOCK
     if path.resolve() in _locks:
         return
-    try:
+    with _named_problems(output_dir):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")
-    except OSError as problem:
-        raise UserError(f"training.output_dir: cannot write {output_dir}: {problem.strerror}") from problem
     try:
         # POSIX record locks: unlike flock's they are not inherited by data loaders' workers, and NFS has them.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,9 +87,10 @@ def lock_folder(output_dir: str | Path) -> None:
         raise UserError(
             f"training.output_dir: another run is training into {output_dir} ({owner}); stop it or take another folder"
         ) from problem
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with _named_problems(output_dir):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
     _locks[path.resolve()] = file
 
 
@@ -85,18 +102,15 @@ def open_run(output_dir: str | Path, recipe: dict, data: dict[str, str], fresh: 
     """
     folder, notices = Path(output_dir), []
     tidy(folder)
-    identity = json.loads(json.dumps({"recipe": what_matters(recipe), "conversations": data}))  # lists, not tuples
+    identity = _identity(recipe, conversations=data)
     before = _read(folder / RUN_FILE)
     if before and "conversations" in before:
         _keep_known_sizes(before["conversations"], identity["conversations"])
     if is_occupied(folder):
         if fresh:
             notices.append(f"the earlier run is in {move_earlier(folder)}")
-        elif differences := list(compare(before, identity)):
-            raise UserError(
-                f"training.output_dir: {output_dir} has a run of another recipe ({'; '.join(differences)}); change "
-                "that back, take another folder, or start over with --fresh (the earlier run is moved, not lost)"
-            )
+        else:
+            _refuse(folder, compare(before, identity))
     elif fresh or compare(before, identity):
         (folder / BAD_MEDIA_FILE).unlink(missing_ok=True)  # its steps are those of another run
     written = folder / (RUN_FILE + ".new")
@@ -149,6 +163,18 @@ def compare(before: dict | None, now: dict, name: str = "") -> list[str]:
         elif old != new:
             differences.append(_difference(label.removeprefix("recipe."), old, new))
     return differences
+
+
+def _identity(recipe: dict, **others) -> dict:
+    return json.loads(json.dumps({"recipe": what_matters(recipe), **others}))  # lists, not tuples
+
+
+def _refuse(folder: Path, differences: list[str]) -> None:
+    if differences:
+        raise UserError(
+            f"training.output_dir: {folder} has a run of another recipe ({'; '.join(differences)}); change "
+            "that back, take another folder, or start over with --fresh (the earlier run is moved, not lost)"
+        )
 
 
 def _keep_known_sizes(before: dict[str, str], now: dict[str, str]) -> None:

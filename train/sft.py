@@ -26,7 +26,7 @@ from train.ranks import on_first_rank
 from train.ready_features import replace_towers
 from train.recipe import Recipe, load_recipe
 from train.rows import load_rows, pixel_loader, stream_rows
-from train.run_folder import enter_run_folder
+from train.run_folder import enter_run_folder, start_run
 from train.trainer import RowTrainer
 
 
@@ -34,9 +34,11 @@ from train.trainer import RowTrainer
 def main(argv: list[str] | None = None) -> None:
     path, overrides, fresh = parse_command_line(argv)
     recipe = load_recipe(path, overrides)
+    fresh = fresh or recipe.resume == "never"
     args = recipe.training_arguments()
     refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite)
     quiet_libraries()
+    on_first_rank(enter_run_folder, args.output_dir, recipe, fresh)
     say = PartialState().print  # ALL RANKS reach it, the first prints
 
     processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
@@ -53,13 +55,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     # Evaluation stays uniform, so that its figures compare.
     train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
-    noted = {} if fresh or recipe.resume == "never" else noted_sizes(args.output_dir)
+    noted = {} if fresh else noted_sizes(args.output_dir)
     prints = {
         name: fingerprint_files(rows.files) if isinstance(rows, RowStream) else fingerprint(rows.samples, noted)
         for name, rows in (("train", train), ("eval", evaluation))
         if rows
     }
-    checkpoint, notices = on_first_rank(enter_run_folder, args.output_dir, recipe, prints, fresh)
+    checkpoint, notices = on_first_rank(start_run, args.output_dir, recipe, prints, fresh)
     refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 

@@ -10,7 +10,7 @@ import yaml
 
 from data.errors import UserError
 from train.recipe import load_recipe
-from train.run_folder import compare, enter_run_folder, lock_folder, open_run, what_matters
+from train.run_folder import compare, enter_run_folder, lock_folder, open_run, start_run, what_matters
 
 ROOT = Path(__file__).parents[2]
 DATA = {"train": "aa", "eval": "bb"}
@@ -73,6 +73,16 @@ def test_another_recipe_is_refused_with_the_difference(override, difference, out
     with pytest.raises(UserError, match=f"has a run of another recipe \\({difference}\\).*--fresh"):
         open_run(out, recipe(override), DATA, fresh=False)
     assert (out / "run.json").read_text() == before
+
+
+def test_another_recipe_is_refused_before_data_are_read(out, recipe, tmp_path):
+    open_run(out, recipe(), DATA, fresh=False)
+    same, other = (load_recipe(tmp_path / "recipe.yaml", change) for change in ([], ["lora.r=64"]))
+    with pytest.raises(UserError, match=r"has a run of another recipe \(lora.r: 128 -> 64\)"):
+        enter_run_folder(str(out), other, fresh=False)
+    enter_run_folder(str(out), same, fresh=False)
+    enter_run_folder(str(out), other, fresh=True)
+    assert not (out / "earlier-1").exists()  # nothing is moved before the data are known to be good
 
 
 def test_all_differences_are_shown(recipe):
@@ -139,4 +149,14 @@ def test_a_second_run_is_refused_until_the_first_is_gone(other_process, out):
 def test_a_folder_that_cannot_be_written_is_named(path, tmp_path, recipe):
     loaded = load_recipe(tmp_path / "recipe.yaml", [])
     with pytest.raises(UserError, match=f"training.output_dir: cannot write {path}: "):
-        enter_run_folder(path, loaded, DATA, fresh=False)
+        start_run(path, loaded, DATA, fresh=False)
+
+
+def test_no_folder_is_made_before_data_are_read(tmp_path, recipe):
+    enter_run_folder(str(tmp_path / "out"), load_recipe(tmp_path / "recipe.yaml", []), fresh=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_another_run_is_refused_before_data_are_read(other_process, out, recipe, tmp_path):
+    with pytest.raises(UserError, match=f"another run is training into {out}"):
+        enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml", []), fresh=False)
