@@ -1,4 +1,4 @@
-"""The mixed records as they are in plain files, for those that find them elsewhere."""
+"""The smallest recipe; the mixed records as they are in plain files, for those that find them elsewhere."""
 
 import json
 
@@ -7,6 +7,19 @@ import pytest
 from data.conversation import read_conversations
 from data.decoding import decode
 from tests.tiny_data import MIXED_RECORDS
+
+MINIMAL = """
+model: {name_or_path: some/model}
+data: {train: [{path: train.json}]}
+training: {output_dir: outputs/run}
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL)
+    return path
 
 
 @pytest.fixture
