@@ -158,7 +158,7 @@ class Data(Section):
     decode_seconds: Annotated[float, Field(gt=0)] = 60.0
     """What decoding one picture or clip may take before it counts as one that cannot be decoded."""
 
-    def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[tuple[Source, str | None, bool]]:
+    def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[tuple]:
         """The arguments of `read_conversations` for entries of train or eval. in_place: as of `Source`."""
         downloads = Downloads(
             self.media_cache or default_cache(), int(self.max_download_mib * 2**20), self.download_seconds
