@@ -5,8 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,8 +35,8 @@ def command_line(
 
 @contextmanager
 def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
-    """The process of a launcher, in a process group of its own, of which nothing is left behind."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """The process of a launcher; nothing that it started is left behind."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     if not on_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(log, "w") as output:
@@ -43,16 +46,23 @@ def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
         try:
             yield process
         finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            send_to_all(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def send_to_all(launcher: int, number: int, pause: float = 0) -> None:
+    """One after the other; ranks have process groups of their own."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(launcher)
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
+                time.sleep(pause)
 
 
 def launch(config: str, script: str, *arguments, folder: Path, num_processes: int = 2, timeout: float = 240) -> str:
     """Runs the processes to the end and returns what they printed; AssertionError with it for a failure, or for
-    processes that are still running after `timeout` seconds."""
+    processes that are still running after `timeout` seconds: then with the lines at which all their threads are."""
     log = folder / f"{config}.log"
     with started(
         command_line(config, script, *arguments, options=("--num_processes", num_processes)),
@@ -64,6 +74,7 @@ def launch(config: str, script: str, *arguments, folder: Path, num_processes: in
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:
             status = f"still running after {timeout} s"
+            send_to_all(process.pid, signal.SIGABRT, pause=1)  # PYTHONFAULTHANDLER: each writes where it is
     printed = log.read_text()
-    assert status == 0, f"{config}: {status}\n{printed[-6000:]}"
+    assert status == 0, f"{config}: {status}\n{printed[-20000:]}"
     return printed
