@@ -1,16 +1,19 @@
 """Flat arrays that grow in files and are mapped: a data set of millions weighs little, and processes share its pages.
 
-Python objects would be copied into every worker that a process forks: each look at one writes its reference count.
+Python objects would be copied into every worker.
 """
 
 import mmap
+import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
+from multiprocessing.context import get_spawning_popen
 
 from data.errors import UserError
 
 IN_MEMORY = 2**16  # bytes; what is shorter needs no file
+OPEN_FILE = "/proc/{}/fd/{}"  # of a process and a descriptor; it has no other name
 FORGET_EVERY = 2**12  # looks; the pages that they touched go back to the page cache, which keeps them
 
 
@@ -69,8 +72,20 @@ class Column:
         return memoryview(self._map).cast(self._rest.typecode)
 
     def __reduce__(self):
-        """A process that is started, not forked, gets a copy."""
-        return Column, (self._rest.typecode, array(self._rest.typecode, self.view()))
+        """A process that is being started maps the same file, where the system shows those of other processes (Linux).
+        All others get a copy."""
+        typecode, numbers = self._rest.typecode, self.view()
+        if self._file and get_spawning_popen():
+            path = OPEN_FILE.format(os.getpid(), self._file.fileno())
+            if os.path.exists(path):
+                return _from_file, (typecode, path, len(self))
+        return Column, (typecode, array(typecode, numbers))
+
+
+def _from_file(typecode: str, path: str, length: int) -> Column:
+    column = Column(typecode)
+    column._file, column._num_written = open(path, "rb"), length
+    return column
 
 
 class Ragged(Sequence[memoryview]):

@@ -1,11 +1,11 @@
 """The frames of clips and pictures at the towers' size, decoded once and kept on disk."""
 
 import json
-import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from data.errors import UserError
 from data.reference import Media, identity
 from data.tensor_files import TensorFiles
+from data.workers import CONTEXT
 
 FORMAT = 1
 # What makes of a file the pixels that are kept. Another version may round otherwise: its frames are others.
@@ -87,7 +88,7 @@ class FrameCache:
                 f"data.frame_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
             ) from problem
         self.is_quiet = is_quiet
-        self._is_closed = multiprocessing.Value("b", False)  # of this process and of its data loader's workers
+        self._is_closed = CONTEXT.Value("b", False)  # of this process and of its data loader's workers
 
     def get(self, item: Media, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The pixels that are kept for `item`, or those of `make()`, which are then kept."""
@@ -108,10 +109,12 @@ class FrameCache:
             return False
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_is_closed"}
+        """Only a process that is being started can share `_is_closed`; others find out for themselves."""
+        return self.__dict__ | ({} if get_spawning_popen() else {"_is_closed": None})
 
-    def __setstate__(self, state: dict) -> None:  # in a process that was not forked, and finds out for itself
-        self.__dict__ |= state | {"_is_closed": multiprocessing.Value("b", False)}
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._is_closed = self._is_closed or CONTEXT.Value("b", False)
 
     def _keep(self, key: Mapping, pixels: torch.Tensor) -> None:
         if self._is_closed.value:

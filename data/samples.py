@@ -45,8 +45,8 @@ class Samples(Sequence[Sample]):
         return new
 
     def finish(self) -> None:
-        """No more are appended: everything is in the files before processes are forked, which share them, and what only
-        appending needs is given back."""
+        """No more are appended: everything is in the files before processes are started, which share them, and what
+        only appending needs is given back."""
         self._known = None
         self._turns_dropped.view()
         for rows in (self.input_ids, self.media_numbers, self._spans, self._names, self._media):

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from data.signals import signals_held_back
+
 LENGTH = struct.Struct("<Q")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent to whole groups of processes; they are the parent's
 PIPE_BYTES = 2**20  # 64 KiB as they are would be 340 waits for 8 frames of 1280 x 720; 1 MiB is what Linux allows
 SLICE = 1.0  # seconds
 
@@ -47,7 +48,7 @@ class Watched:
         command = [sys.executable, "-P", "-m", "data.watched_child", str(seconds), str(memory)]
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
-        with _signals_held_back():
+        with signals_held_back():
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
             )
@@ -166,16 +167,6 @@ def wait_for_any(watched: Collection[Watched]) -> None:
     if late > SLICE:
         for each in watched:
             each.deadline += late
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """A process that begins here gets none of SIGNALS, until it lets them through (see `data.watched_child`)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _widen(pipe: int) -> None:

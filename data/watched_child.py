@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.watched import LENGTH, SIGNALS
+from data.signals import SIGNALS, let_signals_through
+from data.watched import LENGTH
 
 END = object()
 
@@ -24,7 +25,7 @@ def main(seconds: float, memory: int) -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    let_signals_through()
     function = _receive(jobs)
     _limit_memory(memory)
     _send(answers, None, None)

@@ -43,7 +43,7 @@ class WatchedDecoder:
         return answer.result
 
     def _own_process(self) -> Watched:
-        """A data loader's worker is a fork, and the process that it finds here its parent's."""
+        """In a fork, the process that is found here is its parent's."""
         if self._process is None or self._process.owner != os.getpid() or not self._process.is_alive():
             if self._process is not None:
                 self._process.end()

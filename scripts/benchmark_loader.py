@@ -29,6 +29,7 @@ from data.frame_cache import FrameCache
 from data.pixels import PixelLoader
 from data.reference import Media
 from data.video_llava import VisualTokens, measure_visual_tokens
+from data.workers import loader_workers
 from train.build import PATCH_SIZE, SHAPES, build_processor, train_tokenizer
 
 NUM_FRAMES = 8
@@ -97,7 +98,7 @@ def make_loaders(folder: Path, processor, clips: list[Media]) -> dict:
 
 def go_through(rows: RowDataset, collate: RowCollator, num_workers: int) -> None:
     order = rows.rows(epoch=0)
-    batches = DataLoader(rows, None, sampler=order, num_workers=num_workers, collate_fn=lambda row: collate([row]))
+    batches = DataLoader(rows, sampler=order, collate_fn=collate, **loader_workers(num_workers))
     assert sum(batch["counts"]["clips"] for batch in batches) == len(rows.samples)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from transformers import TrainerCallback
 
+from data.signals import SIGNALS
 from train.ranks import any_rank
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class EvaluationInterrupted(Exception):
@@ -25,7 +24,6 @@ class Interruption(TrainerCallback):
     def __init__(self, before_first_step: Callable[[], None] | None = None):
         self.before_first_step = before_first_step
         self.signal: signal.Signals | None = None
-        self._process = os.getpid()
         self._previous = {}
 
     @property
@@ -68,16 +66,6 @@ class Interruption(TrainerCallback):
         return asked
 
     def _ask(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # a data loader's worker has inherited the handler
-            return
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             os._exit(128 + number)
         self.signal = signal.Signals(number)
-
-
-def leave_signals_to_the_parent(worker: int) -> None:
-    """worker_init_fn of data loaders: a terminal, Slurm and torchrun signal the whole group of processes, and a worker
-    that left would take the step with it. The second SIGTERM, the data loader's own, still ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

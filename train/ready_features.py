@@ -25,7 +25,7 @@ from data.feature_cache import INPUTS, FeatureLoader, Features
 from data.pixels import PixelLoader
 from data.reference import Media
 from data.video_llava import TOWERS
-from train.interruption import leave_signals_to_the_parent
+from data.workers import loader_workers
 from train.processes import uses_fsdp
 from train.ranks import none_or_all, on_first_rank
 
@@ -139,9 +139,8 @@ def _run_towers(
         media,
         batch_size=None,
         collate_fn=partial(_pixels_or_refusal, pixels),
-        num_workers=args.dataloader_num_workers,
-        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # its own: the random numbers of training stay as they are
+        **loader_workers(args.dataloader_num_workers),
     )
     for item, batch in zip(media, batches, strict=True):
         if isinstance(batch, MediaError):

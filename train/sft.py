@@ -14,6 +14,7 @@ from data.errors import run_command
 from data.sampling import Sampling
 from data.streaming import RowStream
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
+from data.workers import start_server
 from train.adapters import add_adapter, describe_trained, unfreeze
 from train.bad_media import BadMediaGuard, noted_sizes
 from train.last_layer import run_last_layer_on_suffixes
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
     check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
     say(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
+    if args.dataloader_num_workers:
+        start_server()  # it imports what workers need while this process reads the data
 
     train, evaluation = (
         load(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)

@@ -14,9 +14,9 @@ from data.dataset import RowDataset
 from data.streaming import RowStream, StepCollator, StreamBatchSampler
 from data.video_llava import PROJECTOR
 from data.window_counts import WindowCounts
+from data.workers import loader_workers
 from train.bad_media import BadMediaGuard
 from train.empty_towers import accept_empty_batches
-from train.interruption import leave_signals_to_the_parent
 from train.loss import labelled_positions, token_loss
 from train.nonfinite import NonFiniteGuard
 from train.processes import check_connected
@@ -90,11 +90,10 @@ class RowTrainer(SavingTrainer):
             collate_fn=StepCollator(self.data_collator),
             # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
             generator=torch.Generator().manual_seed(self.args.seed),
-            num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            worker_init_fn=leave_signals_to_the_parent,
             persistent_workers=self.args.dataloader_persistent_workers and rows_per_step is not None,
+            **loader_workers(self.args.dataloader_num_workers),
         )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

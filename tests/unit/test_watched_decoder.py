@@ -106,7 +106,7 @@ class Decoded(list):
         return self.decoder(super().__getitem__(i), 8), pid_of(self.decoder)
 
 
-def test_each_worker_has_a_process_of_its_own(media):
+def test_each_fork_has_a_process_of_its_own(media):
     dataset = Decoded([media[0]] * 4)
     here, own = dataset[0]
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)

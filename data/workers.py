@@ -1,0 +1,51 @@
+"""Workers of data loaders: forks of a server that does nothing else, never of the process that trains.
+
+That one has threads of gloo, NCCL and CUDA. A fork inherits the locks that they hold and not the threads that would
+release them: the worker waits for ever, and all ranks with it (python/cpython#112275 is such a lock). From Python 3.14
+on, servers are the default for this reason.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import forkserver, resource_tracker
+
+from data.signals import let_signals_through, signals_held_back
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = ["__main__", "data.collator", "data.watched_decoder"]  # once, by the server
+
+
+def start_server() -> None:
+    """Early, so that it imports what workers need while this process does something else; once is enough.
+
+    It outlives the signals that end a run, as what cleans up behind it does, and ends with the process that trains.
+    """
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    for begin in (resource_tracker.ensure_running, forkserver.ensure_running):  # the first lets signals through here
+        with signals_held_back():
+            begin()
+
+
+def loader_workers(number: int) -> dict:
+    """What a `DataLoader` is told of its workers."""
+    if not number:
+        return {"num_workers": 0}
+    start_server()
+    return {"num_workers": number, "multiprocessing_context": CONTEXT, "worker_init_fn": _begin}
+
+
+def _begin(worker: int) -> None:
+    """Signals are the parent's: a worker that left would take the step with it. The second SIGTERM, the data loader's
+    own, still ends it. So does the parent's end, which torch would not notice: it watches the server."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    let_signals_through()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent) -> None:
+    parent.join()
+    os._exit(1)
