@@ -88,7 +88,7 @@ class FrameCache:
                 f"data.frame_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
             ) from problem
         self.is_quiet = is_quiet
-        self._is_closed = CONTEXT.Value("b", False)  # of this process and of its data loader's workers
+        self._is_closed = CONTEXT.RawValue("b", False)  # of this process and of its data loader's workers
 
     def get(self, item: Media, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The pixels that are kept for `item`, or those of `make()`, which are then kept."""
@@ -114,7 +114,7 @@ class FrameCache:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state
-        self._is_closed = self._is_closed or CONTEXT.Value("b", False)
+        self._is_closed = self._is_closed or CONTEXT.RawValue("b", False)
 
     def _keep(self, key: Mapping, pixels: torch.Tensor) -> None:
         if self._is_closed.value:
@@ -126,8 +126,7 @@ class FrameCache:
             self._close(f"cannot be written ({problem.strerror}); make room")
 
     def _close(self, reason: str) -> None:
-        with self._is_closed.get_lock():
-            is_told, self._is_closed.value = self._is_closed.value, True
+        is_told, self._is_closed.value = self._is_closed.value, True
         if not (is_told or self.is_quiet):
             print(f"data.frame_cache: {self._files.folder} {reason}. Frames that are not in it are decoded every epoch",
                   file=sys.stderr, flush=True)  # fmt: skip

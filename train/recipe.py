@@ -3,6 +3,7 @@
 `load_recipe` reports everything that is wrong at once, before a weight or a clip is touched.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,6 +226,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     UserError has one line a problem, all of them: where, which key, what is wrong, what to do.
     """
     raw = read_recipe(path)
+    written = copy.deepcopy(raw)
     lines, overridden = [], []
     for text in overrides:
         try:
@@ -235,11 +237,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             lines.append(str(error))
     recipe, problems = _validate(raw)
     for keys, text in problems.items():
-        from_command_line = any(keys[: len(override)] == override for override in overridden)
+        from_command_line = any(
+            keys[: len(override)] == override or (keys == override[: len(keys)] and not _is_in(written, keys))
+            for override in overridden
+        )
         lines.append(f"{'command line' if from_command_line else path}: {dotted(keys)}: {text}")
     if lines:
         raise UserError("\n".join(lines))
     return recipe
+
+
+def _is_in(raw: Any, keys: Keys) -> bool:
+    for key in keys:
+        if not isinstance(raw, dict) or key not in raw:
+            return False
+        raw = raw[key]
+    return True
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, dict[Keys, str]]:

@@ -191,7 +191,9 @@ def _difference(label: str, old, new) -> str:
 
 
 def _read(path: Path) -> dict | None:
+    """A JSON object; None for anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return value if isinstance(value, dict) else None

@@ -305,11 +305,11 @@ def test_all_problems_are_reported_together(tmp_path):
         """
 model: {name_or_path: x, dtype: float32, num_frames: 8}
 data: {train: [{path: a}], num_frame: 8, max_length: 9000}
-training: {learning_rate: fast, eval_strategy: epoch}
+training: {learning_rate: fast, eval_strategy: epoch, optimizer: {name: adamw}}
 """
     )
     with pytest.raises(UserError) as caught:
-        load_recipe(path, ["lora.r=0", "nonsense"])
+        load_recipe(path, ["lora.r=0", "training.lora.r=3", "training.optimizer.lr=1", "nonsense"])
     places = [line.split(": ")[:2] for line in str(caught.value).splitlines()]
     assert places[0] == ["command line", "'nonsense'"]
     assert sorted(places[1:]) == [
@@ -318,6 +318,8 @@ training: {learning_rate: fast, eval_strategy: epoch}
         [str(path), "model.num_frames"],
         [str(path), "training.eval_strategy"],
         [str(path), "training.learning_rate"],
+        [str(path), "training.optimizer"],
         [str(path), "training.output_dir"],
         ["command line", "lora.r"],
+        ["command line", "training.lora"],
     ]

@@ -47,6 +47,14 @@ def test_the_same_recipe_and_data_go_on(out, recipe):
     assert open_run(out, recipe(), DATA, fresh=False) == []
 
 
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"recipe": '])
+def test_damaged_notes_are_no_notes(text, out, recipe, tmp_path):
+    (out / "run.json").write_text(text)
+    enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml", ["lora.r=64"]), fresh=False)
+    assert open_run(out, recipe(), DATA, fresh=False) == []
+    assert json.loads((out / "run.json").read_text())["conversations"] == DATA
+
+
 def test_what_cannot_change_the_weights_may_change(out, recipe):
     open_run(out, recipe(), DATA, fresh=False)
     harmless = ["resume=never", "training.save_steps=7", "training.logging_steps=1", "training.output_dir=elsewhere",

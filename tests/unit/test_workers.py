@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
+import pytest
 from torch.utils.data import DataLoader
 
 from data.workers import loader_workers
@@ -14,10 +14,9 @@ from tests.launching import ROOT
 
 
 class Squares(list):
-    """Of its numbers, each made by a worker that takes its time."""
+    """Of its numbers."""
 
     def __getitem__(self, index: int) -> int:
-        time.sleep(0.05)
         return super().__getitem__(index) ** 2
 
 
@@ -32,38 +31,49 @@ def test_no_worker_no_server():
     assert loader_workers(0) == {"num_workers": 0}
 
 
-def test_signals_of_the_whole_group_leave_them_alone():
-    squares = iter(DataLoader(Squares(range(40)), batch_size=None, prefetch_factor=2, **loader_workers(2)))
-    assert next(squares) == 0
-    ours = psutil.Process()
-    children, others = ours.children(), ours.children(recursive=True)
-    assert len(others) >= len(children) + 2 >= 4  # the server, what cleans up behind it, and the workers
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
-        for process in others:
-            process.send_signal(number)
-    assert list(squares) == [number**2 for number in range(1, 40)]
-    assert all(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
-
-
 PROGRAM = """
+import sys
 from torch.utils.data import DataLoader
 from data.workers import loader_workers
 if __name__ == "__main__":
-    batches = iter(DataLoader(range(10**6), batch_size=None, **loader_workers(2)))
-    next(batches)
-    print("begun", flush=True)
-    for _ in batches:
-        pass
+    numbers = iter(DataLoader(range(10**6), batch_size=None, **loader_workers(2)))
+    print(next(numbers), flush=True)
+    sys.stdin.readline()
+    print(next(numbers), flush=True)
+    sys.stdin.readline()
 """
 
 
-def test_they_end_with_a_process_that_is_killed(tmp_path):
+@pytest.fixture
+def process(tmp_path):
+    """Prints 0 when its workers have begun, and the next number when it is asked."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], env=environment, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"begun\n"
-    others = psutil.Process(process.pid).children(recursive=True)
+    command, environment = [sys.executable, str(tmp_path / "program.py")], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"0\n"
+        yield process
+        process.kill()
+
+
+def others(process) -> list[psutil.Process]:
+    """The server, its two workers, and what cleans up behind them."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    assert len(found) == 4
+    return found
+
+
+def test_signals_of_the_whole_group_leave_them_alone(process):
+    before = others(process)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        for other in before:
+            other.send_signal(number)
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"1\n"
+    assert psutil.wait_procs(before, timeout=1)[0] == [] and others(process) == before
+
+
+def test_they_end_with_a_process_that_is_killed(process):
+    before = others(process)
     process.kill()
-    process.communicate()
-    assert len(others) >= 4  # the server, its two workers, and what cleans up behind them
-    assert psutil.wait_procs(others, timeout=60)[1] == []
+    assert psutil.wait_procs(before, timeout=60)[1] == []
