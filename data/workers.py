@@ -14,15 +14,18 @@ from multiprocessing import forkserver, resource_tracker
 from data.signals import let_signals_through, signals_held_back
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = ["__main__", "data.collator", "data.watched_decoder"]  # once, by the server
+PRELOADED = ("data.collator", "data.watched_decoder")
 
 
-def start_server() -> None:
+def start_server(*modules: str) -> None:
     """Early, so that it imports what workers need while this process does something else; once is enough.
+
+    modules: what else it imports. Each worker runs the imports of the program's main module, which take no time where
+    the server has done them (by itself it does so in new Pythons only: python/cpython#126631).
 
     It outlives the signals that end a run, as what cleans up behind it does, and ends with the process that trains.
     """
-    CONTEXT.set_forkserver_preload(PRELOADED)
+    CONTEXT.set_forkserver_preload([*PRELOADED, *modules])
     for begin in (resource_tracker.ensure_running, forkserver.ensure_running):  # the first lets signals through here
         with signals_held_back():
             begin()

@@ -97,7 +97,7 @@ def load(folder: Path, num_workers: int) -> dict:
     processor, _ = load_processor(str(folder))
     visual_tokens = measure_visual_tokens(processor, 8)
     if num_workers:
-        start_server()
+        start_server("train.sft")
     base, start = memory(), time.perf_counter()
     data = Data(train=[{"path": str(folder / "train.jsonl")}])
     rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)

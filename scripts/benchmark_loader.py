@@ -29,7 +29,7 @@ from data.frame_cache import FrameCache
 from data.pixels import PixelLoader
 from data.reference import Media
 from data.video_llava import VisualTokens, measure_visual_tokens
-from data.workers import loader_workers
+from data.workers import loader_workers, start_server
 from train.build import PATCH_SIZE, SHAPES, build_processor, train_tokenizer
 
 NUM_FRAMES = 8
@@ -54,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> list[dict]:
     """Measure and print; returns the rows of `--json`, one a cache: `plain_s` and `ours_s` are seconds a clip without
     and with it."""
+    start_server("train.sft")  # as train/sft.py does
     processor = build_processor(train_tokenizer([QUESTION, ANSWER]), SHAPES["7b"][2])
     visual_tokens = measure_visual_tokens(processor, NUM_FRAMES)
     with tempfile.TemporaryDirectory() as name:
