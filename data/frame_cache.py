@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ import torch
 from data.errors import UserError
 from data.reference import Media, identity
 from data.tensor_files import TensorFiles
-from data.workers import CONTEXT
 
 FORMAT = 1
 # What makes of a file the pixels that are kept. Another version may round otherwise: its frames are others.
@@ -88,7 +88,7 @@ class FrameCache:
                 f"data.frame_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
             ) from problem
         self.is_quiet = is_quiet
-        self._is_closed = CONTEXT.RawValue("b", False)  # of this process and of its data loader's workers
+        self._is_closed = RawValue("b", False)  # of this process and of its data loader's workers
 
     def get(self, item: Media, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The pixels that are kept for `item`, or those of `make()`, which are then kept."""
@@ -114,7 +114,7 @@ class FrameCache:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state
-        self._is_closed = self._is_closed or CONTEXT.RawValue("b", False)
+        self._is_closed = self._is_closed or RawValue("b", False)
 
     def _keep(self, key: Mapping, pixels: torch.Tensor) -> None:
         if self._is_closed.value:

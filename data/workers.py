@@ -1,31 +1,42 @@
-"""Workers of data loaders: forks of a server that does nothing else, never of the process that trains.
+"""Workers of data loaders: forks of a process that has no threads of other libraries.
 
-That one has threads of gloo, NCCL and CUDA. A fork inherits the locks that they hold and not the threads that would
-release them: the worker waits for ever, and all ranks with it (python/cpython#112275 is such a lock). From Python 3.14
-on, servers are the default for this reason.
+gloo, NCCL and CUDA have threads. A fork inherits the locks that they hold and not the threads that would release them:
+the worker waits for ever, and all ranks with it (python/cpython#112275 is such a lock). So among ranks, and where there
+is a GPU, workers are forks of a server that does nothing else. Python 3.14 does so everywhere; where nothing is gained
+by it, a server would cost seconds and 0.9 GB.
 """
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing import forkserver, resource_tracker
 
+import torch
+import torch.distributed as dist
+
 from data.signals import let_signals_through, signals_held_back
 
-CONTEXT = multiprocessing.get_context("forkserver")
+FORK, SERVER = (multiprocessing.get_context(method) for method in ("fork", "forkserver"))
 PRELOADED = ("data.collator", "data.watched_decoder")
 
 
+def can_fork() -> bool:
+    """Whether this process has no such threads. Elsewhere than on Linux the system's libraries have some."""
+    return sys.platform == "linux" and not (dist.is_initialized() or torch.cuda.is_available())
+
+
 def start_server(*modules: str) -> None:
-    """Early, so that it imports what workers need while this process does something else; once is enough.
+    """Where one is needed. Early, so that it imports what workers need while this process does something else; once is
+    enough. It outlives the signals that end a run, as what cleans up behind it does, and ends with this process.
 
     modules: what else it imports. Each worker runs the imports of the program's main module, which take no time where
     the server has done them (by itself it does so in new Pythons only: python/cpython#126631).
-
-    It outlives the signals that end a run, as what cleans up behind it does, and ends with the process that trains.
     """
-    CONTEXT.set_forkserver_preload([*PRELOADED, *modules])
+    if can_fork():
+        return
+    SERVER.set_forkserver_preload([*PRELOADED, *modules])
     for begin in (resource_tracker.ensure_running, forkserver.ensure_running):  # the first lets signals through here
         with signals_held_back():
             begin()
@@ -36,7 +47,8 @@ def loader_workers(number: int) -> dict:
     if not number:
         return {"num_workers": 0}
     start_server()
-    return {"num_workers": number, "multiprocessing_context": CONTEXT, "worker_init_fn": _begin}
+    context = FORK if can_fork() else SERVER
+    return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": _begin}
 
 
 def _begin(worker: int) -> None:

@@ -7,7 +7,6 @@ has most clips and most groups (parts of a few files: what counts is that all di
 base    of the process when everything is imported and the processor loaded, before a row is read
 rss     resident, with the libraries' files, which all processes share; peak: the highest so far; anon: without files
 own     of a worker: what it shares with no other process (USS)
-server  of the process whose forks the workers are: resident
 """
 
 import argparse
@@ -87,7 +86,7 @@ def load(folder: Path, num_workers: int) -> dict:
     from data.batch_plan import RankBatchSampler
     from data.collator import RowCollator
     from data.video_llava import load_processor, measure_visual_tokens
-    from data.workers import loader_workers, start_server
+    from data.workers import loader_workers
     from train.model import quiet_libraries
     from train.provenance import fingerprint
     from train.recipe import Data
@@ -96,8 +95,6 @@ def load(folder: Path, num_workers: int) -> dict:
     quiet_libraries()
     processor, _ = load_processor(str(folder))
     visual_tokens = measure_visual_tokens(processor, 8)
-    if num_workers:
-        start_server("train.sft")
     base, start = memory(), time.perf_counter()
     data = Data(train=[{"path": str(folder / "train.jsonl")}])
     rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)
@@ -114,16 +111,15 @@ def load(folder: Path, num_workers: int) -> dict:
     next(batches)
     seconds = {"load_s": loaded - start, "fingerprint_s": printed - loaded, "batch_s": time.perf_counter() - printed}
     now = {"ours_s": sum(seconds.values()), **seconds, "packed_rows": len(rows), "base": base, "process": memory()}
-    server, workers = server_and_workers()
-    return {**now, "server": memory(server), "workers": [memory(worker) for worker in workers]}
+    return {**now, "workers": [memory(worker.pid) for worker in worker_processes()]}
 
 
-def server_and_workers() -> tuple[int, list[int]]:
-    """Process ids: the workers are children of the server, which is one of this process (see `data.workers`)."""
+def worker_processes() -> list:
+    """This process's children, or those of the server that is one of them (see `data.workers`)."""
     import psutil
 
-    (server,) = (child for child in psutil.Process().children() if child.children())
-    return server.pid, [worker.pid for worker in server.children()]
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return next((others for child in children if (others := child.children())), children)
 
 
 def memory(pid: int | None = None) -> dict[str, int]:
@@ -139,11 +135,10 @@ def memory(pid: int | None = None) -> dict[str, int]:
 def describe(row: dict) -> str:
     now, base = ({name: value // 10**6 for name, value in row[when].items()} for when in ("process", "base"))
     own = ", ".join(str(worker["own"] // 10**6) for worker in row["workers"])
-    server = row["server"]["rss"] // 10**6
     return (
         f"load    {row['rows']} conversations, {row['questions_per_clip']} a clip, {row['packed_rows']} rows: first "
         f"batch after {row['ours_s']:.0f} s; rss {now['rss']} MB (base {base['rss']}, peak {now['peak']}), anon "
-        f"{now['anon']} MB (base {base['anon']}); workers' own {own} MB, of their server {server} MB"
+        f"{now['anon']} MB (base {base['anon']}); workers' own {own} MB"
     )
 
 

@@ -24,6 +24,7 @@ class Interruption(TrainerCallback):
     def __init__(self, before_first_step: Callable[[], None] | None = None):
         self.before_first_step = before_first_step
         self.signal: signal.Signals | None = None
+        self._process = os.getpid()
         self._previous = {}
 
     @property
@@ -66,6 +67,8 @@ class Interruption(TrainerCallback):
         return asked
 
     def _ask(self, number: int, frame) -> None:
+        if os.getpid() != self._process:  # a data loader's worker that has just been forked
+            return
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             os._exit(128 + number)
         self.signal = signal.Signals(number)

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
     say(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
     if args.dataloader_num_workers:
-        start_server("train.sft")  # it imports what workers need while this process reads the data
+        start_server("train.sft")  # where one is needed, it imports what workers need while the data are read
 
     train, evaluation = (
         load(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)

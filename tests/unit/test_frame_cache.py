@@ -23,6 +23,7 @@ from data.probe import File
 from data.reference import Media, Segment
 from data.sampling import UNIFORM, Sampling
 from data.tensor_files import TensorFiles
+from data.workers import loader_workers
 
 KEY = {"file": ["/clips/ä.mp4", 7, 123], "start": None}
 PIXELS = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)
@@ -188,14 +189,19 @@ def test_what_a_run_has_not_used_makes_room_the_longest_unused_first(tmp_path):
     assert fill(TensorFiles(tmp_path, max_bytes=6 * size), 11) == [True]  # the next run has used none of them
 
 
-def test_a_full_cache_is_said_once_and_changes_nothing(clip, processor, media_folder, tmp_path, capsys):
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_full_cache_is_said_once_and_changes_nothing(forks, processor, media_folder, tmp_path, monkeypatch, capfd):
+    """By a process and its workers together."""
+    monkeypatch.setattr("data.workers.can_fork", lambda: forks)
     cache = FrameCache(tmp_path / "cache", processor, 8, max_gib=100_000 / 2**30)  # a clip is 75 kB here
     loader, plain = PixelLoader(processor, 8, cache), PixelLoader(processor, 8)
     items = [Media("video", str(media_folder / f"clip{number}.mp4")) for number in range(3)]
     for item in items * 2:
         assert torch.equal(loader.fitted(item), plain.fitted(item))
+    for item, fitted in zip(items, DataLoader(items, None, collate_fn=loader.fitted, **loader_workers(1)), strict=True):
+        assert torch.equal(fitted, plain.fitted(item))
     assert len(entries(tmp_path / "cache")) == 1
-    assert capsys.readouterr().err.count("is full of what this run uses; raise data.frame_cache_gib") == 1
+    assert capfd.readouterr().err.count("is full of what this run uses; raise data.frame_cache_gib") == 1
 
 
 def test_a_disk_that_refuses_a_write_is_said_once_and_changes_nothing(loader, media_folder, monkeypatch, capsys):

@@ -147,8 +147,10 @@ class Touch(torch.utils.data.Dataset):
         return before, psutil.Process().memory_full_info().uss, num_tokens
 
 
-def test_a_worker_that_reads_everything_copies_nothing():
-    """Its reference counts would make it copy a list of samples, 5.7 MB here."""
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_worker_that_reads_everything_copies_nothing(forks, monkeypatch):
+    """A fork's reference counts would make it copy a list of samples, 5.7 MB here."""
+    monkeypatch.setattr("data.workers.can_fork", lambda: forks)
     (few, _, _), (before, after, num_tokens) = (
         next(iter(torch.utils.data.DataLoader(Touch(rows), batch_size=None, **loader_workers(1))))
         for rows in (single_sample_rows(Samples(questions(number), 32064), TOKENS, 0) for number in (10, NUM_ROWS))

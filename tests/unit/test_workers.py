@@ -1,4 +1,4 @@
-"""Workers of data loaders: no forks of the process that uses them, deaf to its signals, gone when it is gone."""
+"""Workers of data loaders: no forks of a rank, deaf to its signals, gone when it is gone."""
 
 import os
 import signal
@@ -7,6 +7,8 @@ import sys
 
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from data.workers import loader_workers
@@ -20,11 +22,29 @@ class Squares(list):
         return super().__getitem__(index) ** 2
 
 
-def test_nothing_is_forked_from_this_process():
+@pytest.fixture
+def rank(tmp_path):
+    """This process is the only one of a group."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def num_forks() -> int:
+    """Of this process, for two workers."""
     forks = []
     os.register_at_fork(before=lambda: forks.append("a fork"))
     assert list(DataLoader(Squares(range(6)), batch_size=None, **loader_workers(2))) == [0, 1, 4, 9, 16, 25]
-    assert forks == []
+    return len(forks)
+
+
+def test_nothing_is_forked_from_a_rank(rank):
+    assert num_forks() == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch.cuda.is_available() is True: its threads forbid forks")
+def test_one_process_without_a_gpu_forks():
+    assert num_forks() == 2
 
 
 def test_no_worker_no_server():
@@ -33,9 +53,11 @@ def test_no_worker_no_server():
 
 PROGRAM = """
 import sys
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 from data.workers import loader_workers
 if __name__ == "__main__":
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
     numbers = iter(DataLoader(range(10**6), batch_size=None, **loader_workers(2)))
     print(next(numbers), flush=True)
     sys.stdin.readline()
@@ -48,7 +70,8 @@ if __name__ == "__main__":
 def process(tmp_path):
     """Prints 0 when its workers have begun, and the next number when it is asked."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    command, environment = [sys.executable, str(tmp_path / "program.py")], {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "store")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"0\n"
         yield process
