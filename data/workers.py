@@ -3,7 +3,7 @@
 gloo, NCCL and CUDA have threads. A fork inherits the locks that they hold and not the threads that would release them:
 the worker waits for ever, and all ranks with it (python/cpython#112275 is such a lock). So among ranks, and where there
 is a GPU, workers are forks of a server that does nothing else. Python 3.14 does so everywhere; where nothing is gained
-by it, a server would cost seconds and 0.9 GB.
+by it, a server would cost the seconds and the memory of all imports once more.
 """
 
 import multiprocessing
