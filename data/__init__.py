@@ -1,0 +1,1 @@
+"""Files of conversations, clips and pictures -> batches; never imports `train`."""

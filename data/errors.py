@@ -1,8 +1,4 @@
-"""The one error class that is shown to users as a single line, with exit status 2."""
-
-import os
-import sys
-from collections.abc import Callable
+"""The errors that are shown to users as a single line, with exit status 2."""
 
 
 class UserError(ValueError):
@@ -25,15 +21,3 @@ class MediaError(UserError):
 
 class OutageError(UserError):
     """A server that does not answer, or not now: nothing is wrong with what it keeps."""
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command line's `main`; a UserError becomes its line on stderr, once for all ranks, and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -7,23 +7,17 @@ import argparse
 import json
 from pathlib import Path
 
-import benchmark_decode
-import benchmark_load
-import benchmark_loader
-import benchmark_save
-import benchmark_scale
-import benchmark_train
-
-from data.errors import run_command
-from train.model import quiet_libraries
+from data.command import run_command
+from scripts.benchmarks import decode, load, loader, save, scale, training
+from train.model.load import quiet_libraries
 
 CASES = {
-    "train": benchmark_train,
-    "decode": benchmark_decode,
-    "load": benchmark_load,
-    "loader": benchmark_loader,
-    "save": benchmark_save,
-    "scale": benchmark_scale,
+    "train": training,
+    "decode": decode,
+    "load": load,
+    "loader": loader,
+    "save": save,
+    "scale": scale,
 }
 
 

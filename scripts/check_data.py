@@ -18,17 +18,19 @@ from types import SimpleNamespace
 
 from tqdm import tqdm
 
-from data.check import Contents, Problem, files_of, probe_files, read_contents, summarize, unused_media
-from data.clip_file import num_cores
-from data.dataset import RowDataset, shared_prefix_rows
-from data.errors import UserError, run_command
-from data.fill import Filling
-from data.frame_cache import FrameCache
-from data.pixels import PixelLoader
-from data.sampling import UNIFORM, Sampling
+from data.batches.pixels import PixelLoader
+from data.cache.frame_cache import FrameCache
+from data.command import run_command
+from data.decoding.container import num_cores
+from data.errors import UserError
+from data.inspection.check import Contents, Problem, files_of, probe_files, read_contents, summarize, unused_media
+from data.inspection.fill import Filling
+from data.media.frame_sampling import UNIFORM, Sampling
+from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
-from train.model import quiet_libraries
-from train.recipe import Data, load_recipe
+from train.model.load import quiet_libraries
+from train.recipe.load import load_recipe
+from train.recipe.recipe import Data
 
 MAX_SHOWN = 20
 

@@ -12,12 +12,12 @@ import statistics
 import time
 from pathlib import Path
 
-from run_demo import DEMO, score, train
-
-from data.errors import UserError, run_command
-from train.evaluation import write_whole
-from train.metrics import METRICS_FILE
-from train.model import quiet_libraries
+from data.command import run_command
+from data.errors import UserError
+from scripts.run_demo import DEMO, score, train
+from train.model.load import quiet_libraries
+from train.results.evaluation import write_whole
+from train.run_folder.metrics import METRICS_FILE
 
 BATCH_SIZE = 8
 

@@ -6,7 +6,7 @@ python scripts/draw_mask.py
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from data.layout import RowLayout, dense_mask
+from data.packing.layout import RowLayout, dense_mask
 
 PICTURE = Path(__file__).parent.parent / ".github" / "images" / "shared_prefix_mask.svg"
 LAYOUT = RowLayout(((7, (4, 3, 4)), (4, (3, 2))))

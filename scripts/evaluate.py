@@ -9,13 +9,13 @@ import argparse
 import json
 from pathlib import Path
 
-from data.conversation import read_conversations
-from data.errors import run_command
-from data.storage import check_media
-from train.artifact import open_artifact
-from train.evaluation import check_writable, evaluate, json_lines, questions_of, write_whole
-from train.loading import add_model_options, at_least_one, load
-from train.model import quiet_libraries
+from data.command import run_command
+from data.media.storage import check_media
+from data.sources.conversation import read_conversations
+from train.model.load import quiet_libraries
+from train.results.artifact import open_artifact
+from train.results.evaluation import check_writable, evaluate, json_lines, questions_of, write_whole
+from train.results.loading import add_model_options, at_least_one, load
 
 
 def main() -> None:

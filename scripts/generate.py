@@ -8,14 +8,15 @@ themselves.
 
 import argparse
 
-from data.conversation import split_placeholders, with_system_prompt
-from data.errors import UserError, run_command
-from data.reference import Media
-from data.storage import check_media
-from train.artifact import open_artifact
-from train.generation import answer, media_in
-from train.loading import add_model_options, load
-from train.model import quiet_libraries
+from data.command import run_command
+from data.errors import UserError
+from data.media.reference import Media
+from data.media.storage import check_media
+from data.sources.conversation import split_placeholders, with_system_prompt
+from train.model.load import quiet_libraries
+from train.results.artifact import open_artifact
+from train.results.generation import answer, media_in
+from train.results.loading import add_model_options, load
 
 
 def main() -> None:

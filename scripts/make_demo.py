@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from demo_questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, Skill, all_texts, make_records
-from demo_scenes import Scene, film, photograph, random_scene
 from tqdm import tqdm
 
-from data.errors import run_command
+from data.command import run_command
+from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, Skill, all_texts, make_records
+from scripts.demo.scenes import Scene, film, photograph, random_scene
 from train import sft
-from train.build import SHAPES, build_config, build_model, build_processor, train_tokenizer
+from train.model.build import SHAPES, build_config, build_model, build_processor, train_tokenizer
 
 BASE_RECIPE = Path(__file__).parents[1] / "recipes" / "demo_base.yaml"
 NUM_CLIPS = {"train": 700, "held_out": 200}

@@ -7,9 +7,9 @@ The result is compared with the adapter's answers and loaded again before OUT_DI
 import argparse
 from pathlib import Path
 
-from data.errors import run_command
-from train.merge import TOLERANCES, merge_adapter
-from train.model import quiet_libraries
+from data.command import run_command
+from train.model.load import quiet_libraries
+from train.results.merge import TOLERANCES, merge_adapter
 
 
 def main() -> None:

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import torch
 
-from data.errors import UserError, run_command
-from train.build import SHAPES, build_config, build_model, build_processor, train_tokenizer
-from train.model import quiet_libraries
-from train.parts import model_from_parts
-
-# Any few words do for a random model: the tokenizer spells everything else in bytes.
-WORDS = "USER: ASSISTANT: What colour is the shape? Which way does it move? It moves to the left and up."
+from data.command import run_command
+from data.errors import UserError
+from train.model.build import SHAPES, random_model
+from train.model.load import quiet_libraries
+from train.model.pretrained_parts import model_from_parts
 
 
 def main() -> None:
@@ -35,19 +33,6 @@ def main() -> None:
     processor.save_pretrained(arguments.out)
     print(f"{arguments.out}: {model.num_parameters():,} parameters in {arguments.dtype}, "
           f"{len(processor.tokenizer):,} tokens")  # fmt: skip
-
-
-def random_model(shape: str, dtype: torch.dtype, seed: int):
-    """(model, processor) of one of SHAPES, every matrix random."""
-    tokenizer = train_tokenizer([WORDS])
-    config = build_config(shape, tokenizer)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # 7b: 14 GB in bfloat16 and never 28
-    try:
-        model = build_model(config, seed)
-    finally:
-        torch.set_default_dtype(default)
-    return model, build_processor(tokenizer, config.vision_config.image_size)
 
 
 def parse_command_line() -> argparse.Namespace:

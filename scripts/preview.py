@@ -9,15 +9,16 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from data.collator import PaddedCollator, RowCollator
-from data.errors import UserError, run_command
-from data.preview import show_row
-from data.preview_page import page
-from data.sampling import Sampling
+from data.batches.collator import PaddedCollator, RowCollator
+from data.command import run_command
+from data.errors import UserError
+from data.inspection.preview import show_row
+from data.inspection.preview_page import page
+from data.media.frame_sampling import Sampling
 from data.video_llava import check_geometry, load_processor, measure_visual_tokens
-from train.model import quiet_libraries
-from train.recipe import load_recipe
-from train.rows import load_rows, pixel_loader, stream_rows
+from train.loop.rows import load_rows, pixel_loader, stream_rows
+from train.model.load import quiet_libraries
+from train.recipe.load import load_recipe
 
 
 def main() -> None:

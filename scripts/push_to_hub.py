@@ -7,8 +7,8 @@ and optimizer states are not sent.
 import argparse
 from pathlib import Path
 
-from data.errors import run_command
-from train.hub import push_to_hub
+from data.command import run_command
+from train.results.hub import push_to_hub
 
 
 def main() -> None:

@@ -15,16 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from make_demo import make_demo
-
-from data.conversation import read_conversations
-from data.errors import run_command
-from train.artifact import open_artifact
-from train.evaluation import evaluate, questions_of, write_whole
-from train.loading import load
-from train.merge import merge_adapter
-from train.model import quiet_libraries
-from train.recipe import load_recipe
+from data.command import run_command
+from data.sources.conversation import read_conversations
+from scripts.make_demo import make_demo
+from train.model.load import quiet_libraries
+from train.recipe.load import load_recipe
+from train.results.artifact import open_artifact
+from train.results.evaluation import evaluate, questions_of, write_whole
+from train.results.loading import load
+from train.results.merge import merge_adapter
 
 RECIPE = "recipes/demo.yaml"
 DEMO = Path("outputs/demo")  # as the recipe says

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from transformers import TrainingArguments
 
-from train.recipe import Data, Dataset, Lora, Model, Recipe
-from train.training_arguments import DEFAULTS, SET_ELSEWHERE
+from train.recipe.recipe import Data, Dataset, Lora, Model, Recipe
+from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- recipe keys -->", "<!-- end of recipe keys -->"

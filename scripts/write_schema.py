@@ -6,7 +6,7 @@ python scripts/write_schema.py
 import json
 from pathlib import Path
 
-from train.recipe import Recipe
+from train.recipe.recipe import Recipe
 
 SCHEMA = Path(__file__).parent.parent / "recipes" / "recipe.schema.json"
 

@@ -16,7 +16,7 @@ from PIL import Image  # noqa: E402
 
 from data.video_llava import measure_visual_tokens  # noqa: E402
 from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
-from train.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
+from train.model.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
 
 # The same examples in every CI run, so that a failure there is the change's; at home hypothesis looks further.
 # No deadline: how long an example takes says how busy the machine is.
@@ -71,8 +71,8 @@ def media_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def no_pauses(monkeypatch):
     """Between the tries of a download."""
-    monkeypatch.setattr("data.download.PAUSES", (0, 0))
-    monkeypatch.setattr("data.remote.PAUSES", (0, 0))
+    monkeypatch.setattr("data.media.download.PAUSES", (0, 0))
+    monkeypatch.setattr("data.media.http_file.PAUSES", (0, 0))
 
 
 @pytest.fixture

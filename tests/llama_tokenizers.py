@@ -8,7 +8,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from data.video_llava import PLACEHOLDERS
 from tests.tiny_data import WORDS
-from train.build import train_tokenizer
+from train.model.build import train_tokenizer
 
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.decoding.decode import decode
 from data.errors import UserError
+from data.sources.conversation import read_conversations
 from tests.tiny_data import turns
 
 CLIP = {"video": "clip0.mp4", "conversations": turns("<video>\nWhat colour?", "red")}

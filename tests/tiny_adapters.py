@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from train.adapters import add_adapter
-from train.model import load_model
+from train.model.adapters import add_adapter
+from train.model.load import load_model
 
 
 def save_adapter(base: Path, folder: Path, quantization: str | None = None, **settings) -> Path:

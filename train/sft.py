@@ -5,30 +5,32 @@ accelerate launch train/sft.py RECIPE [section.key=value ...]
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from data.collator import PaddedCollator, RowCollator
-from data.errors import run_command
-from data.sampling import Sampling
-from data.streaming import RowStream
-from data.video_llava import check_geometry, load_processor, measure_visual_tokens
-from data.workers import start_server
-from train.adapters import add_adapter, describe_trained, unfreeze
-from train.bad_media import BadMediaGuard, noted_sizes
-from train.last_layer import run_last_layer_on_suffixes
-from train.metrics import MetricsFile
-from train.model import load_model, quiet_libraries
-from train.nonfinite import NonFiniteGuard
-from train.processes import among_processes, refuse_impossible, refuse_other_shares, towers_of_all_ranks
-from train.provenance import describe_run, fingerprint, fingerprint_files
-from train.ranks import on_first_rank
-from train.ready_features import replace_towers
-from train.recipe import Recipe, load_recipe
-from train.rows import load_rows, pixel_loader, stream_rows
-from train.run_folder import enter_run_folder, start_run
-from train.trainer import RowTrainer
+from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.workers import start_server
+from data.command import run_command
+from data.media.frame_sampling import Sampling
+from data.packing.streaming import RowStream
+from data.video_llava import VisualTokens, check_geometry, load_processor, measure_visual_tokens
+from train.loop.nonfinite import NonFiniteGuard
+from train.loop.ready_features import replace_towers
+from train.loop.rows import load_rows, pixel_loader, stream_rows
+from train.loop.trainer import RowTrainer
+from train.model.adapters import add_adapter, describe_trained, unfreeze
+from train.model.last_layer import run_last_layer_on_suffixes
+from train.model.load import load_model, quiet_libraries
+from train.ranks.agreement import on_first_rank
+from train.ranks.processes import among_processes, refuse_impossible, refuse_other_shares, towers_of_all_ranks
+from train.recipe.load import load_recipe
+from train.recipe.recipe import Data, Recipe
+from train.run_folder.bad_media import BadMediaGuard, noted_sizes
+from train.run_folder.metrics import MetricsFile
+from train.run_folder.open_run import enter_run_folder, start_run
+from train.run_folder.provenance import describe_run, fingerprint, fingerprint_files
 
 
 @among_processes()
@@ -49,22 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.dataloader_num_workers:
         start_server("train.sft")  # where one is needed, it imports what workers need while the data are read
 
-    train, evaluation = (
-        load(sources, recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
-        for load, sources in (
-            (stream_rows if recipe.data.streaming else load_rows, recipe.data.train),
-            (load_rows, recipe.data.eval),
-        )
-    )
-    # Evaluation stays uniform, so that its figures compare.
-    train.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
-    noted = {} if fresh else noted_sizes(args.output_dir)
-    prints = {
-        name: fingerprint_files(rows.files) if isinstance(rows, RowStream) else fingerprint(rows.samples, noted)
-        for name, rows in (("train", train), ("eval", evaluation))
-        if rows
-    }
-    checkpoint, notices = on_first_rank(start_run, args.output_dir, recipe, prints, fresh)
+    train, evaluation = load_data(recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
+    fingerprints = fingerprint_data(train, evaluation, {} if fresh else noted_sizes(args.output_dir))
+    checkpoint, notices = on_first_rank(start_run, args.output_dir, recipe, fingerprints, fresh)
     refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 
@@ -93,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         bad_media=BadMediaGuard(
             args.output_dir, recipe.data.on_bad_media, recipe.data.max_bad_media, train.num_media_files()
         ),
-        description=describe_run(recipe.dump(), prints, args.world_size),
+        description=describe_run(recipe.dump(), fingerprints, args.world_size),
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {args.output_dir}")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -112,6 +101,25 @@ def parse_command_line(argv: list[str] | None) -> tuple[str, list[str], bool]:
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is moved aside")
     arguments = parser.parse_intermixed_args(argv)
     return arguments.recipe, arguments.overrides, arguments.fresh
+
+
+def load_data(data: Data, tokenizer, visual_tokens: VisualTokens, seed: int, say):
+    """The rows to train on and those to evaluate on, None without any."""
+    load_train = stream_rows if data.streaming else load_rows
+    train = load_train(data.train, data, tokenizer, visual_tokens, seed, say)
+    evaluation = load_rows(data.eval, data, tokenizer, visual_tokens, seed, say)
+    # Evaluation stays uniform, so that its figures compare.
+    train.sampling = Sampling(data.frame_sampling, data.frames_per_second)
+    return train, evaluation
+
+
+def fingerprint_data(train, evaluation, noted_sizes: Mapping[str, int]) -> dict[str, str]:
+    """What tells these data from others, for each part that there is."""
+    return {
+        name: fingerprint_files(rows.files) if isinstance(rows, RowStream) else fingerprint(rows.samples, noted_sizes)
+        for name, rows in (("train", train), ("eval", evaluation))
+        if rows
+    }
 
 
 def load_trainable(recipe: Recipe, seed: int, say):

@@ -9,15 +9,15 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import set_seed
 
-from data.collator import RowCollator
-from data.dataset import RowDataset, load_corpus, shared_prefix_rows
+from data.batches.collator import RowCollator
+from data.packing.dataset import RowDataset, load_corpus, shared_prefix_rows
 from data.video_llava import load_processor, measure_visual_tokens
-from train.adapters import add_adapter
-from train.metrics import MetricsFile
-from train.model import load_model
-from train.processes import among_processes, towers_of_all_ranks
-from train.trainer import RowTrainer
-from train.training_arguments import build_training_arguments, device_defaults
+from train.loop.trainer import RowTrainer
+from train.model.adapters import add_adapter
+from train.model.load import load_model
+from train.ranks.processes import among_processes, towers_of_all_ranks
+from train.recipe.training_arguments import build_training_arguments, device_defaults
+from train.run_folder.metrics import MetricsFile
 
 NUM_FRAMES = 2
 CLIP, PICTURE, BOTH, TEXT = range(4)

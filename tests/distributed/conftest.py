@@ -7,7 +7,7 @@ import pytest
 
 from tests.distributed.adversarial import NUM_FRAMES
 from tests.tiny_data import WORDS, turns
-from train.build import build_config, build_model, build_processor, train_tokenizer
+from train.model.build import build_config, build_model, build_processor, train_tokenizer
 
 RECORDS = [
     {"video": "clip0.mp4", "conversations": turns("<video>\nWhich way does it move?", "right")},

@@ -14,14 +14,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, init_device_mesh
 
-from data.collator import RowCollator
-from data.dataset import load_corpus, shared_prefix_rows
+from data.batches.collator import RowCollator
+from data.packing.dataset import load_corpus, shared_prefix_rows
 from data.video_llava import load_processor, measure_visual_tokens
-from train.adapters import add_adapter
-from train.empty_towers import accept_empty_batches
-from train.loss import labelled_positions, token_loss
-from train.model import load_model
-from train.processes import among_processes
+from train.loop.loss import labelled_positions, token_loss
+from train.model.adapters import add_adapter
+from train.model.empty_towers import accept_empty_batches
+from train.model.load import load_model
+from train.ranks.processes import among_processes
 
 
 def load(folder: Path):

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.decoding.isolated_decoder import WatchedDecoder
 from data.errors import MediaError
-from data.reference import Media
-from data.watched_decoder import WatchedDecoder
+from data.media.reference import Media
 from tests.media_samples import draw_frames, write_clip
 
 NUM_FRAMES = 8

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.benchmarks import loader
+
 ROOT = Path(__file__).parents[2]
 KEYS = {
     *("case", "questions_per_clip", "ours_s", "plain_s", "hf_s", "ratio", "hf_ratio", "memory_ratio"),
@@ -109,11 +111,8 @@ def test_scale_compares_two_processes_with_one(tmp_path):
     assert row["efficiency"] == pytest.approx(row["ratio"] / 2)
 
 
-def test_the_loader_reads_its_caches_and_decodes_nothing(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import benchmark_loader
-
-    rows = benchmark_loader.run(Namespace(clips=3, seconds=1, workers=0, repetitions=2))
+def test_the_loader_reads_its_caches_and_decodes_nothing(capsys):
+    rows = loader.run(Namespace(clips=3, seconds=1, workers=0, repetitions=2))
     assert [(row["case"], row["cache"], row["clips"]) for row in rows] == [
         ("loader", "frames", 3),
         ("loader", "features", 3),

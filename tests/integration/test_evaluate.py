@@ -3,17 +3,18 @@ import sys
 
 import pytest
 
-from data.conversation import parse_record, read_conversations
-from data.errors import UserError, run_command
-from data.locate import Locator
-from data.reference import Media
+from data.command import run_command
+from data.errors import UserError
+from data.media.locate import Locator
+from data.media.reference import Media
+from data.sources.conversation import parse_record, read_conversations
 from scripts import evaluate as script
 from tests.tiny_data import turns
-from train import evaluation
-from train.artifact import open_artifact
-from train.evaluation import Question, evaluate, questions_of, write_whole
-from train.generation import answer
-from train.loading import load
+from train.results import evaluation
+from train.results.artifact import open_artifact
+from train.results.evaluation import Question, evaluate, questions_of, write_whole
+from train.results.generation import answer
+from train.results.loading import load
 
 
 def text(words):

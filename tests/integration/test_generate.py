@@ -8,18 +8,18 @@ from unittest import mock
 import pytest
 import torch
 
-from data.errors import run_command
-from data.pixels import PixelLoader
-from data.reference import Media
+from data.batches.pixels import PixelLoader
+from data.command import run_command
+from data.media.reference import Media
 from scripts import generate
 from tests.tiny_adapters import save_adapter
-from train import generation
-from train.artifact import open_artifact
-from train.generation import answer
-from train.hub import collect
-from train.loading import load
-from train.merge import merge_adapter
-from train.recipe_yaml import to_yaml
+from train.recipe.yaml_text import to_yaml
+from train.results import generation
+from train.results.artifact import open_artifact
+from train.results.generation import answer
+from train.results.hub import collect
+from train.results.loading import load
+from train.results.merge import merge_adapter
 
 
 def user(*parts):

@@ -6,10 +6,10 @@ import math
 import pytest
 import yaml
 
-from data.reference import Media
-from train.artifact import open_artifact
-from train.generation import answer
-from train.loading import load
+from data.media.reference import Media
+from train.results.artifact import open_artifact
+from train.results.generation import answer
+from train.results.loading import load
 from train.sft import main
 
 

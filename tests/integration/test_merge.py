@@ -8,15 +8,15 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
-from data.collator import PromptCollator
-from data.encoding import encode_prompt
+from data.batches.collator import PromptCollator
 from data.errors import UserError
-from data.reference import Media
+from data.media.reference import Media
+from data.tokens.encoding import encode_prompt
 from tests.tiny_adapters import save_adapter
-from train import merge
-from train.build import build_config, build_model
-from train.merge import merge_adapter
-from train.recipe_yaml import to_yaml
+from train.model.build import build_config, build_model
+from train.recipe.yaml_text import to_yaml
+from train.results import merge
+from train.results.merge import merge_adapter
 
 # A layer whose sum is also made by hand.
 LAYER = "model.language_model.layers.1.mlp.down_proj"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.collator import RowCollator
-from data.dataset import load_corpus, shared_prefix_rows
-from data.layout import RowLayout, dense_mask
-from data.preview import find_spans, mask_picture, show_row
-from data.video import read_frames
+from data.batches.collator import RowCollator
+from data.decoding.video import read_frames
+from data.inspection.preview import find_spans, mask_picture, show_row
+from data.packing.dataset import load_corpus, shared_prefix_rows
+from data.packing.layout import RowLayout, dense_mask
 from tests.tiny_data import turns
 
 ROOT = Path(__file__).parents[2]

@@ -18,11 +18,12 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 
-from data.conversation import parse_record, read_conversations
-from data.layout import dense_mask
-from data.locate import Locator
-from train.recipe import Dataset, load_recipe
-from train.recipe_yaml import read_recipe
+from data.media.locate import Locator
+from data.packing.layout import dense_mask
+from data.sources.conversation import parse_record, read_conversations
+from train.recipe.load import load_recipe
+from train.recipe.recipe import Dataset
+from train.recipe.yaml_text import read_recipe
 
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))

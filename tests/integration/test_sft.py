@@ -14,10 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainingArguments, VideoLlavaForConditionalGeneration
 
 from data.video_llava import PROJECTOR
-from train.adapters import add_adapter
-from train.recipe import load_recipe
+from train.loop.trainer import RowTrainer
+from train.model.adapters import add_adapter
+from train.recipe.load import load_recipe
 from train.sft import main
-from train.trainer import RowTrainer
 
 ROOT = Path(__file__).parents[2]
 FIGURES = (

@@ -6,16 +6,16 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from data.batches.pixels import PixelLoader
+from data.decoding.isolated_decoder import WatchedDecoder
 from data.errors import MediaError, UserError
-from data.pixels import PixelLoader
-from data.reference import Media
+from data.media.reference import Media
 from data.video_llava import IMAGE_KEY, PROJECTOR
-from data.watched_decoder import WatchedDecoder
 from tests.short_run import result, write_recipe
-from train.adapters import add_adapter
-from train.build import build_config, build_model
-from train.empty_towers import accept_empty_batches
-from train.ready_features import replace_towers
+from train.loop.ready_features import replace_towers
+from train.model.adapters import add_adapter
+from train.model.build import build_config, build_model
+from train.model.empty_towers import accept_empty_batches
 from train.sft import main
 
 

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.conversation import parse_record
-from data.encoding import encode, encode_prompt, expand
-from data.locate import Locator
+from data.media.locate import Locator
+from data.sources.conversation import parse_record
+from data.tokens.encoding import encode, encode_prompt, expand
 from data.video_llava import measure_visual_tokens
 from tests.llama_tokenizers import KINDS
 from tests.tiny_data import turns
-from train.build import build_processor
+from train.model.build import build_processor
 
 CONVERSATIONS = [
     ("<video>\nWhat colour is the shape?", "red"),

@@ -12,12 +12,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaImageProcessor
 
-from data.layout import RowLayout, packed_inputs
-from data.packing import make_groups
-from train.attention import SHARED_PREFIX
-from train.build import build_model
-from train.last_layer import run_last_layer_on_suffixes
-from train.loss import labelled_positions, token_loss
+from data.packing.layout import RowLayout, packed_inputs
+from data.packing.pack import make_groups
+from train.loop.loss import labelled_positions, token_loss
+from train.model.attention import SHARED_PREFIX
+from train.model.build import build_model
+from train.model.last_layer import run_last_layer_on_suffixes
 
 IMAGE, VIDEO = 97, 98
 VISUAL_TOKENS = {"image": [IMAGE] * 4, "video": [VIDEO] * 10}

@@ -13,7 +13,7 @@ import pytest
 from tests.serving import PartServer, serving
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_data import MIXED_RECORDS
-from train.provenance import PROVENANCE
+from train.run_folder.provenance import PROVENANCE
 from train.sft import main
 
 

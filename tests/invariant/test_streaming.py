@@ -10,8 +10,8 @@ import pytest
 from data.errors import UserError
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_data import MIXED_RECORDS, turns
+from train.loop.trainer import WINDOW_COUNTS
 from train.sft import main
-from train.trainer import WINDOW_COUNTS
 
 COLUMNS = ("loss", "grad_norm", "learning_rate", "questions", "clips")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.collator import PaddedCollator
-from data.dataset import load_corpus, single_sample_rows
+from data.batches.collator import PaddedCollator
+from data.packing.dataset import load_corpus, single_sample_rows
 from tests.short_run import write_recipe
 from train.sft import main
 

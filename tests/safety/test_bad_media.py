@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data.dataset import RowDataset
-from data.errors import UserError, run_command
+from data.command import run_command
+from data.errors import UserError
+from data.packing.dataset import RowDataset
 from tests.media_samples import write_endless
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_data import MIXED_RECORDS, turns

@@ -9,8 +9,8 @@ import torch
 
 from data.errors import UserError
 from tests.short_run import HIGHEST_LOSS, result
-from train.checkpoint import find_checkpoint
-from train.manifest import MANIFEST, damage, seal
+from train.run_folder.checkpoint import find_checkpoint
+from train.run_folder.manifest import MANIFEST, damage, seal
 from train.sft import main
 
 
@@ -105,7 +105,7 @@ def test_code_in_a_checkpoint_is_never_run(name, form, run, recipe_file, tmp_pat
 
 def test_consumed_rows_are_not_decoded_again(run, recipe_file, monkeypatch):
     """Of the 6 rows that the run takes, resumed behind the fourth it decodes two."""
-    from data.collator import RowCollator
+    from data.batches.collator import RowCollator
 
     collate, seen = RowCollator.__call__, []
     monkeypatch.setattr(RowCollator, "__call__", lambda self, batch: seen.append(batch) or collate(self, batch))

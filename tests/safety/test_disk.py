@@ -8,8 +8,8 @@ import pytest
 
 from data.errors import UserError
 from tests.short_run import result
-from train.checkpoint import checkpoints
-from train.manifest import damage
+from train.run_folder.checkpoint import checkpoints
+from train.run_folder.manifest import damage
 from train.sft import main
 
 

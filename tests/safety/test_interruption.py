@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.short_run import HIGHEST_LOSS, metrics, result, state
-from train.checkpoint import checkpoints
-from train.manifest import damage
+from train.run_folder.checkpoint import checkpoints
+from train.run_folder.manifest import damage
 from train.sft import main
 
 ROOT = Path(__file__).parents[2]

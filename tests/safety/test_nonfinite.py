@@ -7,9 +7,9 @@ import torch
 
 from data.errors import UserError
 from tests.short_run import result
-from train.checkpoint import checkpoints
+from train.loop.trainer import RowTrainer
+from train.run_folder.checkpoint import checkpoints
 from train.sft import main
-from train.trainer import RowTrainer
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data.check import unused_media
-from data.conversation import read_conversations
+from data.decoding.video import read_frames
 from data.errors import UserError
-from data.video import read_frames
+from data.inspection.check import unused_media
+from data.sources.conversation import read_conversations
 from train.sft import main
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.decoding.decode import decode
+from data.sources.conversation import read_conversations
 from tests.tiny_data import MIXED_RECORDS
 
 MINIMAL = """

@@ -8,8 +8,8 @@ from torch import nn
 
 from data.errors import UserError
 from data.video_llava import PROJECTOR, TOWERS
-from train.adapters import add_adapter, describe_trained, target_pattern, unfreeze
-from train.model import load_model
+from train.model.adapters import add_adapter, describe_trained, target_pattern, unfreeze
+from train.model.load import load_model
 
 SMALL = {"r": 4, "alpha": 8, "dropout": 0.0}
 

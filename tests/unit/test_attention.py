@@ -10,8 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from data.layout import RowLayout, dense_mask, packed_inputs, suffix_positions
-from train.attention import SHARED_PREFIX, shared_prefix_attention
+from data.packing.layout import RowLayout, dense_mask, packed_inputs, suffix_positions
+from train.model.attention import SHARED_PREFIX, shared_prefix_attention
 
 HEADS, HEAD_DIM = 4, 8
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from accelerate import PartialState
 
-from data.bad_media import BadMedia, media_key
 from data.errors import UserError
-from data.reference import Address, Downloads, Media, Part, Pictures
-from data.sampling import Sampling
-from train.bad_media import BadMediaGuard, noted_sizes
+from data.media.bad_media import BadMedia, media_key
+from data.media.frame_sampling import Sampling
+from data.media.reference import Address, Downloads, Media, Part, Pictures
+from train.run_folder.bad_media import BadMediaGuard, noted_sizes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from accelerate.data_loader import DataLoaderShard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batch_plan import RankBatchSampler, deal
+from data.packing.rank_sampler import RankBatchSampler, deal
 
 
 class Rows:

@@ -3,8 +3,8 @@
 import pytest
 
 from data.errors import UserError
-from train.checkpoint import checkpoints, find_checkpoint, put_aside, rotate
-from train.manifest import seal
+from train.run_folder.checkpoint import checkpoints, find_checkpoint, put_aside, rotate
+from train.run_folder.manifest import seal
 
 
 def make(folder, step):

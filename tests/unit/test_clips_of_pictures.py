@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.decoding.decode import decode
+from data.decoding.probe import File, probe
 from data.errors import UserError
-from data.probe import File, probe
-from data.reference import Media, identity
-from data.sampling import Sampling, frame_indices
-from data.storage import check_media
+from data.media.frame_sampling import Sampling, frame_indices
+from data.media.reference import Media, identity
+from data.media.storage import check_media
+from data.sources.conversation import read_conversations
 from tests.source_samples import CLIP, failure
 
 

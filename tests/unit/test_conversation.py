@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from data.conversation import parse_record, read_conversations, split_placeholders, stop
 from data.errors import UserError
-from data.locate import Locator
-from data.records import read_json
-from data.reference import Media
+from data.media.locate import Locator
+from data.media.reference import Media
+from data.sources.conversation import parse_record, read_conversations, split_placeholders, stop
+from data.sources.json_records import read_json
 
 ROOT = Path("/clips")
 

@@ -5,11 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
-import make_demo
 import numpy as np
 import pytest
-from demo_questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, make_records
-from demo_scenes import (
+from PIL import Image
+
+from data.decoding.video import read_frames
+from data.sources.conversation import read_conversations
+from scripts import make_demo
+from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, make_records
+from scripts.demo.scenes import (
     COLOURS,
     DIRECTIONS,
     EDGE,
@@ -20,10 +24,6 @@ from demo_scenes import (
     photograph,
     random_scene,
 )
-from PIL import Image
-
-from data.conversation import read_conversations
-from data.video import read_frames
 
 SCENE = Scene(
     shape="square",

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.conversation import read_conversations
-from data.decoding import decode
-from data.download import path_of
+from data.decoding.decode import decode
+from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.probe import File, probe
 from data.errors import MediaError, UserError
-from data.probe import File, probe
-from data.reference import Address, Downloads, Media, Pictures, identity
-from data.sources import Source
-from data.storage import check_media, local_file
-from data.watched_decoder import WatchedDecoder
+from data.media.download import path_of
+from data.media.reference import Address, Downloads, Media, Pictures, identity
+from data.media.storage import check_media, local_file
+from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from tests.serving import serving
 from tests.tiny_data import turns
 

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from data.collator import PaddedCollator, RowCollator
-from data.dataset import load_corpus, single_sample_rows
+from data.batches.collator import PaddedCollator, RowCollator
+from data.packing.dataset import load_corpus, single_sample_rows
 from data.video_llava import IMAGE_KEY, PROJECTOR, TOWERS, is_used
-from train.empty_towers import accept_empty_batches
-from train.loss import labelled_positions, token_loss
-from train.model import load_model
+from train.loop.loss import labelled_positions, token_loss
+from train.model.empty_towers import accept_empty_batches
+from train.model.load import load_model
 
 KINDS = ("image", "video")
 

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from data.conversation import parse_record
-from data.encoding import encode, expand
 from data.errors import UserError
-from data.locate import Locator
+from data.media.locate import Locator
+from data.sources.conversation import parse_record
+from data.tokens.encoding import encode, expand
 from data.video_llava import CHAT_TEMPLATE, complete_processor
 from tests.tiny_data import WORDS, turns
-from train.build import build_config, build_processor, train_tokenizer
+from train.model.build import build_config, build_processor, train_tokenizer
 
 
 def conversation(*texts, **media):

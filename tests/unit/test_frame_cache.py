@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import data.decoding
-from data.collator import RowCollator
-from data.dataset import load_corpus, shared_prefix_rows
+from data.batches.collator import RowCollator
+from data.batches.pixels import PixelLoader
+from data.batches.workers import loader_workers
+from data.cache.frame_cache import FrameCache
+from data.cache.tensor_files import TensorFiles
+from data.decoding import decode
+from data.decoding.probe import File
 from data.errors import UserError
-from data.fill import Filling
-from data.frame_cache import FrameCache
-from data.pixels import PixelLoader
-from data.probe import File
-from data.reference import Media, Segment
-from data.sampling import UNIFORM, Sampling
-from data.tensor_files import TensorFiles
-from data.workers import loader_workers
+from data.inspection.fill import Filling
+from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.reference import Media, Segment
+from data.packing.dataset import load_corpus, shared_prefix_rows
 
 KEY = {"file": ["/clips/ä.mp4", 7, 123], "start": None}
 PIXELS = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)
@@ -34,7 +34,7 @@ def refuse_decoding(patch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a decoder was called")
 
     for name in ("load_image", "read_frames"):
-        patch.setattr(data.decoding, name, refuse)
+        patch.setattr(decode, name, refuse)
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_what_a_run_has_not_used_makes_room_the_longest_unused_first(tmp_path):
 @pytest.mark.parametrize("forks", [True, False])
 def test_a_full_cache_is_said_once_and_changes_nothing(forks, processor, media_folder, tmp_path, monkeypatch, capfd):
     """By a process and its workers together."""
-    monkeypatch.setattr("data.workers.can_fork", lambda: forks)
+    monkeypatch.setattr("data.batches.workers.can_fork", lambda: forks)
     cache = FrameCache(tmp_path / "cache", processor, 8, max_gib=100_000 / 2**30)  # a clip is 75 kB here
     loader, plain = PixelLoader(processor, 8, cache), PixelLoader(processor, 8)
     items = [Media("video", str(media_folder / f"clip{number}.mp4")) for number in range(3)]

@@ -10,9 +10,9 @@ from data.errors import UserError
 from tests.hub_stand_in import TOKEN, HubStandIn
 from tests.serving import serving
 from tests.tiny_adapters import save_adapter
-from train.artifact import open_artifact
-from train.hub import collect, last_name, push_to_hub, without_secrets
-from train.recipe_yaml import read_recipe, to_yaml
+from train.recipe.yaml_text import read_recipe, to_yaml
+from train.results.artifact import open_artifact
+from train.results.hub import collect, last_name, push_to_hub, without_secrets
 
 
 @pytest.fixture
@@ -159,10 +159,10 @@ def test_last_name(text, kept):
 
 def test_refused_before_anything_is_sent(run, tmp_path, monkeypatch):
     (empty := tmp_path / "empty").mkdir()
-    monkeypatch.setattr("train.hub.get_token", lambda: None)
+    monkeypatch.setattr("train.results.hub.get_token", lambda: None)
     with pytest.raises(UserError, match="no token for the hub: run `hf auth login`"):
         push_to_hub(run, "me/my-model")
-    monkeypatch.setattr("train.hub.get_token", lambda: TOKEN)
+    monkeypatch.setattr("train.results.hub.get_token", lambda: TOKEN)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         push_to_hub(run, "me/my-model")
     with pytest.raises(UserError, match="'me/my/model' is no name for a hub repository"):

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.decoding.decode import decode
 from data.errors import UserError
-from data.hub_sets import is_hub_id
-from data.reference import Media
-from data.sources import Source
+from data.media.reference import Media
+from data.sources.conversation import read_conversations
+from data.sources.hub_datasets import is_hub_id
+from data.sources.source import Source
 from tests.hub_stand_in import SHA, TOKEN, HubStandIn
 from tests.serving import serving
 from tests.tiny_data import MIXED_RECORDS, turns
@@ -60,7 +60,7 @@ def hub(media_folder):
 CHILD = """
 import sys
 from data.errors import UserError
-from data.hub_sets import files_in, snapshot
+from data.sources.hub_datasets import files_in, snapshot
 for path, revision, split, files in eval(sys.argv[1]):
     try:
         folder = snapshot(path, revision, files)
@@ -73,9 +73,9 @@ for path, revision, split, files in eval(sys.argv[1]):
 IN_PLACE = """
 import sys
 from hashlib import sha256
-from data.conversation import read_conversations
-from data.sources import Source
-from data.storage import local_file
+from data.sources.conversation import read_conversations
+from data.sources.source import Source
+from data.media.storage import local_file
 for (conversation,) in [read_conversations(Source("me/shards", files="data/train-00001.tar", in_place=True))]:
     with local_file(conversation.media[0]) as path:
         print(conversation.name, sha256(open(path, "rb").read()).hexdigest(), sep="|")
@@ -153,7 +153,7 @@ def test_rows_of_the_hub_open_no_file_outside_of_their_set(tmp_path, media_folde
     (folder / "clips" / "clip0.mp4").write_bytes((media_folder / "clip0.mp4").read_bytes())
     inside, outside = {**RECORD, "video": "../snapshot/clips/clip0.mp4"}, {**RECORD, "video": "../../secret.mp4"}
     (folder / "train.json").write_text(json.dumps([{**RECORD, "video": "clips/clip0.mp4"}, inside, outside]))
-    monkeypatch.setattr("data.sources.snapshot", lambda *_: str(folder))
+    monkeypatch.setattr("data.sources.source.snapshot", lambda *_: str(folder))
     rows = read_conversations(Source("me/clips"))
     assert [os.path.realpath(next(rows).media[0].path) for _ in range(2)] == [str(folder / "clips" / "clip0.mp4")] * 2
     with pytest.raises(UserError, match="train.json row 3: clip .* is outside of media_root"):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -16,6 +17,40 @@ from transformers import TrainingArguments
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("data", "train", "scripts", "tests")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+PACKAGES = ("data", "train")
+# Who may import whom, in the order in which data flow: a room imports from those above it alone.
+MAY_IMPORT = {
+    "data": (),
+    "data.isolation": (),
+    "data.media": ("data",),
+    "data.sources": ("data", "data.media"),
+    "data.decoding": ("data", "data.isolation", "data.media"),
+    "data.cache": ("data", "data.media"),
+    "data.tokens": ("data", "data.media", "data.sources"),
+    "data.packing": ("data", "data.media", "data.sources", "data.tokens"),
+    "data.batches": (
+        *("data", "data.isolation", "data.media", "data.decoding", "data.cache", "data.tokens", "data.packing"),
+    ),
+    "data.inspection": (
+        *("data", "data.isolation", "data.media", "data.sources", "data.decoding"),
+        *("data.tokens", "data.packing", "data.batches"),
+    ),
+    "train.ranks": ("data", "data.packing"),
+    "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
+    "train.model": ("data", "data.packing", "train.ranks"),
+    "train.run_folder": ("data", "data.media", "data.tokens", "train.ranks"),
+    "train.loop": (
+        *("data", "data.isolation", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
+        *("data.packing", "data.batches", "train.ranks", "train.recipe", "train.model", "train.run_folder"),
+    ),
+    "train.results": (
+        *("data", "data.media", "data.sources", "data.tokens", "data.batches", "train.recipe", "train.model"),
+    ),
+    "train.sft": (
+        *("data", "data.media", "data.packing", "data.batches"),
+        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop"),
+    ),
+}
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 # What TrainingArguments and an accelerate config both name, and what is hardware.
 HARDWARE = {"use_cpu", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"}
@@ -46,27 +81,87 @@ def test_no_file_is_named_like_an_installed_or_standard_module():
 
 
 def test_contributors_find_every_file():
-    rows = re.findall(r"^\| .+ \| (`(?:data|train)/`: .+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    listed = []
-    for row in rows:
-        for folder, names in re.findall(r"`(data|train)/`: (.+?)(?=; `(?:data|train)/`|$)", row):
-            listed += [f"{folder}/{name}.py" for name in re.findall(r"`(\w+)`", names)]
-    files = [path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name in ("data", "train")]
-    assert sorted(listed) == [file for file in sorted(files) if not file.endswith("__init__.py")]
+    rows = re.findall(
+        r"^\| `((?:data|train)[/a-z_]*)/` \| .+? \| (`.+`) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    )
+    listed = [f"{room}/{name}.py" for room, names in rows for name in re.findall(r"`(\w+)`", names)]
+    files = [path.relative_to(ROOT).as_posix() for path in SOURCES if path.relative_to(ROOT).parts[0] in PACKAGES]
+    assert sorted([*listed, "train/sft.py"]) == [file for file in sorted(files) if not file.endswith("__init__.py")]
 
 
-def test_data_never_imports_train():
-    sources = [path for path in SOURCES if path.is_relative_to(ROOT / "data")]
-    tops = {(path.name, name.split(".")[0]) for path in sources for name in imported(path)}
-    assert ("encoding.py", "data") in tops
-    assert [found for found in sorted(tops) if found[1] in ("train", "scripts", "tests")] == []
+def test_every_room_says_in_one_sentence_what_it_is_for():
+    rooms = [path for path in SOURCES if path.name == "__init__.py" and path.parent.parent.name in PACKAGES]
+    assert len(rooms) > 10
+    for path in rooms:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).count("\n") == 0, path
+
+
+@pytest.mark.parametrize("package", ["data", "train"])
+def test_a_package_is_rooms_and_few_files(package):
+    assert len(list((ROOT / package).glob("*.py"))) <= 12
+
+
+def test_nothing_is_too_long_to_read():
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert [(str(path), size) for path, size in sizes.items() if size > 300 and "tests" not in path.parts] == []
+    functions = [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node.end_lineno - node.lineno + 1)
+        for path in SOURCES
+        if "tests" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [found for found in functions if found[1] > 60] == []
+
+
+def room_of(module: str) -> str:
+    """data.sources.tables -> data.sources, data.errors -> data, train.sft -> train.sft."""
+    package, *rest = module.split(".")
+    return f"{package}.{rest[0]}" if rest and ((ROOT / package / rest[0]).is_dir() or package == "train") else package
+
+
+def imports_between_rooms() -> dict[tuple[str, str], str]:
+    """(importing room, imported room) -> one of the files that does so."""
+    found = {}
+    for path in SOURCES:
+        package = path.relative_to(ROOT).parts[0]
+        if package in PACKAGES:
+            own = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            others = {room_of(name) for name in imported(path) if name.split(".")[0] in FOLDERS}
+            found |= {(own, other): str(path.relative_to(ROOT)) for other in others - {own}}
+    return found
+
+
+def test_rooms_import_as_the_table_says():
+    found = imports_between_rooms()
+    assert {pair: file for pair, file in found.items() if pair[1] not in MAY_IMPORT.get(pair[0], ())} == {}
+    allowed = {(room, other) for room, others in MAY_IMPORT.items() for other in others}
+    assert allowed - set(found) == set(), "lines of the table that nothing needs"
+
+
+def test_the_table_of_rooms_has_one_direction():
+    rooms = list(MAY_IMPORT)
+    backwards = [
+        (room, other) for room in rooms for other in MAY_IMPORT[room] if rooms.index(other) >= rooms.index(room)
+    ]
+    assert backwards == []
+    assert not any(other.startswith("train") for room in rooms if room.startswith("data") for other in MAY_IMPORT[room])
+
+
+def test_files_of_a_room_import_each_other_in_one_direction():
+    graph = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): {name for name in imported(path)}
+        for path in SOURCES
+        if path.relative_to(ROOT).parts[0] in PACKAGES
+    }
+    TopologicalSorter({name: others & graph.keys() for name, others in graph.items()}).prepare()  # CycleError
 
 
 @pytest.mark.parametrize("package", ["data", "train"])
 def test_packages_import_their_modules_by_full_name(package):
     """`from recipe import X` would work under `accelerate launch` and give every class a second identity."""
-    sources = sorted((ROOT / package).glob("*.py"))
-    siblings = {path.stem for path in sources}
+    sources = sorted((ROOT / package).rglob("*.py"))
+    siblings = {path.stem for path in sources} | {path.parent.name for path in sources} - {package}
     names = [(path.name, name) for path in sources for name in imported(path)]
     assert [found for found in names if found[1].split(".")[0] in siblings or found[1].startswith(".")] == []
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from train.loss import labelled_positions, token_loss
+from train.loop.loss import labelled_positions, token_loss
 
 
 def test_labelled_positions_of_a_row():

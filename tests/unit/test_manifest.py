@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.manifest import MANIFEST, UNFINISHED, damage, publish, remove, seal, tidy
+from train.run_folder.manifest import MANIFEST, UNFINISHED, damage, publish, remove, seal, tidy
 
 CONTENTS = {"weights.safetensors": b"\x00\x01\x02" * 50, "state.json": b'{"step": 4}', "global_step4/part": b"z"}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.measure import count_flops, peak_bytes
+from scripts.benchmarks.measure import count_flops, peak_bytes
 
 
 def test_peak_is_the_most_at_any_one_time():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.decoding.image import MAX_ASPECT_RATIO, load_image
 from data.errors import UserError
-from data.media import MAX_ASPECT_RATIO, check_media_file, load_image
+from data.media.file_check import check_media_file
 from tests.media_samples import cut, draw_frames, installed_file, overwrite, write_clip, write_tiff
 
 PIXELS = draw_frames(1, 20, 30)[0]

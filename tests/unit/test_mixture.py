@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.batch_plan import RankBatchSampler
-from data.dataset import load_corpus, shared_prefix_rows, single_sample_rows
-from data.mixture import Mixture, walk
-from data.sampling import Sampling
+from data.media.frame_sampling import Sampling
+from data.packing.dataset import load_corpus, shared_prefix_rows, single_sample_rows
+from data.packing.mixture import Mixture, walk
+from data.packing.rank_sampler import RankBatchSampler
 from tests.tiny_data import MIXED_RECORDS
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.decoding import decode
-from data.pixels import PixelLoader
-from data.reference import Media
+from data.batches.pixels import PixelLoader
+from data.decoding.decode import decode
+from data.media.reference import Media
 from data.video_llava import IMAGE_KEY
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from data.errors import UserError
-from train import processes
-from train.model import quantization_config
-from train.processes import (
+from train.model.load import quantization_config
+from train.ranks import processes
+from train.ranks.processes import (
     among_processes,
     check_connected,
     cpu_processes,

@@ -1,10 +1,10 @@
 import pytest
 
-from data.conversation import with_system_prompt
 from data.errors import UserError
-from data.reference import Media
+from data.media.reference import Media
+from data.sources.conversation import with_system_prompt
 from scripts import generate
-from train.generation import media_in
+from train.results.generation import media_in
 
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 

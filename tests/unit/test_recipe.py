@@ -5,9 +5,9 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from train.recipe import KNOWN_KEYS, load_recipe
-from train.recipe_yaml import parse_override, set_override
-from train.training_arguments import DEFAULTS, SET_ELSEWHERE
+from train.recipe.load import KNOWN_KEYS, load_recipe
+from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE
+from train.recipe.yaml_text import parse_override, set_override
 
 # What is read
 

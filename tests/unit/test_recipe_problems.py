@@ -3,7 +3,7 @@
 import pytest
 
 from data.errors import UserError
-from train.recipe import load_recipe
+from train.recipe.load import load_recipe
 
 WITH_EVAL = "data.eval=[{path: val.json}]"
 STREAMED = "data.streaming=true"

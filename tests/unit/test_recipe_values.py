@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from train.recipe import KNOWN_KEYS, load_recipe
-from train.recipe_yaml import parse_override, read_recipe, set_override, to_yaml
+from train.recipe.load import KNOWN_KEYS, load_recipe
+from train.recipe.yaml_text import parse_override, read_recipe, set_override, to_yaml
 
 # Without control characters and the exotic line breaks, which PyYAML folds, and what YAML forbids.
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn", "Zl", "Zp"]) | st.sampled_from("\n\t"))

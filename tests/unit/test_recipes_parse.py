@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from train.recipe import Recipe, load_recipe
+from train.recipe.load import load_recipe
+from train.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import remote
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.decoding.decode import decode
+from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.probe import File, probe
 from data.errors import MediaError, OutageError, UserError
-from data.probe import File, probe
-from data.reference import Address, Downloads, Media, Part, Pictures, identity, size
-from data.remote import open_remote, read_part, remote_size
-from data.sources import Source, file_sizes
-from data.storage import check_media, fetched
-from data.watched_decoder import WatchedDecoder
+from data.media import http_file
+from data.media.http_file import open_remote, read_part, remote_size
+from data.media.reference import Address, Downloads, Media, Part, Pictures, identity, size
+from data.media.storage import check_media, fetched
+from data.sources.conversation import read_conversations
+from data.sources.source import Source, file_sizes
 from tests.serving import PartServer, serving
 from tests.source_samples import write_tar
 from tests.tiny_data import MIXED_RECORDS, turns
@@ -59,8 +59,8 @@ reads = st.lists(st.tuples(st.integers(0, 1100), st.integers(0, 300)), max_size=
 def test_reads_anywhere_are_those_of_the_file(server, at, monkeypatch, places):
     content = bytes(range(250)) * 4
     (server.folder / "a.bin").write_bytes(content)
-    monkeypatch.setattr(remote, "FIRST_WINDOW", 32)
-    monkeypatch.setattr(remote, "LAST_WINDOW", 128)
+    monkeypatch.setattr(http_file, "FIRST_WINDOW", 32)
+    monkeypatch.setattr(http_file, "LAST_WINDOW", 128)
     with open_remote(at("a.bin"), "a.bin") as file:
         for start, number in places:
             assert file.seek(start) == start
@@ -72,8 +72,8 @@ def test_reads_anywhere_are_those_of_the_file(server, at, monkeypatch, places):
 
 def test_what_follows_is_fetched_ahead_and_a_jump_fetches_little(server, at, monkeypatch):
     (server.folder / "a.bin").write_bytes(bytes(10_000))
-    monkeypatch.setattr(remote, "FIRST_WINDOW", 100)
-    monkeypatch.setattr(remote, "LAST_WINDOW", 800)
+    monkeypatch.setattr(http_file, "FIRST_WINDOW", 100)
+    monkeypatch.setattr(http_file, "LAST_WINDOW", 800)
     with open_remote(at("a.bin"), "a.bin") as file:
         file.read(3000)
         file.seek(9000)

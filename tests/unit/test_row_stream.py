@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.bad_media import media_key
-from data.batch_plan import RankBatchSampler
-from data.conversation import Conversation
-from data.dataset import RowDataset, single_sample_rows
-from data.encoding import Sample
 from data.errors import UserError
-from data.packing import Groups
-from data.reference import Media
-from data.streaming import NO_ROW, RowStream, StepCollator, StreamBatchSampler
+from data.media.bad_media import media_key
+from data.media.reference import Media
+from data.packing.dataset import RowDataset, single_sample_rows
+from data.packing.pack import Groups
+from data.packing.rank_sampler import RankBatchSampler
+from data.packing.streaming import NO_ROW, RowStream, StepCollator, StreamBatchSampler
+from data.packing.window_counts import WindowCounts
+from data.sources.conversation import Conversation
+from data.tokens.encoding import Sample
 from data.video_llava import VisualTokens
-from data.window_counts import WindowCounts
 
 TOKENS = VisualTokens(image=4, video=9, num_frames=8)
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from data.errors import UserError
-from train.recipe import load_recipe
-from train.run_folder import compare, enter_run_folder, lock_folder, open_run, start_run, what_matters
+from train.recipe.load import load_recipe
+from train.run_folder.open_run import compare, enter_run_folder, lock_folder, open_run, start_run, what_matters
 
 ROOT = Path(__file__).parents[2]
 DATA = {"train": "aa", "eval": "bb"}
@@ -127,7 +127,7 @@ def test_fresh_moves_the_earlier_run(out, recipe):
 
 HOLD = """
 import sys
-from train.run_folder import lock_folder
+from train.run_folder.open_run import lock_folder
 lock_folder(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()

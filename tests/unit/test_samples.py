@@ -11,17 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.columns import IN_MEMORY, Column
-from data.dataset import RowDataset, shared_prefix_rows, single_sample_rows
+from data.batches.workers import loader_workers
 from data.digests import Digests, digest
-from data.encoding import Sample
 from data.errors import UserError
-from data.packing import Groups, plan_rows
-from data.reference import Media
-from data.samples import Samples
-from data.sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.reference import Media
+from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
+from data.packing.pack import Groups, plan_rows
+from data.tokens.columns import IN_MEMORY, Column
+from data.tokens.encoding import Sample
+from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
-from data.workers import loader_workers
 
 NUM_ROWS = 20_000
 TOKENS = VisualTokens(image=256, video=2056, num_frames=8)
@@ -150,7 +150,7 @@ class Touch(torch.utils.data.Dataset):
 @pytest.mark.parametrize("forks", [True, False])
 def test_a_worker_that_reads_everything_copies_nothing(forks, monkeypatch):
     """A fork's reference counts would make it copy a list of samples, 5.7 MB here."""
-    monkeypatch.setattr("data.workers.can_fork", lambda: forks)
+    monkeypatch.setattr("data.batches.workers.can_fork", lambda: forks)
     (few, _, _), (before, after, num_tokens) = (
         next(iter(torch.utils.data.DataLoader(Touch(rows), batch_size=None, **loader_workers(1))))
         for rows in (single_sample_rows(Samples(questions(number), 32064), TOKENS, 0) for number in (10, NUM_ROWS))

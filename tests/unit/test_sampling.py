@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from data.dataset import load_corpus, single_sample_rows
+from data.decoding.video import read_frames
 from data.errors import UserError
-from data.sampling import UNIFORM, Sampling, choose_frames, clip_seed, frame_indices, frames_between
-from data.video import read_frames
+from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, clip_seed, frame_indices, frames_between
+from data.packing.dataset import load_corpus, single_sample_rows
 from tests.media_samples import draw_frames, write_clip
 from tests.tiny_data import turns
 

@@ -1,6 +1,6 @@
 import pytest
 
-from train.scoring import is_correct, normalise
+from train.results.scoring import is_correct, normalise
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.clip_file import PacketIndex, list_packets, open_clip, share_of_cores
-from data.reference import Media
-from data.seeking import Run, can_seek, nal_types, seek_frames, start_check
-from data.video import read_frames
-from data.watched_decoder import WatchedDecoder
+from data.decoding.container import PacketIndex, list_packets, open_clip, share_of_cores
+from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.seeking import Run, can_seek, nal_types, seek_frames, start_check
+from data.decoding.video import read_frames
+from data.media.reference import Media
 from tests.media_samples import draw_frames, hide_frames, installed_file, video_frame, write_clip
 
 NUM_FRAMES = 72

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.check import read_contents
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.batches.pixels import PixelLoader
+from data.cache.frame_cache import FrameCache
+from data.decoding.decode import decode
+from data.decoding.probe import File, probe
 from data.errors import UserError
-from data.fill import Filling
-from data.frame_cache import FrameCache
-from data.pixels import PixelLoader
-from data.probe import File, probe
-from data.reference import Media, Segment, identity, size
-from data.sampling import UNIFORM
-from data.storage import local_file
+from data.inspection.check import read_contents
+from data.inspection.fill import Filling
+from data.media.frame_sampling import UNIFORM
+from data.media.reference import Media, Segment, identity, size
+from data.media.storage import local_file
+from data.sources.conversation import read_conversations
 from tests.source_samples import CLIP, check_same, failure, write_tar
 from tests.tiny_data import MIXED_RECORDS, turns
 

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from data.conversation import read_conversations
-from data.decoding import decode
-from data.reference import Downloads, Media
-from data.sources import Source, expand_braces, find_files
+from data.decoding.decode import decode
+from data.media.reference import Downloads, Media
+from data.sources.conversation import read_conversations
+from data.sources.source import Source, expand_braces, find_files
 from tests.source_samples import failure
 from tests.tiny_data import turns
 

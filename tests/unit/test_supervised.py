@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.supervised import supervise
+from data.isolation.process_pool import supervise
 
 
 def do(job: str) -> str:

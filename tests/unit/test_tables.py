@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.conversation import read_conversations
-from data.decoding import decode
+from data.decoding.decode import decode
 from data.errors import UserError
+from data.sources.conversation import read_conversations
 from tests.source_samples import check_same, failure
 from tests.tiny_data import MIXED_RECORDS
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from data.decoding.video import read_frames
 from data.errors import UserError
-from data.sampling import frame_indices
-from data.video import read_frames
+from data.media.frame_sampling import frame_indices
 from tests.media_samples import (
     cut,
     draw_frames,

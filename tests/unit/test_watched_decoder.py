@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.decoding import decode
+from data.decoding.decode import decode
+from data.decoding.isolated_decoder import WatchedDecoder
 from data.errors import MediaError
-from data.reference import Media
-from data.watched_decoder import WatchedDecoder
+from data.media.reference import Media
 from tests.media_samples import cut, draw_frames, write_clip, write_endless
 
 
@@ -121,8 +121,8 @@ def test_each_fork_has_a_process_of_its_own(media):
 def test_it_ends_with_a_parent_that_is_killed(media):
     code = f"""
 import os
-from data.reference import Media
-from data.watched_decoder import WatchedDecoder
+from data.media.reference import Media
+from data.decoding.isolated_decoder import WatchedDecoder
 decoder = WatchedDecoder(seconds=60)
 decoder(Media("video", {media[0].path!r}), 8)
 print(decoder._process._process.pid, flush=True)
@@ -140,6 +140,6 @@ os.kill(os.getpid(), 9)
 
 def test_its_process_is_a_light_one():
     """With torch, every data loader worker would have 700 MB beside it."""
-    imported = "import sys, data.watched_child, data.watched_decoder, data.probe"
+    imported = "import sys, data.isolation.child_main, data.decoding.isolated_decoder, data.decoding.probe"
     asked = f"{imported}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "set()\n"

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from data.workers import loader_workers
+from data.batches.workers import loader_workers
 from tests.launching import ROOT
 
 
@@ -55,7 +55,7 @@ PROGRAM = """
 import sys
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from data.workers import loader_workers
+from data.batches.workers import loader_workers
 if __name__ == "__main__":
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
     numbers = iter(DataLoader(range(10**6), batch_size=None, **loader_workers(2)))

@@ -1,0 +1,1 @@
+"""Rows -> the tensors of a forward pass, and the processes that make them."""

@@ -1,0 +1,126 @@
+"""Rows, samples and prompts -> tensors. Media are decoded here, in the data loader's workers."""
+
+from array import array
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+
+from data.batches.group_pixels import load_groups
+from data.batches.pixels import PixelLoader
+from data.media.reference import Media
+from data.packing.layout import RowLayout, packed_inputs
+from data.packing.pack import Group
+from data.tokens.encoding import IGNORE_INDEX, Sample, expand
+from data.video_llava import VisualTokens
+
+Row = Sequence[tuple[Group, Sequence[Sample]]]
+
+
+class RowCollator:
+    """One row -> input_ids and labels (1, L) long, its layout (see `packed_inputs`), pixels (see `pixel_inputs`)
+    and counts.
+
+    No padding: the groups of the row stand one behind the other. [1 2 3 | 4 | 5 6] are the ids of one group with
+    a prefix of three tokens and two suffixes. An empty batch becomes two tokens without a label. Groups whose media
+    cannot be decoded are left out and listed as `bad_media` (see `load_groups`).
+    """
+
+    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = (), load_pixels=None):
+        """towers: kinds of media whose tower runs in every batch, on nothing where there are none of them.
+        load_pixels: a `PixelLoader`, or what gives the towers something else in its place."""
+        self.processor, self.visual_tokens = processor, visual_tokens
+        self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
+        self.no_pixels = self.load_pixels.empty(towers)
+
+    def __call__(self, batch: Sequence[Row]) -> dict:
+        (row,) = batch or [[]]
+        kept, pixels, bad = load_groups([samples for _, samples in row], self.load_pixels)
+        row = [row[number] for number in kept]
+        row = row or [(Group((0,), 1, (1,)), [nothing_to_learn(self.processor.tokenizer)])]
+        laid_out = []
+        for group, samples in row:
+            expanded = [expand(s.input_ids, s.labels, self.processor.tokenizer, self.visual_tokens) for s in samples]
+            laid_out.append([group.lay_out(sequences) for sequences in zip(*expanded, strict=True)])
+        ids, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*laid_out, strict=True))
+        media = [item for _, samples in row for item in samples[0].media]
+        return {
+            "input_ids": ids.long()[None],
+            "labels": labels.long()[None],
+            **packed_inputs(RowLayout(tuple(group.shape for group, _ in row))),
+            **self.no_pixels,
+            **pixels,
+            "counts": _counts(media, [sample for _, samples in row for sample in samples]),
+            "names": [sample.name for _, samples in row for sample in samples if sample.trained],
+            **({"bad_media": bad} if bad else {}),
+        }
+
+
+class PaddedCollator:
+    """Samples -> input_ids, attention_mask and labels (B, T) long, padded on the right; pixels and counts.
+
+    Ids [1 2] and [3] become [[1 2] [3 pad]], mask [[1 1] [1 0]], labels -100 where padded. An empty batch becomes two
+    tokens without a label. Samples whose media cannot be decoded are left out as in `RowCollator`.
+    """
+
+    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = (), load_pixels=None):
+        """towers, load_pixels: as of `RowCollator`."""
+        self.processor, self.visual_tokens = processor, visual_tokens
+        self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
+        self.no_pixels = self.load_pixels.empty(towers)
+
+    def __call__(self, batch: Sequence[Row]) -> dict:
+        tokenizer = self.processor.tokenizer
+        samples = [sample for row in batch for _, members in row for sample in members]
+        kept, pixels, bad = load_groups([[sample] for sample in samples], self.load_pixels)
+        samples = [samples[number] for number in kept] or [nothing_to_learn(tokenizer)]
+        expanded = [expand(s.input_ids, s.labels, tokenizer, self.visual_tokens) for s in samples]
+        ids, labels = zip(*expanded, strict=True)
+        media = [item for sample in samples for item in sample.media]
+        return {
+            "input_ids": pad(ids, tokenizer.pad_token_id),
+            "attention_mask": pad([np.ones_like(row) for row in ids], 0),
+            "labels": pad(labels, IGNORE_INDEX),
+            **self.no_pixels,
+            **pixels,
+            "counts": _counts(media, samples),
+            "names": [sample.name for sample in samples if sample.trained],
+            **({"bad_media": bad} if bad else {}),
+        }
+
+
+class PromptCollator:
+    """Prompts (ids, media) -> what `generate` takes: input_ids and attention_mask (B, T) long, padded on the LEFT,
+    so that every answer begins behind the last token of its prompt; pixels."""
+
+    def __init__(self, processor, num_frames: int):
+        self.processor, self.load_pixels = processor, PixelLoader(processor, num_frames)
+
+    def __call__(self, batch: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict:
+        ids = [np.asarray(ids) for ids, _ in batch]
+        media = [item for _, items in batch for item in items]
+        return {
+            "input_ids": pad(ids, self.processor.tokenizer.pad_token_id, side="left"),
+            "attention_mask": pad([np.ones_like(row) for row in ids], 0, side="left"),
+            **self.load_pixels(media),
+        }
+
+
+def nothing_to_learn(tokenizer) -> Sample:
+    """Stands in an empty batch: a rank without a row of its own computes with the others, to a loss of 0."""
+    return Sample(array("i", [tokenizer.eos_token_id] * 2), trained=(), media=(), name="an empty batch")
+
+
+def pad(rows: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
+    """(B, T) long from rows of unequal lengths."""
+    length = max(len(row) for row in rows)
+    padded = np.full((len(rows), length), value, dtype=np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        target[slice(len(row)) if side == "right" else slice(length - len(row), length)] = row
+    return torch.from_numpy(padded)
+
+
+def _counts(media: Sequence[Media], samples: Sequence[Sample]) -> dict[str, int]:
+    clips = sum(item.kind == "video" for item in media)
+    questions = sum(bool(sample.trained) for sample in samples)
+    return {"questions": questions, "clips": clips, "pictures": len(media) - clips}

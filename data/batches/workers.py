@@ -1,0 +1,66 @@
+"""Workers of data loaders: forks of a process that has no threads of other libraries.
+
+gloo, NCCL and CUDA have threads. A fork inherits the locks that they hold and not the threads that would release them:
+the worker waits for ever, and all ranks with it (python/cpython#112275 is such a lock). So among ranks, and where there
+is a GPU, workers are forks of a server that does nothing else. Python 3.14 does so everywhere; where nothing is gained
+by it, a server would cost the seconds and the memory of all imports once more.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from multiprocessing import forkserver, resource_tracker
+
+import torch
+import torch.distributed as dist
+
+from data.isolation.signals import let_signals_through, signals_held_back
+
+FORK, SERVER = (multiprocessing.get_context(method) for method in ("fork", "forkserver"))
+PRELOADED = ("data.batches.collator", "data.decoding.isolated_decoder")
+
+
+def can_fork() -> bool:
+    """Whether this process has no such threads. Elsewhere than on Linux the system's libraries have some."""
+    return sys.platform == "linux" and not (dist.is_initialized() or torch.cuda.is_available())
+
+
+def start_server(*modules: str) -> None:
+    """Where one is needed. Early, so that it imports what workers need while this process does something else; once is
+    enough. It outlives the signals that end a run, as what cleans up behind it does, and ends with this process.
+
+    modules: what else it imports. Each worker runs the imports of the program's main module, which take no time where
+    the server has done them (by itself it does so in new Pythons only: python/cpython#126631).
+    """
+    if can_fork():
+        return
+    SERVER.set_forkserver_preload([*PRELOADED, *modules])
+    for begin in (resource_tracker.ensure_running, forkserver.ensure_running):  # the first lets signals through here
+        with signals_held_back():
+            begin()
+
+
+def loader_workers(number: int) -> dict:
+    """What a `DataLoader` is told of its workers."""
+    if not number:
+        return {"num_workers": 0}
+    start_server()
+    context = FORK if can_fork() else SERVER
+    return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": _begin}
+
+
+def _begin(worker: int) -> None:
+    """Signals are the parent's: a worker that left would take the step with it. The second SIGTERM, the data loader's
+    own, still ends it. So does the parent's end, which torch would not notice: it watches the server."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    let_signals_through()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""Decoded frames and tower features, kept on disk."""

@@ -1,0 +1,115 @@
+"""What frozen towers make of pictures and clips, on disk: the model takes it in place of pixels and needs no tower."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.cache.frame_cache import FrameKeys
+from data.cache.tensor_files import TensorFiles
+from data.errors import MediaError, UserError
+from data.media.reference import Media
+from data.video_llava import IMAGE_KEY
+
+FORMAT = 1
+INPUTS = {"image": IMAGE_KEY, "video": "pixel_values_videos"}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the features of the two towers are like.
+
+    layers: whose hidden states are taken, as `vision_feature_layer` names them; num_tokens: of a picture or frame,
+    class token included; width: of a hidden state; digests: kind of media -> SHA-256 of its tower's weights;
+    precision: number type of the matrix products in the towers.
+    """
+
+    layers: tuple[int, ...]
+    num_tokens: int
+    width: int
+    dtype: torch.dtype
+    digests: Mapping[str, str]
+    precision: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(L, T, D) of a picture or frame."""
+        return len(self.layers), self.num_tokens, self.width
+
+
+class FeatureLoader:
+    """Takes the place of a `PixelLoader`: gives the inputs of `train.loop.ready_features.ReadyFeatures`.
+
+    UserError where the folder cannot be written at the start.
+    """
+
+    def __init__(self, folder: str | Path, processor, num_frames: int, features: Features):
+        self.folder, self.num_frames, self.features = folder, num_frames, features
+        self.refused: dict[Media, str] = {}  # what cannot be decoded, and why
+        self._key_of_frames = FrameKeys(processor, num_frames)
+        try:
+            self._files = TensorFiles(folder)
+        except OSError as problem:
+            raise UserError(
+                f"data.feature_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
+            ) from problem
+
+    def __call__(self, media: Iterable[Media]) -> dict:
+        """Under the names of pixels: of pictures (N, L, T, D), of clips (M, F, L, T, D). A kind that is absent has no
+        key. UserError for a picture or clip without features, MediaError for one that cannot be decoded."""
+        found: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
+        for item in media:
+            found[item.kind].append(self.fitted(item))
+        return self.inputs(found["image"], found["video"])
+
+    def inputs(self, pictures: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]) -> dict:
+        """Of what `fitted` returns."""
+        found = {INPUTS["image"]: pictures, INPUTS["video"]: clips}
+        return {name: torch.stack(list(values)) for name, values in found.items() if values}
+
+    def empty(self, kinds: Collection[str]) -> dict:
+        """The inputs of no picture (0, L, T, D) and no clip (0, F, L, T, D), for the kinds that are named."""
+        shapes = {"image": (0, *self.features.shape), "video": (0, self.num_frames, *self.features.shape)}
+        return {INPUTS[kind]: torch.zeros(shapes[kind], dtype=self.features.dtype) for kind in kinds}
+
+    def __contains__(self, item: Media) -> bool:
+        try:
+            return self._files.path(self._key(item)).exists()
+        except OSError:  # the file is missing, as its reader will say
+            return False
+
+    def keep(self, item: Media, features: torch.Tensor) -> None:
+        """features: of a picture (L, T, D), of a clip (F, L, T, D). UserError where the disk refuses them."""
+        try:
+            self._files.write(self._key(item), features)
+        except OSError as problem:
+            raise UserError(
+                f"data.feature_cache: cannot write into {self.folder}: {problem.strerror}; make room, the same command "
+                "goes on"
+            ) from problem
+
+    def fitted(self, item: Media) -> torch.Tensor:
+        """Its features: of a picture (L, T, D), of a clip (F, L, T, D)."""
+        if item in self.refused:
+            raise MediaError(self.refused[item])
+        try:
+            found = self._files.read(self._key(item))
+        except OSError:
+            found = None
+        if found is None:
+            raise UserError(
+                f"data.feature_cache: {self.folder} has no features of {item.path!r}: that file or its entry has "
+                "changed since the start; the same command makes them anew"
+            )
+        return found
+
+    def _key(self, item: Media) -> dict:
+        return {
+            "format": FORMAT,
+            "frames": self._key_of_frames(item),
+            "tower": self.features.digests[item.kind],
+            "layers": list(self.features.layers),
+            "dtype": str(self.features.dtype),
+            "precision": self.features.precision,
+        }

@@ -1,0 +1,132 @@
+"""The frames of clips and pictures at the towers' size, decoded once and kept on disk."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
+
+import torch
+
+from data.cache.tensor_files import TensorFiles
+from data.errors import UserError
+from data.media.reference import Media, identity
+
+FORMAT = 1
+# What makes of a file the pixels that are kept. Another version may round otherwise: its frames are others.
+READERS = {
+    "image": ("pillow", "torch", "torchvision", "transformers"),
+    "video": ("av", "torch", "torchvision", "transformers"),
+}
+# Of a processor's settings: those that come behind `fit`, or say nothing about pixels.
+LATER_SETTINGS = {
+    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "processor_class", "return_metadata",
+    "data_format", "return_tensors", "device",
+}  # fmt: skip
+
+
+class FrameKeys:
+    """What the fitted pixels of a picture or clip depend on: its file, which frames, how they are fitted."""
+
+    def __init__(self, processor, num_frames: int):
+        self.num_frames = num_frames
+        sides = {"image": processor.image_processor, "video": processor.video_processor}
+        self._common = {
+            kind: {
+                "format": FORMAT,
+                "kind": kind,
+                "processor": _settings(side),
+                "versions": {name: _version(name) for name in READERS[kind]},
+            }
+            for kind, side in sides.items()
+        }
+
+    def __call__(self, item: Media) -> dict:
+        """Plain values for JSON. OSError for a file that is missing."""
+        key = {**self._common[item.kind], "file": list(identity(item))}
+        if item.kind == "video":
+            key |= {
+                "num_frames": self.num_frames,
+                "start": item.start,
+                "end": item.end,
+                "sampling": asdict(item.sampling),
+            }
+        return key
+
+
+def _settings(side) -> dict:
+    """Of an image or video processor; the class says which library resizes."""
+    settings = json.loads(side.to_json_string())  # a processor that was saved and loaded has lists for tuples
+    return {"class": type(side).__name__} | {k: v for k, v in settings.items() if k not in LATER_SETTINGS}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class FrameCache:
+    """Files of uint8 pixels in `folder`. `max_gib` as of `TensorFiles`: what does not fit is decoded every time, and so
+    is everything new once the disk refuses a write; both are said once.
+
+    UserError where the folder cannot be written at the start.
+    """
+
+    def __init__(
+        self, folder: str | Path, processor, num_frames: int, max_gib: float | None = None, is_quiet: bool = False
+    ):
+        self.key_of = FrameKeys(processor, num_frames)
+        try:
+            self._files = TensorFiles(folder, None if max_gib is None else int(max_gib * 2**30))
+        except OSError as problem:
+            raise UserError(
+                f"data.frame_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
+            ) from problem
+        self.is_quiet = is_quiet
+        self._is_closed = RawValue("b", False)  # of this process and of its data loader's workers
+
+    def get(self, item: Media, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The pixels that are kept for `item`, or those of `make()`, which are then kept."""
+        try:
+            key = self.key_of(item)
+        except OSError:  # the file is missing: its reader has the words for that
+            return make()
+        if (pixels := self._files.read(key)) is None:
+            pixels = make()
+            self._keep(key, pixels)
+        return pixels
+
+    def __contains__(self, item: Media) -> bool:
+        """Whether there is a file for it; nobody has looked into it."""
+        try:
+            return self._files.path(self.key_of(item)).exists()
+        except OSError:
+            return False
+
+    def __getstate__(self) -> dict:
+        """Only a process that is being started can share `_is_closed`; others find out for themselves."""
+        return self.__dict__ | ({} if get_spawning_popen() else {"_is_closed": None})
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._is_closed = self._is_closed or RawValue("b", False)
+
+    def _keep(self, key: Mapping, pixels: torch.Tensor) -> None:
+        if self._is_closed.value:
+            return
+        try:
+            if not self._files.write(key, pixels):
+                self._close("is full of what this run uses; raise data.frame_cache_gib")
+        except OSError as problem:
+            self._close(f"cannot be written ({problem.strerror}); make room")
+
+    def _close(self, reason: str) -> None:
+        is_told, self._is_closed.value = self._is_closed.value, True
+        if not (is_told or self.is_quiet):
+            print(f"data.frame_cache: {self._files.folder} {reason}. Frames that are not in it are decoded every epoch",
+                  file=sys.stderr, flush=True)  # fmt: skip

@@ -1,0 +1,1 @@
+"""A picture or clip -> its frames as upright RGB."""

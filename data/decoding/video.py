@@ -1,0 +1,119 @@
+"""Clips as a fixed number of frames, upright, RGB: those of decoding everything, without decoding everything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+
+from data.decoding.container import PacketIndex, lies_behind_end, list_packets, open_clip, packets, to_pixels
+from data.decoding.seeking import can_seek, seek_frames, start_check
+from data.errors import UserError
+from data.media.file_check import check_media_file
+from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, frames_between
+
+
+def read_frames(
+    path: str | Path,
+    num_frames: int,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    sampling: Sampling = UNIFORM,
+) -> np.ndarray:
+    """Frames of a clip: uint8 (num_frames, H, W, 3), RGB, turned by its display matrix.
+
+    Which of them, `choose_frames` says: spread over the clip, or over its seconds from `start` to `end`.
+
+    Lists the packets, which reads the file and decodes nothing. Where these tell which frame is which, seeks to the
+    frames. Everywhere else decodes from the first frame to the last: once when there are as many frames as packets,
+    else twice. Frames of another size than the first are scaled to it, as players do.
+
+    UserError for a clip that is missing, truncated, damaged, without frames, or none, or that ends before `start`.
+    Damage within a frame shows only where it is decoded. MPEG-TS, raw streams and live WebM declare no length: cut
+    between two frames they are shorter clips.
+    """
+    check_media_file(path, "video")
+
+    def choose(times: np.ndarray) -> list[int]:
+        try:
+            return choose_frames(times, num_frames, start=start, end=end, sampling=sampling)
+        except ValueError as error:
+            raise UserError(f"{str(path)!r}: {error}; correct its row") from error
+
+    try:
+        with open_clip(path) as (container, stream):
+            index = list_packets(container, stream, path, start_check(stream))
+            if can_seek(index, stream):
+                wanted = choose(index.times(len(index.shown)))
+                if (frames := seek_frames(container, stream, index, wanted)) is not None:
+                    return np.stack([frames[i] for i in wanted])
+        return _read_in_order(path, index, choose)
+    except av.error.FFmpegError as error:  # base of all that FFmpeg reports: format, codec, reading, memory
+        raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
+
+
+def check_clip(path: str | Path, spans: Sequence[tuple[float | None, float | None]]) -> list[str | None]:
+    """Decodes everything; for each of `spans`, (start, end), None or why `read_frames` would refuse it.
+
+    UserError as `read_frames`, also for damage between the frames that it takes, and where more than a tenth of the
+    frames that the file announces do not come: a stream that was joined late lacks a few.
+    """
+    check_media_file(path, "video")
+    try:
+        with open_clip(path) as (container, stream):
+            index = list_packets(container, stream, path, check_start=lambda packet: False)
+            announced = max(index.num_promised, stream.frames - sum(index.is_hidden))
+        _, total = _decode(path, set(), index.num_promised)
+    except av.error.MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
+    if total < 0.9 * announced:
+        raise UserError(f"{str(path)!r} announces {announced} frames and has {total}; copy or download it again")
+    return [_refused_span(path, index.times(total), *span) for span in spans]
+
+
+def _refused_span(path: str | Path, times: np.ndarray, start: float | None, end: float | None) -> str | None:
+    try:
+        frames_between(times, start, end)
+    except ValueError as error:
+        return f"{str(path)!r}: {error}; correct its row"
+
+
+def _read_in_order(path: str | Path, index: PacketIndex, choose) -> np.ndarray:
+    total = len(index.shown)
+    for _ in range(2):
+        wanted = choose(index.times(total)) if total else []
+        frames, decoded = _decode(path, set(wanted), index.num_promised)
+        if decoded == total:
+            return np.stack([frames[i] for i in wanted])
+        total = decoded
+    raise UserError(f"{str(path)!r} changes while it is read; wait until it is written")
+
+
+def _decode(path: str | Path, wanted: set[int], promised: int) -> tuple[dict[int, np.ndarray], int]:
+    """Wanted frames by index, uint8 (H, W, 3), and the number of frames in the clip; UserError for damage.
+
+    Damage is a packet that is flagged (the demuxer found it incomplete), does not decode, or lies behind
+    the end of the file. Fewer frames than promised alone are none: frames are dropped, streams joined late.
+    """
+    frames, count, damaged, size = {}, 0, False, None
+    with open_clip(path) as (container, stream):
+        for packet in packets(container, stream):
+            try:
+                decoded = [] if packet.is_corrupt else packet.decode()
+            except av.error.InvalidDataError:
+                decoded, damaged = [], True  # go on, to say how much can be decoded
+            damaged |= packet.is_corrupt
+            for frame in decoded:
+                damaged |= frame.is_corrupt
+                size = size or (frame.width, frame.height)
+                if count in wanted:
+                    frames[count] = to_pixels(frame, *size)
+                count += not frame.is_corrupt
+        damaged |= lies_behind_end(stream, path)
+    if damaged or not count:
+        state = f"{count} of {promised} frames could be decoded; copy or download it again"
+        raise UserError(f"{str(path)!r} is truncated or damaged: {state}")
+    return frames, count

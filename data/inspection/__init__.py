@@ -1,0 +1,1 @@
+"""What a data set holds, checked and shown before anything is trained."""

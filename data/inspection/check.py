@@ -1,0 +1,242 @@
+"""All rows and files of some data sets, read to the end whatever is wrong with them: what is in them, what to mend."""
+
+import mimetypes
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from sys import maxsize
+
+import numpy as np
+
+from data.decoding.probe import File, probe
+from data.digests import Digests, digest
+from data.errors import UserError
+from data.inspection.fill import Filling
+from data.isolation.process_pool import supervise
+from data.media.reference import Media, is_of_pictures, pictures_of
+from data.packing.dataset import RowDataset, num_tokens
+from data.sources.conversation import Conversation, read_conversations
+from data.sources.hub_datasets import is_hub_id
+from data.tokens.columns import Ragged
+from data.tokens.encoding import encode
+from data.tokens.samples import Samples
+from data.video_llava import VisualTokens
+
+MAX_BINS = 12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """file: a data file, a picture or a clip; row: the first one that it concerns, "train.json row 3", None where no
+    row can be read; num_rows: how many it concerns."""
+
+    file: str
+    row: str | None
+    reason: str
+    num_rows: int = 1
+
+
+@dataclass
+class Contents:
+    """What is in the files of one split.
+
+    samples: as training takes them; lengths: tokens of every sound conversation as it is written, visual tokens
+    included; too_long: the rows of which not even the first turn fits; duplicates: (row, the row that it repeats);
+    uses: picture or clip -> [the first row that shows it, how many do].
+    """
+
+    samples: Samples = field(default_factory=Samples)
+    lengths: array = field(default_factory=lambda: array("i"))
+    too_long: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    uses: dict[Media, list] = field(default_factory=dict)
+    conversations: Digests = field(default_factory=Digests)  # different ones
+    first_rows: Ragged = field(default_factory=lambda: Ragged("B"))  # names of theirs
+
+    def first_row(self, conversation: int) -> str:
+        return str(self.first_rows[conversation], "utf-8", "surrogatepass")
+
+
+def read_contents(
+    sources: Sequence[tuple],
+    tokenizer,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+) -> Contents:
+    """Every conversation of `sources`, each the data file, media root and outside_media_root of
+    `read_conversations`; wrong rows are kept as problems."""
+    contents = Contents()
+    for path, media_root, outside_media_root in sources:
+
+        def note(problem: UserError, path=path) -> None:
+            contents.problems.append(_row_problem(str(path), problem))
+
+        for conversation in read_conversations(path, media_root, outside_media_root, note):
+            for media in set(conversation.media):
+                contents.uses.setdefault(media, [conversation.name, 0])[1] += 1
+            try:
+                _add(contents, conversation, tokenizer, visual_tokens, max_length, system_prompt)
+            except UserError as problem:
+                note(problem.about(conversation.name))
+    return contents
+
+
+def _row_problem(path: str, problem: UserError) -> Problem:
+    """Messages about rows begin with the row's name."""
+    reason = str(problem).removeprefix(problem.row or path).lstrip(",: ")
+    return Problem(path, problem.row, reason)
+
+
+def _add(contents: Contents, conversation: Conversation, tokenizer, visual_tokens, max_length, system_prompt) -> None:
+    sample = encode(conversation, tokenizer, visual_tokens, maxsize, system_prompt)
+    contents.lengths.append(num_tokens(sample, visual_tokens))
+    content = repr((sample.input_ids.tolist(), [(item.path, item.start, item.end) for item in sample.media]))
+    number = contents.conversations.number(digest(content.encode(errors="surrogatepass")))
+    if number == len(contents.first_rows):
+        contents.first_rows.append(sample.name.encode(errors="surrogatepass"))
+    else:
+        contents.duplicates.append((sample.name, contents.first_row(number)))
+    if contents.lengths[-1] > max_length:
+        sample = encode(conversation, tokenizer, visual_tokens, max_length, system_prompt)
+    if sample is None:
+        contents.too_long.append(conversation.name)
+    else:
+        contents.samples.append(sample)
+
+
+def files_of(splits: Iterable[Contents]) -> list[File]:
+    """Every picture and clip once, with the parts of it that rows take."""
+    spans: dict[tuple, dict] = {}
+    for media in (media for contents in splits for media in contents.uses):
+        spans.setdefault((media.kind, media.path, media.place), {})[media.start, media.end] = None
+    return [File(kind, path, tuple(parts), place) for (kind, path, place), parts in spans.items()]
+
+
+def probe_files(
+    files: Sequence[File],
+    splits: Sequence[Contents],
+    num_workers: int,
+    seconds: float,
+    memory: int,
+    filling: Filling | None = None,
+) -> Iterator[list[Problem]]:
+    """Decodes every file to its end, or does what `filling` says, `num_workers` at once; the problems of each as it is
+    done.
+
+    seconds, memory (bytes): what a file may take, see `supervise`.
+    """
+    for outcome in supervise(filling or probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
+        file = files[outcome.job]
+        reasons = outcome.result or [f"{file.path!r} {outcome.failure}"] * len(file.spans)
+        rows: dict[str, list] = {}
+        for item, reason in zip(file.media, reasons, strict=True):
+            for contents in splits if reason else ():
+                if use := contents.uses.get(item):
+                    rows.setdefault(reason, [use[0], 0])[1] += use[1]
+        yield [Problem(file.path, first, reason, number) for reason, (first, number) in rows.items()]
+
+
+def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
+    """Pictures and clips, by the ends of their names, that lie in a media root and in no row."""
+    used = {os.path.realpath(path) for file in files for path in _paths(file.media[0])}
+    roots = {root for path, roots, _ in sources if not is_hub_id(str(path)) for root in _folders(str(path), roots)}
+    found = set()
+    for folder, _, names in (entry for root in roots for entry in os.walk(root)):
+        for path in (os.path.join(folder, name) for name in names):
+            kind = (mimetypes.guess_type(path)[0] or "").partition("/")[0]
+            if kind in ("image", "video") and os.path.realpath(path) not in used:
+                found.add(path)
+    return sorted(found)
+
+
+def _folders(path: str, media_root: str | Sequence[str] | None) -> list[str]:
+    """Where the media of a data file lie."""
+    roots = media_root or (path if os.path.isdir(path) else os.path.dirname(path))
+    return [os.path.realpath(root) for root in ([roots] if isinstance(roots, str) else roots)]
+
+
+def _paths(item: Media) -> list[str]:
+    """The files of a picture or clip, as far as it is one or several."""
+    if not is_of_pictures(item):
+        return [item.path]
+    try:
+        return [frame.path for frame in pictures_of(item)]
+    except OSError:  # a problem that is reported elsewhere
+        return []
+
+
+def histogram(values: Sequence[int]) -> list[dict[str, int]]:
+    """At most MAX_BINS bins of a round width, from <= value < to."""
+    if not len(values):
+        return []
+    low, high = min(values), max(values)
+    widths = (step * 10**power for power in range(20) for step in (1, 2, 5))
+    width = next(width for width in widths if high // width - low // width < MAX_BINS)
+    counts = np.bincount(np.asarray(values) // width - low // width)
+    start = low // width
+    return [
+        {"from": (start + i) * width, "to": (start + i + 1) * width, "samples": int(count)}
+        for i, count in enumerate(counts)
+    ]
+
+
+def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tokens: VisualTokens) -> dict:
+    """Figures of all splits together, as plain values. rows: each split's, packed. Shares are those of the tokens
+    that are left to train and evaluate on."""
+    lengths = [length for contents in splits for length in contents.lengths]
+    packed = sum(sum(dataset.groups.num_tokens) for dataset in rows)
+    single = visual = supervised = num_turns_cut = 0
+    cut = []
+    for sample in chain.from_iterable(contents.samples for contents in splits):
+        single += num_tokens(sample, visual_tokens)
+        visual += sum(visual_tokens.of(media.kind) for media in sample.media)
+        supervised += sum(end - start for start, end in sample.trained)
+        num_turns_cut += sample.num_turns_dropped
+        cut += [sample.name] * (sample.num_turns_dropped > 0)
+    media = {media for contents in splits for media in contents.uses}
+    clips = sum(item.kind == "video" for item in media)
+    return {
+        "samples": len(lengths),
+        "clips": clips,
+        "pictures": len(media) - clips,
+        "tokens": histogram(lengths),
+        "num_tokens": {"sum": sum(lengths), "median": float(np.median(lengths or [0])), "max": max(lengths, default=0)},
+        "too_long": [name for contents in splits for name in contents.too_long],
+        "cut": cut,
+        "num_turns_cut": num_turns_cut,
+        "visual_token_share": visual / max(single, 1),
+        "supervised_token_share": supervised / max(single, 1),
+        "duplicates": [list(pair) for contents in splits for pair in contents.duplicates],
+        "in_several_splits": _in_several(splits),
+        "questions_per_clip": _questions_per_clip(splits),
+        "sharing": {
+            "single_tokens": single,
+            "packed_tokens": packed,
+            "saving": single / max(packed, 1),
+            "rows": sum(map(len, rows)),
+        },
+    }
+
+
+def _in_several(splits: Sequence[Contents]) -> list[str]:
+    """Rows of later splits that stand in an earlier one: evaluation on what was trained."""
+    found = []
+    for number, contents in enumerate(splits):
+        for index, key in enumerate(contents.conversations):
+            if any(key in earlier.conversations for earlier in splits[:number]):
+                found.append(contents.first_row(index))
+    return found
+
+
+def _questions_per_clip(splits: Sequence[Contents]) -> dict[str, int]:
+    """Number of conversations about a clip -> number of clips; a clip counts in each split that shows it."""
+    counts = Counter()
+    for contents in splits:
+        about = Counter(media for sample in contents.samples for media in set(sample.media) if media.kind == "video")
+        counts.update(about.values())
+    return {str(questions): counts[questions] for questions in sorted(counts)}

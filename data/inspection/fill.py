@@ -1,0 +1,49 @@
+"""The frames of all media into the cache, ahead of training, in processes that no file can stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from data.batches.pixels import PixelLoader
+from data.decoding.probe import File, probe
+from data.errors import UserError
+from data.media.frame_sampling import Sampling
+from data.media.reference import Media
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What is done with a file: decoded to its end, if `probes`, and then as training does, which keeps its frames.
+    What is kept already is not decoded for that.
+
+    samplings: all ways in which the frames of a clip are taken. A function for `supervise`, which sends it once to each
+    process.
+    """
+
+    load_pixels: PixelLoader
+    samplings: tuple[Sampling, ...]
+    probes: bool
+
+    def __call__(self, file: File) -> list[str | None]:
+        """As of `probe`: for each of `file.spans`, None or the reason why it cannot be used."""
+        reasons = probe(file) if self.probes else [None] * len(file.spans)
+        for number, item in enumerate(file.media):
+            if reasons[number] is None:
+                reasons[number] = self._refusal(item)
+        return reasons
+
+    def _refusal(self, item: Media) -> str | None:
+        try:
+            for sampling in self.samplings:
+                self.load_pixels.fitted(replace(item, sampling=sampling))
+        except UserError as problem:
+            return str(problem)
+
+    def num_kept(self, files: Sequence[File]) -> tuple[int, int]:
+        """How many pictures and clips the cache has, and how many there are."""
+        kept = [
+            replace(item, sampling=sampling) in self.load_pixels.cache
+            for file in files
+            for item in file.media
+            for sampling in self.samplings
+        ]
+        return sum(kept), len(kept)

@@ -1,0 +1,133 @@
+"""A batch as a person can read it: which words are trained, which are masked, the frames, who sees whom.
+
+Everything is read from the tensors that the model gets, not from the data that they were made of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from data.batches.collator import Row
+from data.media.reference import Media
+from data.packing.layout import RowLayout
+from data.tokens.encoding import IGNORE_INDEX
+from data.video_llava import IMAGE_KEY, PLACEHOLDERS, VisualTokens
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens that stand together: "image", "video" (one picture or clip), "masked" or "trained" words."""
+
+    kind: str
+    text: str
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture or clip: its frames uint8 (F, H, W, 3), cropped and resized as the model gets them."""
+
+    media: Media
+    frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShownGroup:
+    """What questions share, and each question with its answer; in an ordinary batch, all words are in `prefix`."""
+
+    media: list[Shown]
+    prefix: list[Span]
+    suffixes: list[list[Span]]
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    groups: list[ShownGroup]
+    layout: RowLayout
+
+    def num_tokens(self, *kinds: str) -> int:
+        """Of these kinds of spans; of all without any."""
+        spans = (span for group in self.groups for part in (group.prefix, *group.suffixes) for span in part)
+        return sum(span.num_tokens for span in spans if not kinds or span.kind in kinds)
+
+
+def show_row(row: Row, batch: dict, processor, visual_tokens: VisualTokens) -> ShownRow:
+    """A row and the batch that a collator of `data.batches.collator` made of it alone."""
+    layout = batch.get("row_layout") or RowLayout(((batch["input_ids"].shape[1], ()),))
+    ids, labels = (batch[key][0].split(layout.group_lengths) for key in ("input_ids", "labels"))
+    pixels = {"image": iter(batch.get(IMAGE_KEY, ())), "video": iter(batch.get("pixel_values_videos", ()))}
+    groups = []
+    for (_, samples), shape, *sequences in zip(row, layout.groups, ids, labels, strict=True):
+        prefix, suffixes = _parts(*sequences, shape, processor.tokenizer, visual_tokens)
+        media = [Shown(item, _frames(next(pixels[item.kind]), item.kind, processor)) for item in samples[0].media]
+        groups.append(ShownGroup(media, prefix, suffixes, [sample.name for sample in samples]))
+    return ShownRow(groups, layout)
+
+
+def _parts(ids: torch.Tensor, labels: torch.Tensor, shape: tuple[int, tuple[int, ...]], tokenizer, visual_tokens):
+    """The spans of a group's prefix, and of each of its suffixes."""
+    (prefix_ids, *suffix_ids), (prefix_labels, *suffix_labels) = (
+        [part.tolist() for part in sequence.split([shape[0], *shape[1]])] for sequence in (ids, labels)
+    )
+    prefix = find_spans(prefix_ids, prefix_labels, tokenizer, visual_tokens)
+    suffixes = [
+        find_spans(prefix_ids + some_ids, prefix_labels + some_labels, tokenizer, visual_tokens, start=shape[0])
+        for some_ids, some_labels in zip(suffix_ids, suffix_labels, strict=True)
+    ]
+    return prefix, suffixes
+
+
+def find_spans(
+    ids: Sequence[int], labels: Sequence[int], tokenizer, visual_tokens: VisualTokens, start: int = 0
+) -> list[Span]:
+    """The spans from token `start` on. Each run of visual tokens is one span a picture or clip.
+
+    Texts are differences of decoded beginnings, because tokenizers drop the blank before the first word they decode.
+    """
+    kinds = {tokenizer.convert_tokens_to_ids(token): kind for kind, token in PLACEHOLDERS.items()}
+    spans, seen, told = [], [], ""
+    for (kind, is_asked), places in groupby(
+        range(len(ids)), lambda i: (kinds.get(ids[i], ("trained", "masked")[labels[i] == IGNORE_INDEX]), i >= start)
+    ):
+        here = [ids[place] for place in places]
+        if kind in PLACEHOLDERS:
+            size = visual_tokens.of(kind)
+            seen += here[::size]
+            new = [Span(kind, PLACEHOLDERS[kind], size)] * (len(here) // size)
+        else:
+            seen += here
+        text = tokenizer.decode(seen, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if kind not in PLACEHOLDERS:
+            new = [Span(kind, text[len(told) :], len(here))]
+        told = text
+        spans += new if is_asked else []
+    return spans
+
+
+def _frames(values: torch.Tensor, kind: str, processor) -> np.ndarray:
+    """(3, H, W) or (F, 3, H, W) normalised values back to uint8 (F, H, W, 3)."""
+    side = processor.image_processor if kind == "image" else processor.video_processor
+    mean, std = (np.asarray(figures)[:, None, None] for figures in (side.image_mean, side.image_std))
+    values = values.float().numpy() * std + mean  # (..., 3, H, W), 0 to 1
+    frames = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.moveaxis(frames.reshape(-1, *frames.shape[-3:]), 1, -1)
+
+
+def mask_picture(layout: RowLayout, max_size: int = 480) -> np.ndarray:
+    """uint8 (N, N), N at most `max_size`: 0 where the query (line) does not see the key (column), 1 where it sees its
+    group's prefix, 2 where a question sees itself. A longer row is shown by tokens at equal distances."""
+    owners = []  # of each token: (group, 0 for the prefix or the number of the suffix)
+    for group, (prefix_length, suffix_lengths) in enumerate(layout.groups):
+        for part, length in enumerate((prefix_length, *suffix_lengths)):
+            owners.append(np.broadcast_to([[group, part]], (length, 2)))
+    group, part = np.concatenate(owners).T
+    size = min(len(group), max_size)
+    at = np.arange(size) * len(group) // size
+    group, part = group[at], part[at]
+    same_group = np.tril(group[:, None] == group)
+    own = same_group & (part[:, None] == part) & (part > 0)
+    return np.where(own, 2, (same_group & (part == 0)).astype(np.uint8)).astype(np.uint8)

@@ -1,0 +1,144 @@
+"""Media behind http and https addresses: fetched once, within a limit of bytes and of seconds."""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import PurePath
+from threading import Thread
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from data.errors import OutageError, UserError
+from data.files import whole_file
+from data.media.reference import Address, Downloads
+from data.web import httpx
+
+T = TypeVar("T")
+MAX_REDIRECTS = 5
+PLAIN = {"Accept-Encoding": "identity"}
+PAUSES = (0.5, 2.0)  # seconds between tries; a set has many addresses, and dead ones among them
+PASSING = (429, 500, 502, 503, 504)
+
+
+class TooLarge(Exception):
+    pass
+
+
+class NoParts(Exception):
+    """The server sends a file whole or not at all."""
+
+
+def download(address: Address, name: str) -> str:
+    """The file that holds what is at an address, fetched unless it is there. name: the address as messages show it.
+
+    Many processes may ask at once: one fetches, the others wait, and the file is whole or absent. UserError for what
+    cannot be had.
+    """
+    limits, target = address.downloads, path_of(address)
+    if os.path.exists(target):
+        return target
+    with told_in_one_line(f"{name!r} cannot be downloaded", limits):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with FileLock(f"{target}.lock", timeout=limits.seconds):
+            if not os.path.exists(target):
+                within(limits.seconds, PAUSES, _fetch, address.url, target, limits.max_bytes)
+    return target
+
+
+@contextmanager
+def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
+    """What goes wrong with a transfer, as UserError or OutageError that begins with `what`."""
+    kind = UserError
+    try:
+        yield
+        return
+    except (TimeoutError, Timeout):
+        reason = f"not here after {limits.seconds:g} seconds; raise data.download_seconds"
+    except TooLarge:
+        reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise data.max_download_mib"
+    except NoParts:
+        reason = "its server does not send parts of files (no range requests); download it"
+    except httpx.HTTPStatusError as error:  # its text has the whole address, and in that may be a key
+        reason = f"the server answers {error.response.status_code} {error.response.reason_phrase}"
+        kind = OutageError if may_pass(error) else UserError
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = f"{type(error).__name__} {error}".strip()
+        kind = OutageError if may_pass(error) else UserError
+    except OSError as error:
+        reason = f"cannot write {limits.folder}: {error.strerror or error}; set data.media_cache"
+    raise kind(f"{what}: {reason}") from None
+
+
+def path_of(address: Address) -> str:
+    digest = hashlib.sha256(address.url.encode(errors="surrogatepass")).hexdigest()
+    suffix = PurePath(urlsplit(address.url).path).suffix
+    suffix = suffix if re.fullmatch(r"\.\w{1,8}", suffix) else ""
+    return os.path.join(address.downloads.folder, "addresses", digest[:2], digest + suffix)
+
+
+def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], *arguments) -> T:
+    """function(*arguments, end), where `end` is what the monotonic clock shows after `seconds`; tried again after each
+    of `pauses`. TimeoutError when it takes longer, wherever it is then: looking up a name, or in a header that drips.
+    """
+    done, end = Future(), time.monotonic() + seconds
+
+    def work() -> None:
+        try:
+            done.set_result(_persistently(pauses, end, function, *arguments))
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return done.result(seconds)
+
+
+def _persistently(pauses: Sequence[float], end: float, function: Callable[..., T], *arguments) -> T:
+    """A run of days meets a server that is restarted: what may pass is tried again, what is said for good is not."""
+    for pause in pauses:
+        try:
+            return function(*arguments, end)
+        except httpx.HTTPError as error:
+            if not may_pass(error) or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+    return function(*arguments, end)
+
+
+def may_pass(error: Exception) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in PASSING
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+
+
+def new_client(end: float) -> httpx.Client:
+    """For http and https, nothing else."""
+    left = max(end - time.monotonic(), 0.001)
+    return httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=left)
+
+
+def _fetch(url: str, target: str, max_bytes: int, end: float) -> None:
+    with new_client(end) as client, client.stream("GET", url, headers=PLAIN) as response:
+        response.raise_for_status()
+        if int(response.headers.get("Content-Length", 0)) > max_bytes:
+            raise TooLarge
+        with whole_file(target) as file:
+            for piece in limited(response, max_bytes, end):
+                file.write(piece)
+
+
+def limited(response: httpx.Response, max_bytes: int, end: float) -> Iterator[bytes]:
+    """The content of a response."""
+    size = 0
+    for piece in response.iter_bytes():
+        size += len(piece)
+        if size > max_bytes:
+            raise TooLarge
+        if time.monotonic() > end:
+            raise TimeoutError
+        yield piece

@@ -1,0 +1,36 @@
+"""A reference to a picture or clip as JSON, and back."""
+
+import json
+from dataclasses import fields
+
+from data.media import reference
+from data.media.reference import Media
+
+CLASS = ""  # the key of a dataclass's name, which is one of data.reference
+
+
+def to_json(item: Media) -> bytes:
+    """Equal for equal media."""
+    return json.dumps(_to_plain(item)).encode()
+
+
+def from_json(text: str | bytes) -> Media:
+    return _from_plain(json.loads(text))
+
+
+def _to_plain(value):
+    """Media and what they are made of: dataclasses, without what is as by default, and tuples."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    kept = ((field.name, field.default, getattr(value, field.name)) for field in fields(value))
+    return {CLASS: type(value).__name__, **{name: _to_plain(item) for name, usual, item in kept if item != usual}}
+
+
+def _from_plain(value):
+    if isinstance(value, list):
+        return tuple(_from_plain(item) for item in value)
+    if isinstance(value, dict):
+        return vars(reference)[value.pop(CLASS)](**{name: _from_plain(item) for name, item in value.items()})
+    return value

@@ -1,0 +1,126 @@
+"""Media wherever they are -> files that decoders open."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import PurePath
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO
+
+from data.errors import UserError
+from data.media.file_check import check_media_file
+from data.media.reference import Address, Cell, Media, Part, Pictures, Segment, is_of_pictures, pictures_of
+
+CHUNK = 2**20
+
+
+class LocalFile(os.PathLike):
+    """Opens as the file `path`; messages speak of it as `name`, which is what str() gives."""
+
+    def __init__(self, path: str | os.PathLike, name: str | os.PathLike):
+        self.path, self.name = os.fspath(path), str(name)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@contextmanager
+def local_file(item: Media) -> Iterator[LocalFile]:
+    """The file of a picture or clip, itself or a copy that lasts as long as the context.
+
+    UserError, with the name of `item`, for bytes that cannot be had.
+    """
+    if item.place is None:
+        yield LocalFile(item.path, item.path)
+        return
+    if isinstance(item.place, Address):
+        yield LocalFile(_download(item), item.path)
+        return
+    with NamedTemporaryFile(prefix="reeltune-", suffix=PurePath(item.path).suffix) as copy:
+        try:
+            match item.place:
+                case Segment():
+                    _copy(item.place, copy)
+                case Cell():
+                    copy.write(_read_cell(item.place))
+                case Part():
+                    copy.write(_read_part(item))
+            copy.flush()
+        except OSError as error:
+            raise UserError(f"{item.path!r} cannot be read: {error.strerror or error}") from error
+        yield LocalFile(copy.name, item.path)
+
+
+# Processes that decode are many, and small: pyarrow and the hub's client are for those that need them.
+
+
+def _download(item: Media) -> str:
+    from data.media.download import download
+
+    return download(item.place, item.path)
+
+
+def _read_cell(cell: Cell) -> bytes:
+    from data.media.cells import read_cell
+
+    return read_cell(cell)
+
+
+def _read_part(item: Media) -> bytes:
+    from data.media.http_file import read_part
+
+    return read_part(item.place, item.path)
+
+
+def _copy(segment: Segment, target: BinaryIO) -> None:
+    with open(segment.file, "rb") as file:
+        file.seek(segment.offset)
+        left = segment.size
+        while left:
+            if not (piece := file.read(min(left, CHUNK))):
+                raise OSError(f"{segment.file} ends before it; copy or download that file again")
+            target.write(piece)
+            left -= len(piece)
+
+
+@contextmanager
+def fetched(item: Media) -> Iterator[Media]:
+    """`item` with all of its bytes on this machine: what is downloaded once is in its cache, a part of a file that is
+    read in place in a copy that lasts as long as the context. UserError for what cannot be had."""
+    with ExitStack() as copies:
+        match item.place:
+            case Address():
+                _download(item)
+            case Part(size=size):
+                copy = copies.enter_context(local_file(item))
+                item = replace(item, place=Segment(copy.path, 0, size))
+            case Pictures(frames, fps):
+                frames = tuple(copies.enter_context(fetched(frame)) for frame in frames)
+                item = replace(item, place=Pictures(frames, fps))
+        yield item
+
+
+def check_media(item: Media) -> None:
+    """What costs next to nothing: a file is looked at as `check_media_file` does, a clip of pictures has some and its
+    first one is sound, bytes within another file are not none. What is to be downloaded is not looked at."""
+    if is_of_pictures(item):
+        check_media(frames_of(item)[0])
+    elif item.place is None:
+        check_media_file(item.path, item.kind)
+    elif isinstance(item.place, Segment | Part) and not item.place.size:
+        raise UserError(f"{item.path!r} is empty (0 bytes); copy or download it again")
+
+
+def frames_of(item: Media) -> tuple[Media, ...]:
+    """`pictures_of`, with a UserError where there are none."""
+    try:
+        frames = pictures_of(item)
+    except OSError as error:
+        raise UserError(f"{item.path!r} cannot be read: {error.strerror}") from error
+    if not frames:
+        raise UserError(f"{item.path!r} is not a file, and no folder of frames: there is no picture in it")
+    return frames

@@ -1,0 +1,1 @@
+"""Samples -> groups behind one prefix, rows of groups, and the rows of each rank."""

@@ -1,0 +1,82 @@
+"""The layout of a packed row: which token sees which, and at which position each token stands.
+
+A row is a sequence of groups, each laid out as [prefix | suffix 1 | ... | suffix k]. A token of the prefix
+sees the prefix up to itself. A token of a suffix sees the whole prefix and its own suffix up to itself.
+Nothing is seen across groups, or from suffix to suffix. A group without suffixes is an ordinary causal
+sequence, and so is one with a single suffix. What is trained stands in suffixes, where there are any.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """(prefix_length, suffix_lengths) in tokens of each group of the row, in the order of the tokens.
+
+    Plain integers on purpose: it pickles small, moves to no device, and passes unchanged through the data
+    loader, DDP, FSDP and gradient checkpointing on its way to the attention.
+    """
+
+    groups: tuple[tuple[int, tuple[int, ...]], ...]
+
+    @property
+    def group_lengths(self) -> list[int]:
+        return [prefix_length + sum(suffix_lengths) for prefix_length, suffix_lengths in self.groups]
+
+
+def packed_inputs(layout: RowLayout) -> dict:
+    """The keyword arguments that, next to `input_ids` (1, L) and pixels, make `model.forward` a packed pass.
+
+    row_layout: reaches the attention of every decoder layer through forward's `**kwargs`.
+    suffix_positions: (S,) long, for the last layer in the same way, see `train.model.last_layer`.
+    position_ids: (1, L) long.
+    attention_mask: (1, 1, 0, 0) bool. Without one, transformers would take the restarting positions for
+        packed sequences and build a dense L x L mask; a 4-D mask it hands on as it is. An empty one costs
+        nothing, and every other attention refuses its size instead of quietly looking across questions.
+    use_cache: False, nothing is decoded.
+    """
+    return {
+        "row_layout": layout,
+        "suffix_positions": suffix_positions(layout),
+        "position_ids": position_ids(layout),
+        "attention_mask": torch.empty(1, 1, 0, 0, dtype=torch.bool),
+        "use_cache": False,
+    }
+
+
+def position_ids(layout: RowLayout) -> torch.LongTensor:
+    """(1, L): from 0 in each prefix; each suffix goes on from the end of its prefix, as if it were alone."""
+    spans = []
+    for prefix_length, suffix_lengths in layout.groups:
+        spans.append(torch.arange(prefix_length))
+        spans.extend(torch.arange(prefix_length, prefix_length + length) for length in suffix_lengths)
+    return torch.cat(spans).unsqueeze(0)
+
+
+def suffix_positions(layout: RowLayout) -> torch.LongTensor:
+    """(S,): where the suffixes stand in the row, and the groups that have none."""
+    spans, start = [], 0
+    for (prefix_length, suffix_lengths), length in zip(layout.groups, layout.group_lengths, strict=True):
+        spans.append(torch.arange(start + (prefix_length if suffix_lengths else 0), start + length))
+        start += length
+    return torch.cat(spans)
+
+
+def suffix_mask(prefix_length: int, suffix_lengths: tuple[int, ...], device: torch.device | None = None):
+    """(S, P + S) bool: the keys of a group, prefix first, that each of its S suffix tokens sees."""
+    lengths = torch.tensor(suffix_lengths, dtype=torch.long, device=device)
+    suffix = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)  # (S,)
+    own = (suffix[:, None] == suffix).tril()
+    return torch.nn.functional.pad(own, (prefix_length, 0), value=True)
+
+
+def dense_mask(layout: RowLayout) -> torch.BoolTensor:
+    """(L, L): True where the query (row) sees the key (column). To look at: training never builds it."""
+    blocks = []
+    for prefix_length, suffix_lengths in layout.groups:
+        prefix = torch.ones(prefix_length, prefix_length, dtype=torch.bool).tril()
+        prefix = torch.nn.functional.pad(prefix, (0, sum(suffix_lengths)))
+        blocks.append(torch.cat([prefix, suffix_mask(prefix_length, suffix_lengths)]))
+    return torch.block_diag(*blocks)

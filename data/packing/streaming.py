@@ -1,0 +1,195 @@
+"""Rows of conversations that are read while training runs: a window of them in memory, epoch after epoch, for ever."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from itertools import count, islice, repeat
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from data.errors import UserError
+from data.media.bad_media import media_key
+from data.media.frame_sampling import UNIFORM
+from data.packing.dataset import Corpus, RowDataset
+from data.packing.pack import Group
+from data.packing.rank_sampler import deal, num_micro_batches
+from data.packing.window_counts import WindowCounts
+from data.sources.conversation import Conversation
+from data.tokens.encoding import Sample
+
+MAX_NOTICES = 3  # of so many windows it is said what they leave out
+
+
+class StreamedRow(list):
+    """The groups of a row with their samples: the data loader's workers have no data set to look them up in."""
+
+    def __init__(self, groups: Iterable[tuple[Group, list[Sample]]], num_tokens: int):
+        super().__init__(groups)
+        self.num_tokens = num_tokens
+
+
+NO_ROW = None  # an empty row would be one whose media are all left out, on this rank alone
+
+
+class RowStream(Dataset):
+    """The rows of all conversations in the order in which they are read, `window` of them packed and shuffled together.
+
+    read: a new iterator over the conversations, the same ones each time. Nothing of their media is opened here.
+    encode: conversations -> of each its name and its sample, None where it is too long.
+    pack: samples and a seed -> their rows. With a window that holds all conversations, the rows of every epoch are
+        those of `pack(samples, seed)`.
+    files: names and sizes in bytes of what `read` reads.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, int]],
+        read: Callable[[], Iterator[Conversation]],
+        encode: Callable[[Iterable[Conversation]], Iterable[tuple[str, Sample | None]]],
+        pack: Callable[[list[Sample], int], RowDataset],
+        *,
+        window: int,
+        max_length: int,
+        seed: int,
+        say: Callable[[str], None] = print,
+    ):
+        self.files, self.read, self.encode, self.pack, self.say = files, read, encode, pack, say
+        self.window, self.max_length, self.seed = window, max_length, seed
+        self.sampling, self.counts = UNIFORM, WindowCounts()
+        self._num_skipped = self._num_notices = 0
+
+    def skip(self, num_steps: int) -> None:
+        """Give out the first steps empty. What windows make is not planned again where `counts` knows how much."""
+        self._num_skipped = num_steps
+        if num_steps:
+            self.counts.load()
+
+    def steps(self, rows_per_step: int) -> Iterator[list[StreamedRow]]:
+        """The rows of one optimizer step after the other. They span windows, and end with an epoch, whose last step
+        may have fewer."""
+        number = 0
+        for epoch in count():
+            rows = self.rows(epoch, (self._num_skipped - number) * rows_per_step)
+            while step := list(islice(rows, rows_per_step)):
+                yield [] if number < self._num_skipped else step
+                number += 1
+
+    def rows(self, epoch: int, num_skipped: int = 0) -> Iterator[StreamedRow | None]:
+        """One after the other. None stands for rows of windows that lie within the first `num_skipped` rows."""
+        conversations, num_unread, totals = self.read(), 0, Counter()
+        for number in count():
+            known = self.counts[number]
+            if self.counts.is_end(number):
+                break
+            if known is not None and totals["rows"] + known <= num_skipped:
+                num_unread += self.window
+                totals["rows"] += known
+                yield from repeat(None, known)
+                continue
+            deque(islice(conversations, num_unread), maxlen=0)
+            num_unread = 0
+            corpus, num_read = self._next_window(conversations)
+            if not num_read:
+                self.counts.found_end(number)
+                break
+            rows = self.pack(corpus.samples, _window_seed(self.seed, number))
+            rows.sampling = self.sampling
+            self.counts.found(number, len(rows))
+            totals.update(rows=len(rows), conversations=num_read, too_long=len(corpus.too_long))
+            if epoch == 0:
+                self._say_what_is_left_out(corpus)
+            for row in rows.rows(epoch):
+                yield StreamedRow(rows[row], rows.num_tokens(row))
+        self._end_epoch(epoch, totals)
+
+    def _say_what_is_left_out(self, corpus: Corpus) -> None:
+        if self._num_notices < MAX_NOTICES and (notices := corpus.notices(self.max_length)):
+            self._num_notices += 1
+            self.say("\n".join(f"left out: {notice}" for notice in notices))
+
+    def _end_epoch(self, epoch: int, totals: Counter) -> None:
+        if not totals["rows"]:
+            names = ", ".join(name for name, _ in self.files)
+            raise UserError(
+                f"{names}: no conversation of at most {self.max_length} tokens (data.max_length); nothing to train on"
+            )
+        if epoch == 0 and not self._num_skipped:
+            self.say(
+                f"an epoch: {totals['conversations']} conversations, {totals['rows']} rows; "
+                f"{totals['too_long']} longer than max_length {self.max_length} left out"
+            )
+
+    def _next_window(self, conversations: Iterator[Conversation]) -> tuple[Corpus, int]:
+        corpus, num_read = Corpus(), 0
+        for name, sample in self.encode(islice(conversations, self.window)):
+            num_read += 1
+            if sample is None:
+                corpus.too_long.append(name)
+            else:
+                corpus.samples.append(sample)
+        return corpus, num_read
+
+    def kinds(self) -> set[str]:
+        """What may come: nobody has seen it yet."""
+        return {"image", "video"}
+
+    def num_media_files(self) -> int:
+        """Nobody has counted them: as many as a window has conversations."""
+        return self.window
+
+    def without(self, row: StreamedRow, left_out: Set[str]) -> StreamedRow:
+        """As of `RowDataset`."""
+        kept = [pair for pair in row if left_out.isdisjoint(map(media_key, pair[1][0].media))]
+        return StreamedRow(kept, row.num_tokens)
+
+    def __getitem__(self, row: StreamedRow | None) -> list[tuple[Group, list[Sample]]] | None:
+        return row
+
+    def __getstate__(self) -> dict:
+        """For a data loader's workers: `__getitem__` needs nothing."""
+        return {}
+
+
+def _window_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) if number else seed
+
+
+class StreamBatchSampler(Sampler[list[StreamedRow | None]]):
+    """The micro-batches of one rank, dealt like those of `RankBatchSampler`, without an end.
+
+    Every step has equally many micro-batches: one with fewer rows, the last of an epoch, begins with [NO_ROW].
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        batch_size: int,
+        rows_per_step: int,
+        num_ranks: int = 1,
+        rank: int = 0,
+        left_out: Callable[[int], Set[str]] = lambda step: frozenset(),
+    ):
+        """left_out: as of `RankBatchSampler`."""
+        self.stream, self.batch_size, self.rows_per_step = stream, batch_size, rows_per_step
+        self.num_ranks, self.rank, self.left_out = num_ranks, rank, left_out
+
+    def __iter__(self) -> Iterator[list[StreamedRow | None]]:
+        num_batches = num_micro_batches(self.rows_per_step, self.batch_size, self.num_ranks)
+        for number, step in enumerate(self.stream.steps(self.rows_per_step), start=1):
+            dealt = deal([row.num_tokens for row in step], self.batch_size, self.num_ranks)
+            for _ in range(num_batches - len(dealt)):
+                yield [NO_ROW]
+            for batches in dealt:
+                own = [step[index] for index in batches[self.rank]]
+                left_out = self.left_out(number)
+                yield [self.stream.without(row, left_out) for row in own] if left_out else own
+
+
+class StepCollator:
+    """`collate`; for [NO_ROW], which all ranks get at once, an empty batch with "is_missing", that nobody computes."""
+
+    def __init__(self, collate: Callable[[Sequence], dict]):
+        self.collate = collate
+
+    def __call__(self, batch: Sequence) -> dict:
+        return {**self.collate([]), "is_missing": True} if list(batch) == [NO_ROW] else self.collate(batch)

@@ -1,0 +1,119 @@
+"""What an entry of data.train names -> data files, and their rows."""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from data.errors import UserError
+from data.media.http_file import remote_size
+from data.media.locate import SCHEMES, default_cache, without_secrets
+from data.media.reference import Address, Downloads
+from data.sources import tables
+from data.sources.hub_datasets import addresses_of, files_in, is_hub_id, snapshot
+from data.sources.json_records import Row, read_json
+from data.sources.tar_shards import SUFFIXES, read_shard
+
+
+@dataclass(frozen=True)
+class Source(os.PathLike):
+    """`path`: a file, or several as {000..009}, {a,b} and * name them, addresses of tar shards, a data set's folder, or
+    its name on the hub, of which `split` or the pattern `files` chooses files. downloads: for media that rows name by
+    address or hold in themselves. in_place: tar shards on the hub, which `files` names, are not downloaded."""
+
+    path: str
+    revision: str | None = None
+    split: str | None = None
+    files: str | None = None
+    downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
+    in_place: bool = False
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return without_secrets(self.path) if is_address(self.path) else self.path
+
+
+def find_files(source: Source) -> tuple[list[str], str | None]:
+    """The files, and the folder that holds what was downloaded. UserError where a pattern fits no file; a name that is
+    none is taken as it is."""
+    path, choice = source.path, (source.split, source.files)
+    if is_address(path):
+        if source.revision is not None or choice != (None, None):
+            raise UserError(f"{source}: an address has no revision, split and files; remove them")
+        return expand_braces(path), None
+    if is_hub_id(path) and source.in_place and str(source.files).endswith(".tar"):
+        return addresses_of(path, source.revision, source.files), None
+    if is_hub_id(path):
+        folder = snapshot(path, source.revision, source.files)
+        return files_in(folder, path, *choice), folder
+    if source.revision is not None:
+        raise UserError(f"{path}: is no data set on the hub, so it has no revision {source.revision!r}; remove it")
+    if os.path.isdir(path):
+        return files_in(path, path, *choice), None
+    if choice != (None, None):
+        raise UserError(f"{path}: is no folder and no data set on the hub; remove split and files, or correct path")
+    return _local_files(path), None
+
+
+def file_sizes(source: Source) -> list[tuple[str, int]]:
+    """The data files of a source as messages show them, and their sizes in bytes. UserError for a missing one."""
+
+    def measure(path: str) -> tuple[str, int]:
+        if is_address(path):
+            return without_secrets(path), remote_size(Address(path, source.downloads), without_secrets(path))
+        try:
+            return path, os.stat(path).st_size
+        except OSError as problem:
+            raise UserError(f"{path}: cannot read the data file: {problem.strerror}") from problem
+
+    with ThreadPoolExecutor(16) as pool:  # shards behind addresses may be thousands
+        return list(pool.map(measure, find_files(source)[0]))
+
+
+def _local_files(path: str) -> list[str]:
+    if os.path.exists(path) or not re.search(r"[*?{\[]", path):
+        return [path]
+    found = []
+    for pattern in expand_braces(path):
+        matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise UserError(f"{path}: no file fits {pattern!r}; correct the pattern")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """a{08..10}{x,y} -> a08x a08y a09x ..., as shells do it."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    between = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    if between:
+        low, high = between.groups()
+        choices = [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
+    else:
+        choices = found[1].split(",")
+    return [text for choice in choices for text in expand_braces(pattern.replace(found[0], choice, 1))]
+
+
+def read_rows(path: str, downloads: Downloads, on_problem: Callable[[UserError], None]) -> Iterator[Row]:
+    """The rows of one data file."""
+    if is_address(path):
+        if not urlsplit(path).path.endswith(".tar"):
+            name = without_secrets(path)
+            return iter(on_problem(UserError(f"{name}: of addresses only tar shards are read; download it")) or ())
+        return read_shard(path, on_problem, downloads)
+    if path.endswith(SUFFIXES):
+        return read_shard(path, on_problem)
+    if path.endswith(tables.SUFFIXES):
+        return tables.read_table(path, on_problem)
+    return read_json(path, on_problem)
+
+
+def is_address(path: str) -> bool:
+    return path.startswith(SCHEMES)

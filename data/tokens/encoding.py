@@ -1,0 +1,205 @@
+"""Conversation -> token ids and which of them are trained, by tokenising the whole rendered text once.
+
+Tokenising pieces and joining them is wrong for LLaMA's tokenizers, which put a blank in front of each piece. The
+whole text gives the tokens that inference sees, and offsets say which of them are the assistant's.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram
+
+from data.errors import UserError
+from data.media.reference import Media
+from data.sources.conversation import Conversation, with_system_prompt
+from data.video_llava import PLACEHOLDERS, VisualTokens
+
+IGNORE_INDEX = -100
+BATCH = 128  # conversations that are rendered and tokenised together
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One tokenised conversation, small enough to keep a data set of them in memory.
+
+    `input_ids` has ONE id for each picture or clip (see `expand`); `trained` are the half-open index ranges of
+    the assistant's words with their EOS; `media` are in order of appearance; `num_turns_dropped` counts the
+    trailing questions that `max_length` cost.
+    """
+
+    input_ids: array
+    trained: tuple[tuple[int, int], ...]
+    media: tuple[Media, ...]
+    name: str
+    num_turns_dropped: int = 0
+
+    @property
+    def labels(self) -> array:
+        """`input_ids` where trained, -100 elsewhere; unshifted."""
+        labels = array("i", [IGNORE_INDEX]) * len(self.input_ids)
+        for start, end in self.trained:
+            labels[start:end] = self.input_ids[start:end]
+        return labels
+
+
+def render(messages: list[dict], tokenizer, *, generation_prompt: bool) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+
+
+def render_all(dialogues: list[list[dict]], tokenizer, *, generation_prompt: bool) -> list[str]:
+    # An empty list would be taken for one dialogue.
+    return render(dialogues, tokenizer, generation_prompt=generation_prompt) if dialogues else []
+
+
+def encode_prompt(messages: list[dict], tokenizer, visual_tokens: VisualTokens) -> np.ndarray:
+    """The ids, int32 (T,), that `generate` is given for `messages`, placeholders expanded."""
+    ids = tokenizer(render(messages, tokenizer, generation_prompt=True)).input_ids
+    return expand(ids, ids, tokenizer, visual_tokens)[0]
+
+
+def encode(
+    conversation: Conversation,
+    tokenizer,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+) -> Sample | None:
+    """Tokenise one conversation and find the assistant's tokens.
+
+    Whole trailing turns are dropped until at most `max_length` tokens are left, visual tokens included; None when
+    not even the first turn fits. Raises UserError naming the row.
+    """
+    ((_, sample),) = encode_all([conversation], tokenizer, visual_tokens, max_length, system_prompt)
+    return sample
+
+
+def encode_all(
+    conversations: Iterable[Conversation],
+    tokenizer,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+) -> Iterator[tuple[str, Sample | None]]:
+    """The name of each conversation, and what `encode` makes of it; many at once, which is faster."""
+    find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
+    keep_no_texts(tokenizer.backend_tokenizer)
+    for batch in _batches(conversations):
+        dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
+        texts = render_all(dialogues, tokenizer, generation_prompt=False)
+        encoded = tokenizer(texts, return_offsets_mapping=True)
+        spans = _answer_spans(dialogues, texts, tokenizer)
+        for conversation, messages, ids, offsets, answers in zip(
+            batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
+        ):
+            _refuse_special_tokens(messages, find_special, conversation.name)
+            trained = _tokens_of(answers, offsets, conversation.name)
+            yield conversation.name, _sample(conversation, ids, trained, tokenizer, visual_tokens, max_length)
+
+
+def keep_no_texts(tokenizer: Tokenizer) -> None:
+    """A tokenizer remembers the last 10,000 words that it has split. To LLaMA's a whole text is one word, which does
+    not come again: 50 MB for nothing."""
+    splitter, model = tokenizer.pre_tokenizer, tokenizer.model
+    if isinstance(model, BPE | Unigram) and (splitter is None or len(splitter.pre_tokenize_str("two words")) == 1):
+        model._resize_cache(0)  # it has no public name
+
+
+def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    """Those before a row that cannot be read come out before its error."""
+    batch = []
+    try:
+        for conversation in conversations:
+            batch.append(conversation)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except UserError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _sample(
+    conversation: Conversation, ids: list[int], trained: list[tuple[int, int]], tokenizer, visual_tokens, max_length
+) -> Sample | None:
+    """`conversation` up to the last turn that fits."""
+    lengths = np.cumsum(_repeats(np.array(ids), tokenizer, visual_tokens))
+    fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
+    if not fitting:
+        return None
+    ids = array("i", ids[: fitting[-1][1]])
+    num_media = sum(ids.count(tokenizer.convert_tokens_to_ids(token)) for token in PLACEHOLDERS.values())
+    return Sample(
+        input_ids=ids,
+        trained=tuple(fitting),
+        media=conversation.media[:num_media],
+        name=conversation.name,
+        num_turns_dropped=len(trained) - len(fitting),
+    )
+
+
+def expand(ids, labels, tokenizer, visual_tokens: VisualTokens) -> tuple[np.ndarray, np.ndarray]:
+    """Repeat each placeholder id as often as its picture or clip has visual tokens; int32 (T,) ids and labels."""
+    ids, labels = np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)
+    counts = _repeats(ids, tokenizer, visual_tokens)
+    return np.repeat(ids, counts), np.repeat(labels, counts)
+
+
+def _repeats(ids: np.ndarray, tokenizer, visual_tokens: VisualTokens) -> np.ndarray:
+    counts = np.ones(len(ids), dtype=np.int64)
+    for kind, token in PLACEHOLDERS.items():
+        counts[ids == tokenizer.convert_tokens_to_ids(token)] = visual_tokens.of(kind)
+    return counts
+
+
+def _answer_spans(dialogues: list[list[dict]], texts: list[str], tokenizer) -> Iterator[list[tuple[int, int]] | None]:
+    """Of each dialogue the half-open character ranges from the end of each generation prompt to the end of the EOS
+    behind the answer; None where its text, or that of a shorter dialogue, does not begin with them."""
+    eos, roles = tokenizer.eos_token, [[message["role"] for message in messages] for messages in dialogues]
+    answers = [[number for number, role in enumerate(each) if role == "assistant"] for each in roles]
+    cuts = [(messages, number) for messages, numbers in zip(dialogues, answers, strict=True) for number in numbers]
+    asked = [messages[:number] for messages, number in cuts]
+    answered = [messages[: number + 1] for messages, number in cuts if number + 1 < len(messages)]
+    prompts = iter(render_all(asked, tokenizer, generation_prompt=True))
+    shorter = iter(render_all(answered, tokenizer, generation_prompt=False))
+    for text, numbers in zip(texts, answers, strict=True):
+        # The last answer ends the text.
+        pairs = list(zip(islice(prompts, len(numbers)), [*islice(shorter, len(numbers) - 1), text], strict=True))
+        if all(after.startswith(before) and text.startswith(after) for before, after in pairs):
+            yield [(len(before), after.rindex(eos) + len(eos)) for before, after in pairs]
+        else:
+            yield None
+
+
+def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
+    """The half-open token ranges of character ranges, which must begin and end between two tokens."""
+    if spans is None:
+        raise UserError(
+            f"{name}: the chat template rewrites earlier turns when a turn is added, so training and inference "
+            "would see different prompts; give the processor a template that only appends"
+        )
+    firsts, lasts = np.array(offsets).T
+    ranges = []
+    for start, end in spans:
+        inside = np.flatnonzero((start <= firsts) & (firsts < end))
+        if any(((firsts < edge) & (edge < lasts)).any() for edge in (start, end)):
+            raise UserError(
+                f"{name}: the tokenizer joins the end of the prompt and the answer in one token, so the prompt at "
+                "inference would differ; the chat template's generation prompt must end where a token ends"
+            )
+        ranges.append((int(inside[0]), int(inside[-1]) + 1))
+    return ranges
+
+
+def _refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:
+    for message in messages:
+        for part in message["content"]:
+            if found := find_special(part.get("text", "")):
+                raise UserError(f"{name}: the text holds the special token {found[0]!r}; take it out")

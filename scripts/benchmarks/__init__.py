@@ -1,0 +1,1 @@
+"""Ours against the plain way, case by case; scripts/benchmark.py is the entry."""

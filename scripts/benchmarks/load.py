@@ -1,0 +1,146 @@
+"""What reading a large data set takes, from the data file to the first batch: seconds and memory.
+
+A fresh process does what train/sft.py does: read, check, tokenise, group, plan the rows of an epoch, fingerprint, start
+the loader's workers, take a batch. Two data sets: many questions about each clip, and one question about each, which
+has most clips and most groups (parts of a few files: what counts is that all differ).
+
+base    of the process when everything is imported and the processor loaded, before a row is read
+rss     resident, with the libraries' files, which all processes share; peak: the highest so far; anon: without files
+own     of a worker: what it shares with no other process (USS)
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NUM_FILES = 4
+QUESTIONS = (
+    ("What colour is the shape in number {}?", "red"),
+    ("Which way does it move after {}?", "left"),
+    ("How do they differ? Say it in {} words.", "green moves up"),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--questions-per-clip", type=int, nargs="+", default=[25, 1])
+    parser.add_argument("--workers", type=int, default=2, help="of the data loader")
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    """Measure and print case by case; returns the rows of `--json`."""
+    from scripts.benchmarks.measure import machine
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_processor_and_clips(Path(folder))
+        for questions_per_clip in arguments.questions_per_clip:
+            write_records(Path(folder), arguments.rows, questions_per_clip)
+            command = [sys.executable, "-m", "scripts.benchmarks.load", folder, str(arguments.workers)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            figures = json.loads(printed.splitlines()[-1])
+            about = {"case": "load", "rows": arguments.rows, "questions_per_clip": questions_per_clip}
+            rows.append({**about, **figures, "machine": machine()})
+            print(describe(rows[-1]), flush=True)
+    return rows
+
+
+def write_processor_and_clips(folder: Path) -> None:
+    import numpy as np
+
+    from scripts.demo.scenes import film, random_scene
+    from train.model.build import build_config, build_processor, train_tokenizer
+
+    words = [text for pair in QUESTIONS for text in pair]
+    processor = build_processor(train_tokenizer([f"USER: ASSISTANT: 0123456789 {' '.join(words)}"] * 4), image_size=56)
+    processor.save_pretrained(folder)
+    build_config("tiny", processor.tokenizer).save_pretrained(folder)
+    random = np.random.default_rng(0)
+    for number in range(NUM_FILES):
+        film(random_scene(random), folder / f"{number}.mp4")
+
+
+def write_records(folder: Path, num_rows: int, questions_per_clip: int) -> None:
+    with open(folder / "train.jsonl", "w") as file:
+        for row in range(num_rows):
+            clip = row // questions_per_clip
+            question, answer = QUESTIONS[row % len(QUESTIONS)]
+            turns = [
+                {"from": "human", "value": f"<video>\n{question.format(row)}"},
+                {"from": "gpt", "value": answer},
+            ]
+            record = {"video": f"{clip % NUM_FILES}.mp4", "start": clip * 1e-6, "conversations": turns}
+            file.write(json.dumps(record) + "\n")
+
+
+def load(folder: Path, num_workers: int) -> dict:
+    """The figures of this process, which should have done nothing before."""
+    from accelerate.data_loader import DataLoaderShard
+
+    import train.sft  # noqa: F401  all that training imports
+    from data.batches.collator import RowCollator
+    from data.batches.workers import loader_workers
+    from data.packing.rank_sampler import RankBatchSampler
+    from data.video_llava import load_processor, measure_visual_tokens
+    from train.loop.rows import load_rows
+    from train.model.load import quiet_libraries
+    from train.recipe.recipe import Data
+    from train.run_folder.provenance import fingerprint
+
+    quiet_libraries()
+    processor, _ = load_processor(str(folder))
+    visual_tokens = measure_visual_tokens(processor, 8)
+    base, start = memory(), time.perf_counter()
+    data = Data(train=[{"path": str(folder / "train.jsonl")}])
+    rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)
+    loaded = time.perf_counter()
+    fingerprint(rows.samples)
+    printed = time.perf_counter()
+    loader = DataLoaderShard(
+        rows,
+        batch_sampler=RankBatchSampler(rows, batch_size=1, rows_per_step=data.rows_per_step),
+        collate_fn=RowCollator(processor, visual_tokens),
+        **loader_workers(num_workers),
+    )
+    batches = iter(loader)
+    next(batches)
+    seconds = {"load_s": loaded - start, "fingerprint_s": printed - loaded, "batch_s": time.perf_counter() - printed}
+    now = {"ours_s": sum(seconds.values()), **seconds, "packed_rows": len(rows), "base": base, "process": memory()}
+    return {**now, "workers": [memory(worker.pid) for worker in worker_processes()]}
+
+
+def worker_processes() -> list:
+    """This process's children, or those of the server that is one of them (see `data.batches.workers`)."""
+    import psutil
+
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return next((others for child in children if (others := child.children())), children)
+
+
+def memory(pid: int | None = None) -> dict[str, int]:
+    """Bytes. The peak is VmHWM: ru_maxrss would begin with that of the process that started this one."""
+    import psutil
+
+    info = psutil.Process(pid).memory_full_info()
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines())
+    lines = {name: 1024 * int(status[key].split()[0]) for name, key in (("anon", "RssAnon"), ("peak", "VmHWM"))}
+    return {"rss": info.rss, "own": info.uss, "pss": info.pss, **lines}
+
+
+def describe(row: dict) -> str:
+    now, base = ({name: value // 10**6 for name, value in row[when].items()} for when in ("process", "base"))
+    own = ", ".join(str(worker["own"] // 10**6) for worker in row["workers"])
+    return (
+        f"load    {row['rows']} conversations, {row['questions_per_clip']} a clip, {row['packed_rows']} rows: first "
+        f"batch after {row['ours_s']:.0f} s; rss {now['rss']} MB (base {base['rss']}, peak {now['peak']}), anon "
+        f"{now['anon']} MB (base {base['anon']}); workers' own {own} MB"
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(load(Path(sys.argv[1]), int(sys.argv[2]))))

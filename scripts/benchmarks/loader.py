@@ -1,0 +1,121 @@
+"""Clips a second of the data loader: decoding them, and from its caches.
+
+cold      every clip is decoded
+frames    data.frame_cache has all of them
+features  data.feature_cache has what the towers make of them (random numbers here), in bfloat16
+
+One clip with one question is a row, of the size that Video-LLaVA-7B takes. All clips have the same content and are
+files of their own, and what is read lies in the system's memory. All ways take turns, after a pass that fills the
+caches. What reads a cache has no decoder here: a miss ends the benchmark.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.batches.collator import RowCollator
+from data.batches.pixels import PixelLoader
+from data.batches.workers import loader_workers, start_server
+from data.cache.feature_cache import FeatureLoader, Features
+from data.cache.frame_cache import FrameCache
+from data.media.reference import Media
+from data.packing.dataset import RowDataset, load_corpus, shared_prefix_rows
+from data.video_llava import VisualTokens, measure_visual_tokens
+from scripts.benchmarks.decode import make_clip
+from scripts.benchmarks.measure import machine, seconds
+from train.model.build import PATCH_SIZE, SHAPES, build_processor, train_tokenizer
+
+NUM_FRAMES = 8
+CLIP = {"gop": 10, "height": 240, "rate": 30}  # of the clips: seconds between key frames, pixels, frames a second
+QUESTION, ANSWER = "What can be seen here?", "a plain"
+
+
+class CacheOnly(PixelLoader):
+    """Has a cache and no decoder."""
+
+    def decoded(self, item: Media) -> torch.Tensor:
+        raise AssertionError(f"{item.path} was decoded although its frames are in the cache")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=30, help="of each clip")
+    parser.add_argument("--workers", type=int, default=2, help="of the data loader; 0 is none beside the main process")
+    parser.add_argument("--repetitions", type=int, default=3)
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    """Measure and print; returns the rows of `--json`, one a cache: `plain_s` and `ours_s` are seconds a clip without
+    and with it."""
+    start_server("train.sft")  # as train/sft.py does
+    processor = build_processor(train_tokenizer([QUESTION, ANSWER]), SHAPES["7b"][2])
+    visual_tokens = measure_visual_tokens(processor, NUM_FRAMES)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = make_rows(folder, processor.tokenizer, visual_tokens, arguments)
+        ways = make_loaders(folder, processor, [sample.media[0] for sample in rows.samples])
+        times = {way: [] for way in ways}
+        for _ in range(arguments.repetitions):
+            for way, load_pixels in ways.items():
+                collate = RowCollator(processor, visual_tokens, load_pixels=load_pixels)
+                elapsed = seconds(lambda collate=collate: go_through(rows, collate, arguments.workers))
+                times[way].append(elapsed / arguments.clips)
+    about = {"clips": arguments.clips, "clip_s": arguments.seconds, "workers": arguments.workers, "machine": machine()}
+    return report(times, about)
+
+
+def make_rows(folder: Path, tokenizer, visual_tokens: VisualTokens, arguments: argparse.Namespace) -> RowDataset:
+    make_clip(folder / "clip.mp4", arguments.seconds, **CLIP)
+    turns = [{"from": "human", "value": f"<video>\n{QUESTION}"}, {"from": "gpt", "value": ANSWER}]
+    names = [f"{number}.mp4" for number in range(arguments.clips)]
+    for name in names:
+        shutil.copy(folder / "clip.mp4", folder / name)
+    (folder / "rows.json").write_text(json.dumps([{"video": name, "conversations": turns} for name in names]))
+    samples = load_corpus([(str(folder / "rows.json"), None)], tokenizer, visual_tokens, 4096).samples
+    return shared_prefix_rows(samples, tokenizer, visual_tokens, 1, visual_tokens.video + 100, seed=0)
+
+
+def make_loaders(folder: Path, processor, clips: list[Media]) -> dict:
+    """What gives the towers' inputs in each way, its cache filled."""
+    frames = FrameCache(folder / "frames", processor, NUM_FRAMES)
+    _, (width, *_), edge = SHAPES["7b"]
+    num_tokens = (edge // PATCH_SIZE) ** 2 + 1
+    about = Features((-2,), num_tokens, width, torch.bfloat16, {"video": "random"}, "torch.bfloat16")
+    features = FeatureLoader(folder / "features", processor, NUM_FRAMES, about)
+    fill = PixelLoader(processor, NUM_FRAMES, frames)
+    for clip in tqdm(clips, desc="filling", unit="clip", disable=None):
+        fill.fitted(clip)
+        features.keep(clip, torch.randn(NUM_FRAMES, *about.shape).bfloat16())
+    cold, cached = PixelLoader(processor, NUM_FRAMES), CacheOnly(processor, NUM_FRAMES, frames)
+    return {"cold": cold, "frames": cached, "features": features}
+
+
+def go_through(rows: RowDataset, collate: RowCollator, num_workers: int) -> None:
+    order = rows.rows(epoch=0)
+    batches = DataLoader(rows, sampler=order, collate_fn=collate, **loader_workers(num_workers))
+    assert sum(batch["counts"]["clips"] for batch in batches) == len(rows.samples)
+
+
+def report(times: dict[str, list[float]], about: dict) -> list[dict]:
+    print("{machine}, {clips} clips of {clip_s:g} s, {workers} workers\n".format(**about))
+    print("| | clips a second (spread) | to cold |\n| --- | --- | --- |")
+    rows = []
+    for way, values in times.items():
+        rates = [1 / value for value in (median(values), max(values), min(values))]
+        ratio = median(times["cold"]) / median(values)
+        print("| {} | {:.1f} ({:.1f} to {:.1f}) | {:.1f}x |".format(way, *rates, ratio), flush=True)
+        if way != "cold":
+            spread = {"ours_s": values, "plain_s": times["cold"]}
+            rows.append({
+                "case": "loader", "cache": way, "ours_s": median(values), "plain_s": median(times["cold"]),
+                "ratio": ratio, "memory_ratio": None, "clips_per_s": rates[0], "decoder_calls": 0,
+                "spread": {name: [min(each), max(each)] for name, each in spread.items()}, **about,
+            })  # fmt: skip
+    return rows

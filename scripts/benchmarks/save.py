@@ -1,0 +1,177 @@
+"""What a checkpoint and a resume cost, on a run of the recipe (the demo's: scripts/make_demo.py outputs/demo first).
+
+stall   seconds of training that a checkpoint every 50 steps takes, over the seconds of those steps
+save    one checkpoint: transformers' own, written in place, and ours, flushed to the disk, hashed and renamed
+resume  from the start of the command to the end of its first step: a fresh run, and one that continues 90 % into an
+        epoch; the rows before are not decoded again
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from scripts.benchmarks.measure import machine, seconds
+from train import sft
+from train.loop.saving import SavingTrainer
+from train.run_folder.checkpoint import checkpoints
+from train.run_folder.metrics import METRICS_FILE, keep_lines_until
+
+ROOT = Path(__file__).parents[2]
+EVERY = 50  # steps from checkpoint to checkpoint
+LOUD = ["training.logging_steps=1", "training.disable_tqdm=true"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default="recipes/demo.yaml")
+    parser.add_argument("--steps", type=int, default=2 * EVERY + 10)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    """Measure and print case by case; returns the rows of `--json`."""
+    torch.set_num_threads(arguments.threads)
+    about = {"machine": machine(), "torch": torch.__version__, "recipe": arguments.recipe}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in (stall_and_save, resume):
+            for row in case(arguments, Path(folder)):
+                rows.append({**row, **about})
+                print(describe(row), flush=True)
+    return rows
+
+
+def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[dict]:
+    """One run with a checkpoint every 50 steps; at its end both ways save by turns."""
+    ours, plain = [], []
+
+    class AtTheEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            for _ in range(arguments.repetitions):
+                plain.append(seconds(lambda: save_in_place(trainers[0])))
+                ours.append(seconds(lambda: trainers[0]._save_checkpoint(trainers[0].model, None)))
+
+    trainers = []
+
+    class Watched(sft.RowTrainer):
+        def __init__(self, **kwargs):
+            super().__init__(**{**kwargs, "callbacks": [*kwargs["callbacks"], AtTheEnd()]})
+            trainers.append(self)
+
+    original, sft.RowTrainer = sft.RowTrainer, Watched
+    try:
+        out = folder / "stall"
+        settings = [f"training.output_dir={out}", f"training.save_steps={EVERY}"]
+        with redirect_stdout(StringIO()):
+            sft.main([arguments.recipe, *settings, f"training.max_steps={arguments.steps}", *LOUD])
+    finally:
+        sft.RowTrainer = original
+    lines = [line for line in read_metrics(out) if "step_s" in line]
+    saving, training = (sum(line[name] for line in lines) for name in ("save_s", "step_s"))
+    size = sum(path.stat().st_size for path in checkpoints(out)[-1].rglob("*") if path.is_file())
+    stall = {"case": "stall", "ours_s": saving, "plain_s": training - saving, "share": saving / (training - saving)}
+    return [
+        {**stall, "ratio": (training - saving) / training, "memory_ratio": None, "steps": len(lines), "every": EVERY},
+        {"case": "save", **compared(plain, ours), "checkpoint_mb": size / 1e6},
+    ]
+
+
+def save_in_place(trainer: SavingTrainer) -> None:
+    """transformers' `Trainer._save_checkpoint`, without reeltune's."""
+    Trainer._save_checkpoint(trainer, trainer.model, None)
+
+
+def resume(arguments: argparse.Namespace, folder: Path) -> list[dict]:
+    """Fresh and continued starts of the real command, by turns; each is killed after its first step."""
+    kept = folder / "ninety"
+    epoch = [f"training.output_dir={kept}", "training.max_steps=-1", "training.num_train_epochs=1"]
+    until_saved = [*epoch, "training.save_steps=0.9", "training.save_total_limit=1"]
+    process = start(arguments.recipe, *until_saved)
+    while not (saved := [path for path in kept.glob("checkpoint-*") if path.suffix == ""]) and process.poll() is None:
+        time.sleep(0.05)
+    stop(process)
+    step = int(saved[0].name[11:])
+    keep_lines_until(kept / METRICS_FILE, step)
+    times: dict[str, list[float]] = {"fresh": [], "continued": []}
+    for _ in range(arguments.repetitions):
+        for name, values in times.items():
+            out = folder / name
+            shutil.rmtree(out, ignore_errors=True)
+            if name == "continued":
+                shutil.copytree(kept, out)
+            values.append(until_first_step(arguments.recipe, out, *until_saved[1:]))
+    row = compared(times["fresh"], times["continued"])
+    return [{"case": "resume", **row, "slower": row["ours_s"] / row["plain_s"], "step": step}]
+
+
+def until_first_step(recipe: str, out: Path, *settings: str) -> float:
+    before = len(read_metrics(out))
+    begin = time.perf_counter()
+    process = start(recipe, f"training.output_dir={out}", *settings)
+    while len(read_metrics(out)) <= before and process.poll() is None:
+        time.sleep(0.005)
+    elapsed = time.perf_counter() - begin
+    stop(process)
+    return elapsed
+
+
+def start(recipe: str, *settings: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train" / "sft.py"), recipe, *settings, *LOUD]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def stop(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Complete lines: the last may be being written."""
+    path = folder / METRICS_FILE
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def compared(plain: list[float], ours: list[float]) -> dict:
+    """Medians and [min, max]."""
+    return {
+        "ours_s": median(ours),
+        "plain_s": median(plain),
+        "ratio": median(plain) / median(ours),
+        "memory_ratio": None,
+        "spread": {"ours_s": [min(ours), max(ours)], "plain_s": [min(plain), max(plain)]},
+    }
+
+
+DESCRIPTIONS: dict[str, Callable[[dict], str]] = {
+    "stall": lambda row: (
+        f"stall   {row['ours_s']:.2f} s of checkpoints, one every {row['every']} steps, on {row['plain_s']:.1f} s of "
+        f"{row['steps']} steps: {row['share']:.1%}"
+    ),
+    "save": lambda row: (
+        f"save    ours {row['ours_s'] * 1e3:.0f} ms, in place {row['plain_s'] * 1e3:.0f} ms, "
+        f"{row['checkpoint_mb']:.1f} MB"
+    ),
+    "resume": lambda row: (
+        f"resume  first step after {row['ours_s']:.1f} s at step {row['step']}, 90 % into the epoch, and after "
+        f"{row['plain_s']:.1f} s fresh: {row['slower']:.2f}x"
+    ),
+}
+
+
+def describe(row: dict) -> str:
+    spread = [f"{name[:-2]} {low:.2f} to {high:.2f} s" for name, (low, high) in row.get("spread", {}).items()]
+    return DESCRIPTIONS[row["case"]](row) + (f" ({', '.join(spread)})" if spread else "")

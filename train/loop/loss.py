@@ -1,0 +1,44 @@
+"""Cross-entropy on the labelled positions alone: about 97 % of a row is video, which needs no logits."""
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from data.tokens.encoding import IGNORE_INDEX
+
+
+def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where logits are needed, and what they should predict.
+
+    labels: (B, T) long, not shifted, -100 where nothing is trained.
+    Returns positions (N,) long, for the model's `logits_to_keep`, and targets (B, N) long: the label after
+    each position, -100 in the samples that have none there.
+
+    For a packed row (B = 1) the positions are exactly the labelled ones. For a padded batch they are the
+    union over its samples: a few logits too many, but an index shared by the batch means the same to every
+    transformers 5, where a mask for each sample is understood by the newest alone.
+    """
+    following = labels[:, 1:]
+    positions = (following != IGNORE_INDEX).any(dim=0).nonzero().squeeze(-1)
+    return positions, following[:, positions]
+
+
+def token_loss(
+    logits: torch.Tensor, targets: torch.Tensor, num_items: int | torch.Tensor, chunk_size: int = 512
+) -> torch.Tensor:
+    """Sum of the cross-entropy over the labelled tokens, in float32, divided by `num_items`.
+
+    logits: (B, N, V) in any float dtype; targets: (B, N) long, -100 is left out. num_items: labelled tokens
+    of the whole optimizer step, so that the gradients of its micro-batches add up to that of their mean over
+    tokens; with none at all the loss is 0, and so is every gradient.
+
+    Logits are widened to float32 `chunk_size` positions at a time, again in the backward pass, so that never
+    more than (chunk_size, V) exist in float32, however long the answers are.
+    """
+    chunks = zip(logits.flatten(0, 1).split(chunk_size), targets.flatten().split(chunk_size), strict=True)
+    total = sum(checkpoint(_summed, *chunk, use_reentrant=False) for chunk in chunks)
+    return total / torch.as_tensor(num_items, device=logits.device).clamp(min=1)
+
+
+def _summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")

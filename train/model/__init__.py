@@ -1,0 +1,1 @@
+"""The model: loaded, adapted, and attending to packed rows."""

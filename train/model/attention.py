@@ -1,0 +1,74 @@
+"""Shared-prefix attention: the questions about one clip, side by side behind one copy of its visual tokens.
+
+Importing this module registers the implementation `shared_prefix` with transformers. The decoder alone takes
+it, the towers keep theirs: `attn_implementation={"text_config": SHARED_PREFIX}`. With the keyword arguments
+of `data.packing.layout.packed_inputs` a forward pass attends as `data.packing.layout` says; without them, in
+evaluation on padded batches and in generation, it is that of transformers' `sdpa`, mask and all.
+"""
+
+from functools import lru_cache, partial
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from data.packing.layout import RowLayout, suffix_mask
+
+SHARED_PREFIX = "shared_prefix"
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    row_layout: RowLayout | None = None,
+    suffixes_only: bool = False,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """query (B, H, L, D), key and value (B, H_kv, L, D) -> (B, L, H, D), the interface of transformers.
+
+    suffixes_only: zeros in the prefixes that have suffixes, see `train.model.last_layer`.
+    """
+    if row_layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    attend = partial(sdpa_attention_forward, module, **kwargs)
+    return _attend_row(attend, query, key, value, row_layout, suffixes_only), None
+
+
+# Every row has other lengths. Traced into the graph they would recompile the decoder for each row until
+# torch.compile gives up; outside of it the graph breaks here and everything else of a layer compiles once.
+@torch.compiler.disable
+def _attend_row(attend, query, key, value, layout: RowLayout, suffixes_only: bool) -> torch.Tensor:
+    """`attend` is sdpa, causal where its mask is None. -> (B, L, H, D)"""
+    # split, not slices: the gradient of a split is one concatenation, that of each slice a zero-filled row.
+    groups = (states.split(layout.group_lengths, dim=2) for states in (query, key, value))
+    masks = _masks(layout, suffixes_only, query.device)
+    outputs = []
+    for (prefix_length, _), mask, q, k, v in zip(layout.groups, masks, *groups, strict=True):
+        if mask is None:
+            outputs.append(attend(q, k, v, None)[0])
+            continue
+        of_prefix, of_suffixes = q.split([prefix_length, q.shape[2] - prefix_length], dim=2)
+        if suffixes_only:
+            outputs.append(torch.zeros_like(of_prefix).transpose(1, 2))
+        elif prefix_length:
+            outputs.append(attend(of_prefix, k[:, :, :prefix_length], v[:, :, :prefix_length], None)[0])
+        outputs.append(attend(of_suffixes, k, v, mask)[0])
+    return torch.cat(outputs, dim=1)
+
+
+@lru_cache(maxsize=4)
+def _masks(layout: RowLayout, suffixes_only: bool, device: torch.device) -> list[torch.Tensor | None]:
+    """(1, 1, S, P + S) of each group, None where it is causal as a whole; built once for a row's layers."""
+    fewest = 1 if suffixes_only else 2
+    return [
+        suffix_mask(prefix_length, suffix_lengths, device)[None, None] if len(suffix_lengths) >= fewest else None
+        for prefix_length, suffix_lengths in layout.groups
+    ]
+
+
+AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
+AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)

@@ -1,0 +1,90 @@
+"""Load a Video-LLaVA: number type, attention, 4 and 8 bit."""
+
+import os
+import warnings
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, VideoLlavaForConditionalGeneration
+from transformers.utils import logging
+
+from data.errors import UserError
+from data.video_llava import PROJECTOR, TOWERS
+from train.model.attention import SHARED_PREFIX
+from train.ranks.processes import uses_fsdp
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    attn_implementation: str = "auto",
+    quantization: str | None = None,
+    double_quantization: bool = True,
+    device_map: str | dict | None = None,
+) -> VideoLlavaForConditionalGeneration:
+    """The model in eval mode, every parameter frozen.
+
+    The decoder's linear layers alone are quantised; towers, projector and head keep `dtype`. `auto` and `sdpa` give
+    the decoder the shared-prefix attention, which is plain sdpa for ordinary batches.
+    """
+    decoder_attention = SHARED_PREFIX if attn_implementation in ("auto", "sdpa") else attn_implementation
+    tower_attention = "sdpa" if attn_implementation == "auto" else attn_implementation
+    # transformers' warning about unexpected or missing weights is an error here: such a model answers nonsense.
+    try:
+        model, loading = VideoLlavaForConditionalGeneration.from_pretrained(
+            name_or_path,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation={"text_config": decoder_attention, "vision_config": tower_attention},
+            quantization_config=quantization_config(quantization, dtype, double_quantization),
+            device_map=device_map,
+            output_loading_info=True,
+        )
+    except (OSError, ImportError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise UserError(f"model.name_or_path: cannot load {name_or_path}: {reason}") from problem
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise UserError(
+            f"model.name_or_path: {name_or_path} lacks {len(missing)} weights, the first {missing[0]}; "
+            "it is no complete Video-LLaVA checkpoint"
+        )
+    keep_weights_trainable(model)
+    return model.requires_grad_(False).eval()
+
+
+def keep_weights_trainable(model: nn.Module) -> None:
+    """bitsandbytes 0.50 repacks 4-bit weights in the first evaluation on a CPU with AVX512-BF16, for a kernel that
+    rounds to bfloat16 and has no gradient: training that goes on after it would train the layers behind alone."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quantization_config(quantization: str | None, dtype: str, double: bool) -> BitsAndBytesConfig | None:
+    """bitsandbytes' settings for the decoder's linear layers: null, nf4, fp4 or int8."""
+    if quantization is None:
+        return None
+    # Full names: transformers matches these patterns from the start, a bare "image_tower" would protect nothing.
+    skipped = [*(f"model.{part}" for part in (*TOWERS, PROJECTOR)), "lm_head"]
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        # FSDP spreads tensors of one number type; what lies in them is bitsandbytes' business.
+        bnb_4bit_quant_storage=getattr(torch, dtype) if uses_fsdp() else torch.uint8,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def quiet_libraries() -> None:
+    """Leave warnings for developers (renamed arguments and attributes, backends) out of the user's terminal."""
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where installed, says on stdout that it finds none

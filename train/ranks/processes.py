@@ -1,0 +1,133 @@
+"""The processes of a run: how they find each other, and what all of them must do together."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+from transformers import TrainingArguments
+
+from data.errors import UserError
+from data.packing.dataset import RowDataset
+from data.video_llava import DECODER
+
+
+def num_launched() -> int:
+    """Processes that the launcher started, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def uses_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
+
+
+def uses_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
+def cpu_processes() -> dict[str, Any]:
+    """Arguments of `TrainingArguments` for a run without an accelerator; set before anything imports DeepSpeed.
+
+    Without `use_cpu` several processes would train apart, unconnected; with it DeepSpeed would be switched off.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    return {"use_cpu": not uses_deepspeed(), "ddp_backend": "gloo" if num_launched() > 1 else None}
+
+
+def check_connected(accelerator: Accelerator) -> None:
+    """Raises UserError where processes would train apart: each would report a run of its own."""
+    if num_launched() > 1 and accelerator.num_processes != num_launched():
+        raise UserError(
+            f"{num_launched()} processes were launched but are not connected, this one sees "
+            f"{accelerator.num_processes}; launch with a file of accelerate_configs/"
+        )
+
+
+def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: RowDataset | None) -> set[str]:
+    """The kinds of media whose tower runs in every batch of every rank, whatever the batch holds.
+
+    Where weights or gradients are spread over ranks, all of them must run the same modules in the same order: a rank
+    with text alone would leave the others waiting for ever. The same towers always, because DeepSpeed fetches weights
+    ahead in the order of the batch before. One process runs what a batch needs, unless it trains more than the decoder:
+    Adam moves a parameter whose gradient is zero and leaves one without a gradient, and any number of processes shall
+    do the same.
+    """
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if args.world_size == 1 and all(DECODER in name.split(".") or "lm_head" in name.split(".") for name in trained):
+        return set()
+    return set().union(*(rows.kinds() for rows in datasets if rows is not None))
+
+
+def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonfinite: str = "stop") -> None:
+    """Raises UserError for what these processes cannot do with such weights, before any is loaded."""
+    plugin = args.deepspeed_plugin
+    if plugin is not None and on_nonfinite == "skip":
+        raise UserError(
+            "on_nonfinite: skip is impossible with DeepSpeed, which takes the optimizer step inside the backward pass; "
+            "use on_nonfinite=stop, or accelerate_configs/multi_gpu.yaml"
+        )
+    if plugin is not None and plugin.zero_stage == 3 and quantization:
+        raise UserError(
+            f"model.quantization: {quantization} weights cannot be spread by DeepSpeed ZeRO-3; use zero2.yaml, "
+            "multi_gpu.yaml or (nf4, fp4) fsdp2.yaml of accelerate_configs/, or model.quantization=null"
+        )
+    if uses_fsdp() and quantization == "int8":
+        raise UserError(
+            "model.quantization: int8 weights cannot be spread by FSDP; use model.quantization=nf4, or "
+            "accelerate_configs/multi_gpu.yaml"
+        )
+    if uses_fsdp() and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("fsdp_config: fsdp_version 1 is not supported; use accelerate_configs/fsdp2.yaml")
+    if args.n_gpu > 1:
+        raise UserError(
+            f"one process sees {args.n_gpu} GPUs; launch a process for each with accelerate_configs/multi_gpu.yaml, or "
+            "show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def refuse_other_shares(checkpoint: str | None, args: TrainingArguments) -> None:
+    """Raises UserError for a checkpoint of DeepSpeed that another number of processes has shared out."""
+    if checkpoint is None or args.deepspeed_plugin is None:
+        return
+    num_shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if num_shares not in (0, args.world_size):
+        raise UserError(
+            f"resume: DeepSpeed saved {checkpoint} with {num_shares} processes and cannot take {args.world_size}: "
+            f"launch {num_shares}, or start over with --fresh"
+        )
+
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL", "gloo")
+GLOO_SECONDS = 0.5  # it takes milliseconds, on a busy machine tens of them
+
+
+@contextmanager
+def among_processes() -> Iterator[None]:
+    """Another process that is killed, or whose machine goes away, is said in one line; the exit status is 1.
+
+    However a run ends, gloo's threads get the time to drop the tensors of the last exchange, which are Python's: one
+    that came when Python is ending would abort the process (torch 2.14).
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if num_launched() == 1 or not any(word in str(error) for word in LOST):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"error: process {os.environ['RANK']} of {num_launched()} lost the connection to another one: {reason}; "
+            "the same command, on all machines, continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    finally:
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            time.sleep(GLOO_SECONDS)
+    if dist.is_initialized():
+        dist.destroy_process_group()

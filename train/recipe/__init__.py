@@ -1,0 +1,1 @@
+"""A YAML file -> one validated description of a run."""

@@ -1,0 +1,107 @@
+"""A YAML file and overrides -> a recipe.
+
+`load_recipe` reports everything that is wrong at once, before a weight or a clip is touched.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data.errors import UserError
+from train.recipe.problems import Keys, dotted, find_problems
+from train.recipe.recipe import Data, Dataset, Lora, Model, Recipe
+from train.recipe.rules import impossible_combinations
+from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE, TrainingSection
+from train.recipe.yaml_text import parse_override, read_recipe, set_override
+
+PLAIN_KEYS = ("resume", "on_nonfinite", "max_skipped_steps", "early_stopping_patience")
+KNOWN_KEYS = {
+    "": list(Recipe.model_fields),
+    "model": list(Model.model_fields),
+    "lora": list(Lora.model_fields),
+    "data": list(Data.model_fields),
+    "data.train": list(Dataset.model_fields),
+    "data.eval": list(Dataset.model_fields),
+    "training": list(TrainingSection.__annotations__),
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies `section.key=value` overrides, later ones winning.
+
+    UserError has one line a problem, all of them: where, which key, what is wrong, what to do.
+    """
+    raw = read_recipe(path)
+    written = copy.deepcopy(raw)
+    lines, overridden = [], []
+    for text in overrides:
+        try:
+            keys, value = parse_override(text)
+            set_override(raw, keys, value)
+            overridden.append(keys)
+        except UserError as error:
+            lines.append(str(error))
+    recipe, problems = _validate(raw)
+    for keys, text in problems.items():
+        from_command_line = any(
+            keys[: len(override)] == override or (keys == override[: len(keys)] and not _is_in(written, keys))
+            for override in overridden
+        )
+        lines.append(f"{'command line' if from_command_line else path}: {dotted(keys)}: {text}")
+    if lines:
+        raise UserError("\n".join(lines))
+    return recipe
+
+
+def _is_in(raw: Any, keys: Keys) -> bool:
+    for key in keys:
+        if not isinstance(raw, dict) or key not in raw:
+            return False
+        raw = raw[key]
+    return True
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, dict[Keys, str]]:
+    recipe, problems = None, {}
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = find_problems(error, raw, KNOWN_KEYS, SET_ELSEWHERE)
+    faults = list(problems)
+    for keys, text in impossible_combinations(_draft(raw, faults)):
+        # A combination is judged only where its keys are in order themselves.
+        if not any(_unknown(key, fault) for key in keys for fault in faults):
+            problems[keys[0]] = text
+    return recipe, problems
+
+
+def _unknown(key: Keys, fault: Keys) -> bool:
+    """Whether a fault hides the value at `key`; of a section (one key) only its presence matters."""
+    return key[: len(fault)] == fault or (len(key) > 1 and fault[: len(key)] == key)
+
+
+def _draft(raw: dict[str, Any], faults: list[Keys]) -> Recipe:
+    """The recipe without its faulty keys, unvalidated, so that combinations of the others can be judged."""
+    sound = _without(raw, faults)
+    lora = sound.get("lora", {})
+    return Recipe.model_construct(
+        **{key: sound[key] for key in PLAIN_KEYS if key in sound},
+        model=Model.model_construct(**sound.get("model", {})),
+        lora=None if lora is None else Lora.model_construct(**lora),
+        data=Data.model_construct(**sound.get("data", {})),
+        training={**DEFAULTS, **sound.get("training", {})},
+    )
+
+
+def _without(section: dict[str, Any], faults: list[Keys], at: Keys = ()) -> dict[str, Any]:
+    sound = {}
+    for key, value in section.items():
+        here = (*at, key)
+        if isinstance(value, dict) and here not in faults:
+            sound[key] = _without(value, faults, here)
+        elif not any(fault[: len(here)] == here for fault in faults):
+            sound[key] = value
+    return sound

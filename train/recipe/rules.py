@@ -1,0 +1,178 @@
+"""Settings that are right one by one and impossible together."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from train.recipe.recipe import Recipe
+
+# The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
+Combination = tuple[tuple[tuple[str, ...], ...], str]
+
+
+def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
+    """Every impossible combination in a recipe whose single values may be trusted."""
+    yield from _what_is_trained(recipe)
+    yield from _projector(recipe)
+    yield from _rows(recipe)
+    yield from _frames(recipe)
+    yield from _sources(recipe)
+    yield from _streaming(recipe)
+    yield from _evaluation(recipe)
+    if recipe.training["remove_unused_columns"]:
+        yield _together("training.remove_unused_columns"), "the collator needs every column; remove it"
+    if recipe.resume not in ("auto", "never") and not Path(recipe.resume).is_dir():
+        yield (
+            _together("resume"),
+            f"no such folder: {recipe.resume!r}; write auto, never or a checkpoint's folder",
+        )
+
+
+def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
+    model, lora = recipe.model, recipe.lora
+    if lora is None and model.trainable is None:
+        yield (
+            _together("model.trainable", "lora"),
+            "is needed with lora: null; write all, decoder, projector or a regular expression",
+        )
+    if lora is not None and model.trainable is not None:
+        yield (
+            _together("model.trainable", "lora"),
+            f"{model.trainable!r} is for full fine-tuning; write lora: null or use lora.target instead",
+        )
+    if lora is None and model.quantization is not None:
+        yield (
+            _together("model.quantization", "lora"),
+            f"{model.quantization} weights cannot be trained themselves; keep lora or remove quantization",
+        )
+    if lora is not None and model.quantization and str(lora.init_lora_weights).startswith("pissa"):
+        yield (
+            _together("lora.init_lora_weights", "model.quantization"),
+            f"PEFT computes {lora.init_lora_weights} from unquantised weights only; use olora or true",
+        )
+
+
+def _frames(recipe: Recipe) -> Iterator[Combination]:
+    data = recipe.data
+    if (data.frame_sampling == "fps") != (data.frames_per_second is not None):
+        missing = data.frames_per_second is None
+        yield (
+            _together("data.frames_per_second", "data.frame_sampling"),
+            f"is {'needed' if missing else 'only'} for frame_sampling: fps; {'write it' if missing else 'remove it'}",
+        )
+    for key in ("frame_cache", "feature_cache"):
+        if getattr(data, key) is not None and data.frame_sampling == "jitter":
+            yield (
+                _together(f"data.{key}", "data.frame_sampling"),
+                "jitter takes other frames in every epoch, so none is needed twice; write uniform or fps, or remove it",
+            )
+    if data.feature_cache is not None and recipe.lora is None:
+        yield (
+            _together("data.feature_cache", "lora"),
+            "the towers are released, and full fine-tuning (lora: null) saves a whole model; train an adapter, or "
+            "remove it",
+        )
+    if data.frame_cache_gib is not None and data.frame_cache is None:
+        yield _together("data.frame_cache_gib", "data.frame_cache"), "is the size of data.frame_cache; add a folder"
+
+
+def _sources(recipe: Recipe) -> Iterator[Combination]:
+    if any(weight != 1 for weight in _weights(recipe.data.eval)):
+        yield _together("data.eval"), "weight is for training, evaluation takes everything once; remove it"
+
+
+def _streaming(recipe: Recipe) -> Iterator[Combination]:
+    if not recipe.data.streaming:
+        return
+    if recipe.training.get("max_steps", -1) <= 0:
+        yield (
+            _together("training.max_steps", "data.streaming"),
+            "is needed with data.streaming, which does not know the length of an epoch; write how many steps to train",
+        )
+    if any(weight != 1 for weight in _weights(getattr(recipe.data, "train", []))):
+        yield (
+            _together("data.train", "data.streaming"),
+            "a stream takes its sources as they are; remove weight, or data.streaming",
+        )
+    if recipe.data.feature_cache is not None:
+        yield (
+            _together("data.feature_cache", "data.streaming"),
+            "is filled before training, from media that a stream does not know yet; use data.frame_cache",
+        )
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if recipe.training.get(key) == "epoch":
+            yield (
+                _together(f"training.{key}", "data.streaming"),
+                "a stream is one epoch without an end, for transformers; write steps",
+            )
+
+
+def _weights(sources: list[dict]) -> list[float]:
+    return [source.get("weight", 1) for source in sources]
+
+
+def _projector(recipe: Recipe) -> Iterator[Combination]:
+    model, lora = recipe.model, recipe.lora
+    saved = lora is not None and any("projector" in name for name in lora.modules_to_save)
+    if saved and lora.target == "decoder+projector":
+        yield (
+            _together("lora.modules_to_save", "lora.target"),
+            "target: decoder+projector adapts the projector already; write target: decoder to train it whole",
+        )
+    frozen = model.trainable == "decoder" if lora is None else lora.target == "decoder" and not saved
+    if model.projector_learning_rate is not None and frozen:
+        yield (
+            _together(
+                "model.projector_learning_rate",
+                "model.trainable",
+                "lora",
+                "lora.target",
+                "lora.modules_to_save",
+            ),
+            "no projector is trained; add lora.modules_to_save: [multi_modal_projector] or remove it",
+        )
+
+
+def _rows(recipe: Recipe) -> Iterator[Combination]:
+    data, batch_size = recipe.data, recipe.training["per_device_train_batch_size"]
+    packed = data.packing == "shared_prefix"
+    if packed and data.max_tokens_per_row < data.max_length:
+        yield (
+            _together("data.max_tokens_per_row", "data.max_length", "data.packing"),
+            f"a row of {data.max_tokens_per_row} tokens cannot hold a conversation of data.max_length: "
+            f"{data.max_length}; raise it or lower data.max_length",
+        )
+    if packed and batch_size > 1:
+        yield (
+            _together("training.per_device_train_batch_size", "data.packing"),
+            f"a packed row is a batch, so it is 1, not {batch_size}; size rows by data.max_tokens_per_row",
+        )
+    if packed and recipe.training["per_device_eval_batch_size"] > 1:
+        yield (
+            _together("training.per_device_eval_batch_size", "data.packing"),
+            "a packed row is a whole batch, so it is 1; size rows by data.max_tokens_per_row",
+        )
+    if packed and recipe.model.attn_implementation not in ("auto", "sdpa"):
+        yield (
+            _together("model.attn_implementation", "data.packing"),
+            f"{recipe.model.attn_implementation} does not know packed rows; write auto, or data.packing: none",
+        )
+
+
+def _evaluation(recipe: Recipe) -> Iterator[Combination]:
+    if recipe.early_stopping_patience and not recipe.training.get("load_best_model_at_end"):
+        yield (
+            _together("early_stopping_patience", "training.load_best_model_at_end"),
+            "needs training.load_best_model_at_end: true, or the last and not the best model would be the result",
+        )
+    if recipe.data.eval:
+        return
+    for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):
+        if recipe.training.get(key, off) != off:
+            yield (
+                _together(f"training.{key}", "data.eval"),
+                f"there is nothing to evaluate on; add data.eval or remove {key}",
+            )
+
+
+def _together(*paths: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(path.split(".")) for path in paths)

@@ -1,0 +1,98 @@
+"""The recipe's `training:` section: transformers.TrainingArguments by their own names, nothing renamed.
+
+The section's keys and types are derived from the dataclass, so they are those of the installed transformers.
+"""
+
+import warnings
+from dataclasses import fields
+from enum import Enum
+from types import UnionType
+from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints
+
+import torch
+from pydantic import ConfigDict, Field
+from transformers import TrainingArguments
+from typing_extensions import TypedDict
+
+from data.errors import UserError
+from train.ranks.processes import cpu_processes
+
+# What reeltune says when the recipe does not; everything else is transformers' own default.
+DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 1,  # one packed row, or one conversation with `packing: none`
+    "per_device_eval_batch_size": 1,
+    "remove_unused_columns": False,  # the collator needs all of them
+    "logging_steps": 10,
+    "report_to": "tensorboard",
+    "save_total_limit": 2,
+    "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
+    "seed": 42,
+}
+
+# Arguments that a recipe may not set, and where the wish belongs.
+SET_ELSEWHERE = {
+    "gradient_accumulation_steps": "follows from data.rows_per_step, batch size and devices; remove it",
+    "auto_find_batch_size": "would change data.rows_per_step; remove it and lower data.max_tokens_per_row",
+    "resume_from_checkpoint": "the recipe's own key is `resume: auto | never | FOLDER`",
+    "hub_token": "would be written beside every checkpoint; use `hf auth login` or the variable HF_TOKEN",
+    "parallelism_config": "belongs to the accelerate config file",
+    "label_smoothing_factor": "is not part of the loss here; remove it",
+    "use_liger_kernel": "would replace the loss on labelled positions; remove it",
+    "enable_jit_checkpoint": "is always on: SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint; remove it",
+    "local_rank": "is set by `accelerate launch`; remove it",
+}
+
+
+def _yaml_type(hint: Any) -> Any:
+    """The type as YAML can spell it: an enum becomes the literals of its values."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return Literal[tuple(member.value for member in hint)]
+    if get_origin(hint) is list:
+        return list[_yaml_type(get_args(hint)[0])]
+    if get_origin(hint) in (Union, UnionType):
+        options = get_args(hint)
+        if any(isinstance(option, type) and issubclass(option, Enum) for option in options):
+            options = [option for option in options if option is not str]  # `SchedulerType | str`
+        return Union[tuple(_yaml_type(option) for option in options)]  # noqa: UP007 (built at run time)
+    return hint
+
+
+def _key_types() -> dict[str, Any]:
+    hints = get_type_hints(TrainingArguments)
+    types = {}
+    for field in fields(TrainingArguments):
+        if field.name not in SET_ELSEWHERE:
+            about = Field(description=field.metadata.get("help"))
+            types[field.name] = Annotated[_yaml_type(hints[field.name]), about]
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        types[name] = Annotated[types[name], Field(ge=1)]
+    types["output_dir"] = Required[Annotated[str, Field(description="Folder of the run and its checkpoints.")]]
+    return types
+
+
+TrainingSection = TypedDict("TrainingSection", _key_types(), total=False)
+TrainingSection.__doc__ = "Arguments of transformers.TrainingArguments, by their own names."
+TrainingSection.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def device_defaults(dtype: str) -> dict[str, Any]:
+    """What follows from the machine and the model's number type: mixed precision for half-precision weights, and the
+    CPU where nothing faster is visible."""
+    has_accelerator = torch.accelerator.is_available()
+    return {
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "dataloader_pin_memory": has_accelerator,
+        "ddp_find_unused_parameters": False,  # all trained parameters are used in every batch: see `empty_pixels`
+        **({} if has_accelerator else cpu_processes()),
+    }
+
+
+def build_training_arguments(section: dict[str, Any]) -> TrainingArguments:
+    """Constructs TrainingArguments, which looks at the devices; UserError says what it does not accept."""
+    try:
+        with warnings.catch_warnings():  # 5.23 renamed `gradient_checkpointing`, 5.17 has no other name for it
+            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+            return TrainingArguments(**section)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise UserError(f"training: transformers refuses these settings: {' '.join(str(error).split())}") from error

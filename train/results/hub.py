@@ -1,0 +1,163 @@
+"""Send an adapter or a full model to the Hugging Face hub: which files, freed of local paths, and their card."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from data.errors import UserError
+from data.web import httpx
+from train.recipe.yaml_text import read_recipe, to_yaml
+from train.results.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECIPE, describe, one_line, read_json
+from train.results.model_card import write_card
+
+# Only files that these name are sent, and only from the top of the folder: no checkpoints with their optimizer
+# states, no logs, no training_args.bin (it holds the hub token), nothing else that lies in an output folder.
+WEIGHTS = (ADAPTER_WEIGHTS, "model.safetensors", "model-*-of-*.safetensors")
+INDEX = "model.safetensors.index.json"
+CONFIGS = (
+    *(ADAPTER_CONFIG, "config.json", "generation_config.json"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
+)
+SENT = (*WEIGHTS, INDEX, *CONFIGS, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
+# JSON values that say where something was loaded from.
+LOCATION_KEY = re.compile(r"(path|file|dir)$")
+SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
+SECRET_TEXT = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+
+
+def push_to_hub(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    dry_run: bool = False,
+    base: str | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Create the repository if it is not there and send everything in one commit.
+
+    `base` is the hub id that the card and the adapter name as base model, where training took it from a local
+    folder. `dry_run` reports each file's size and the card instead, without network or token.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as problem:
+        raise UserError(f"{repo_id!r} is no name for a hub repository, such as me/my-model: {problem}") from problem
+    files = collect(folder, repo_id, base)
+    if dry_run:
+        for name, content in files.items():
+            report(f"{_size(content):>15,} bytes  {name}")
+        report(f"\n{files['README.md'].decode()}")
+        return
+    if get_token() is None:
+        raise UserError("no token for the hub: run `hf auth login` with a token that may write, or set HF_TOKEN")
+    try:
+        report(f"sent: {_send(files, repo_id, private)}")
+    except OfflineModeIsEnabled as problem:
+        raise UserError("HF_HUB_OFFLINE is set: unset it to send, or use --dry-run") from problem
+    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        raise UserError(f"the hub refuses {repo_id}: {one_line(problem)}") from problem
+
+
+def _send(files: dict[str, Path | bytes], repo_id: str, private: bool) -> str:
+    """The commit's address. One commit: the repository never holds half of a model."""
+    api = HfApi()
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    # An existing repository keeps its visibility: what is meant to be private must not become public that way.
+    if api.model_info(repo_id).private != private:
+        there, flag = ("public", "--public") if private else ("private", "--private")
+        raise UserError(f"{repo_id} exists already and is {there}; pass {flag}, or give another name")
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+    return api.create_commit(repo_id, operations, commit_message="Upload model with reeltune").commit_url
+
+
+def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Path | bytes]:
+    """What is sent, by name in the repository: files as they are, cleaned JSON and recipe, and the card."""
+    found = {file.name: file for pattern in SENT for file in sorted(folder.glob(pattern)) if file.is_file()}
+    _check_complete(folder, found)
+    adapter = read_json(found[ADAPTER_CONFIG]) if ADAPTER_CONFIG in found else None
+    if adapter and base:
+        adapter["base_model_name_or_path"], adapter["revision"] = base, None
+    recipe_file = folder / RECIPE
+    recipe = without_secrets(read_recipe(recipe_file)) if recipe_file.is_file() else {}
+
+    files: dict[str, Path | bytes] = dict(found)
+    for name in found.keys() & set(CONFIGS):
+        content = adapter if name == ADAPTER_CONFIG else read_json(found[name])
+        files[name] = (json.dumps(without_local_paths(content), indent=2, ensure_ascii=False) + "\n").encode()
+    if recipe:
+        files[RECIPE] = to_yaml(recipe).encode()
+    trained_on = (adapter or {}).get("base_model_name_or_path") or recipe.get("model", {}).get("name_or_path")
+    files["README.md"] = write_card(
+        repo_id,
+        base=base or trained_on,
+        is_adapter=adapter is not None,
+        recipe=recipe,
+        versions=_versions(adapter, found),
+    ).encode()
+    return files
+
+
+def _check_complete(folder: Path, found: dict[str, Path]) -> None:
+    if not folder.is_dir() or not {"config.json", ADAPTER_CONFIG} & found.keys():
+        raise UserError(f"{folder} holds neither an adapter nor a model: {describe(str(folder))}")
+    if ADAPTER_CONFIG in found:
+        needed = {ADAPTER_WEIGHTS}
+    elif INDEX in found:
+        needed = set(read_json(found[INDEX])["weight_map"].values())
+    else:
+        needed = {"model.safetensors"}
+    needed.add("tokenizer_config.json")  # without its processor a model cannot be asked anything
+    if missing := sorted(needed - found.keys()):
+        raise UserError(f"{folder} lacks {', '.join(missing[:3])}: was its saving interrupted?")
+
+
+def without_local_paths(value, key: str = ""):
+    """JSON values where absolute paths under keys such as base_model_name_or_path are only the last name."""
+    if isinstance(value, dict):
+        return {key: without_local_paths(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(item, key) for item in value]
+    return last_name(value) if isinstance(value, str) and LOCATION_KEY.search(key) else value
+
+
+def without_secrets(value):
+    """A recipe's values with absolute paths cut to their last name, without what looks like a token or password."""
+    if isinstance(value, dict):
+        return {
+            key: without_secrets(item)
+            for key, item in value.items()
+            if not (isinstance(item, str) and SECRET_KEY.search(key))
+        }
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return SECRET_TEXT.sub("(removed)", last_name(value)) if isinstance(value, str) else value
+
+
+def last_name(text: str) -> str:
+    """`text`, or the last name of the absolute or home-relative path that it is, on any system."""
+    if "\n" in text:
+        return text
+    for path in (PurePosixPath(text), PureWindowsPath(text)):
+        if path.is_absolute() or text.startswith("~"):
+            return path.name
+    return text
+
+
+def _versions(adapter: dict | None, found: dict[str, Path]) -> dict[str, str]:
+    """The libraries' versions that the saved files themselves name."""
+    config = read_json(found["config.json"]) if "config.json" in found else {}
+    named = {"peft": (adapter or {}).get("peft_version"), "transformers": config.get("transformers_version")}
+    return {name: version for name, version in named.items() if version}
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -1,0 +1,102 @@
+"""Load a base model, an adapter on its base, or a merged model, with the processor that belongs to it."""
+
+import argparse
+import warnings
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import GenerationConfig, VideoLlavaProcessor
+
+from data.errors import UserError
+from data.video_llava import check_geometry, complete_processor, load_processor, measure_visual_tokens
+from train.model.load import load_model
+from train.results.artifact import ADAPTER_WEIGHTS, Artifact, find_file, one_line
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What the commands that answer have in common: which model, and how it is loaded."""
+    parser.add_argument("model", help="a base model, an adapter or a merged model: a folder or a hub id")
+    parser.add_argument("--base", help="folder or hub id of an adapter's base, instead of the one it names")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+                        help="of the weights that are not quantised (default: as saved)")  # fmt: skip
+    parser.add_argument("--quantization", choices=("nf4", "fp4", "int8"), help="of the decoder (default: none)")
+    parser.add_argument("--max-new-tokens", type=at_least_one, default=128, help="longest answer (default: 128)")
+
+
+def at_least_one(text: str) -> int:
+    """A count given on the command line."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def load(artifact: Artifact, *, dtype: str = "auto", quantization: str | None = None):
+    """(model, processor), ready to answer: in eval mode, on the GPU if there is one, an adapter on its base.
+
+    `dtype` "auto" is that of the saved weights; `quantization` (nf4, fp4, int8) is of the decoder alone.
+    """
+    processor = processor_of(artifact)
+    check_geometry(artifact.base, artifact.revision, measure_visual_tokens(processor, artifact.num_frames))
+    model = load_model(
+        artifact.base,
+        revision=artifact.revision,
+        dtype=artifact.dtype if dtype == "auto" else dtype,
+        quantization=quantization,
+        device_map={"": 0} if torch.cuda.is_available() else None,
+    )
+    model.generation_config = greedy(processor.tokenizer)
+    if artifact.is_adapter:
+        model = add_saved_adapter(model, artifact)
+    return model.eval(), processor
+
+
+def add_saved_adapter(model, artifact: Artifact) -> PeftModel:
+    """Put a saved adapter on its base. PEFT only warns about matrices without a place: here they are an error."""
+    weights = find_file(artifact.name_or_path, ADAPTER_WEIGHTS)
+    if weights is None:
+        raise UserError(f"{artifact.name_or_path} has no {ADAPTER_WEIGHTS}: was its saving interrupted?")
+    try:
+        with safe_open(weights, framework="pt") as file:
+            saved = set(file.keys())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in old words
+            model = PeftModel.from_pretrained(model, artifact.name_or_path)
+    except SafetensorError as problem:
+        raise UserError(f"{weights} is damaged: {one_line(problem)}") from problem
+    except (RuntimeError, ValueError, TypeError) as problem:
+        raise UserError(
+            f"{artifact.name_or_path} does not fit its base {artifact.base}: {one_line(problem)}"
+        ) from problem
+    places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if saved != places:
+        raise UserError(
+            f"{artifact.name_or_path} does not fit its base {artifact.base}: {len(saved - places)} of its matrices "
+            f"have no place and {len(places - saved)} places got none, such as {min(saved ^ places)}; "
+            "give the base it was trained on with --base"
+        )
+    return model
+
+
+def processor_of(artifact: Artifact) -> VideoLlavaProcessor:
+    """The processor saved with the artifact, else that of its base."""
+    if find_file(artifact.name_or_path, "tokenizer_config.json") is None:
+        return load_processor(artifact.base, artifact.revision)[0]
+    processor = VideoLlavaProcessor.from_pretrained(artifact.name_or_path)
+    complete_processor(processor, artifact.config)
+    return processor
+
+
+def greedy(tokenizer) -> GenerationConfig:
+    """Greedy decoding that stops at the EOS that training taught.
+
+    Checkpoints come with sampling settings, lengths and ids of other tokenizers, which make `generate` warn
+    or run on, and `save_pretrained` refuse.
+    """
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -1,0 +1,98 @@
+"""The model card: what the hub shows of a trained model, written from its recipe."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from train.recipe.yaml_text import to_yaml
+
+CARD = """---
+{metadata}
+---
+
+# {title}
+
+{summary}
+
+## Use
+
+```python
+{snippet}
+```
+
+Clips are {num_frames} frames, taken uniformly.
+
+## Training
+
+{training}
+"""
+
+SNIPPET = """import av
+import numpy as np
+from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
+{imports}
+processor = VideoLlavaProcessor.from_pretrained("{repo_id}")
+model = VideoLlavaForConditionalGeneration.from_pretrained("{weights}", dtype="auto", device_map="auto")
+{adapter}
+with av.open("clip.mp4") as container:
+    frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+clip = np.stack([frames[i * len(frames) // {num_frames}] for i in range({num_frames})])
+
+parts = [{{"type": "video"}}, {{"type": "text", "text": "What happens here?"}}]
+prompt = processor.apply_chat_template([{{"role": "user", "content": parts}}], add_generation_prompt=True)
+inputs = processor(text=prompt, videos=[clip], return_tensors="pt").to(model.device, model.dtype)
+answer = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(answer, skip_special_tokens=True))"""
+
+
+def write_card(repo_id: str, *, base: str | None, is_adapter: bool, recipe: dict, versions: dict[str, str]) -> str:
+    """README.md for the hub. `recipe` must be free of local paths and secrets already.
+
+    A base that is no hub id (owner/name) is told by its last name and left out of the metadata: the hub checks it.
+    """
+    base_on_hub = base if base and _is_hub_id(base) else None
+    base_name = base_on_hub or (Path(base).name if base else "an unnamed base")
+    num_frames = recipe.get("data", {}).get("num_frames", 8)
+    quantized = recipe.get("model", {}).get("quantization") is not None
+    methods = ["lora"] * (is_adapter or bool(recipe.get("lora"))) + ["qlora"] * quantized
+    what = f"{'A LoRA adapter for' if is_adapter else 'Fine-tuned from'} {base_name}"
+    metadata = ModelCardData(
+        base_model=base_on_hub,
+        base_model_relation=("adapter" if is_adapter else "finetune") if base_on_hub else None,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="video-text-to-text",
+        tags=["video-llava", "reeltune", *methods],
+    )
+    return CARD.format(
+        metadata=metadata.to_yaml(),
+        title=repo_id.split("/")[-1],
+        summary=f"{what}, a Video-LLaVA that answers questions about clips and pictures.",
+        snippet=_snippet(repo_id, base_on_hub or f"path/to/{base_name}", is_adapter, num_frames),
+        num_frames=num_frames,
+        training=_training(recipe, versions),
+    )
+
+
+def _snippet(repo_id: str, base: str, is_adapter: bool, num_frames: int) -> str:
+    return SNIPPET.format(
+        repo_id=repo_id,
+        weights=base if is_adapter else repo_id,
+        imports="from peft import PeftModel\n" if is_adapter else "",
+        adapter=f'model = PeftModel.from_pretrained(model, "{repo_id}")\n' if is_adapter else "",
+        num_frames=num_frames,
+    )
+
+
+def _training(recipe: dict, versions: dict[str, str]) -> str:
+    """Data names, versions and the whole recipe, which holds every hyper-parameter."""
+    told = [f"{name} {version}" for name, version in versions.items()]
+    lines = [f"Saved with {', '.join(told)}."] if told else []
+    if not recipe:
+        return "\n\n".join([*lines, "No recipe was saved with it."])
+    sources = [Path(source["path"]).name for source in recipe.get("data", {}).get("train", [])]
+    lines.append(f"Data: {', '.join(sources) or 'not named'}. The recipe, with every hyper-parameter:")
+    return "\n\n".join([*lines, f"```yaml\n{to_yaml(recipe).rstrip()}\n```"])
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()

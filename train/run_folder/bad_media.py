@@ -1,0 +1,143 @@
+"""output_dir/bad_media.jsonl: what a run left out, on every rank, and in every run that continues it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from data.errors import UserError
+from data.media.bad_media import BadMedia, media_key, too_many
+from data.media.media_json import from_json, to_json
+from data.media.reference import Media, identity, size
+from train.ranks.agreement import any_rank, on_first_rank
+from train.run_folder.metrics import append_line
+
+BAD_MEDIA_FILE = "bad_media.jsonl"
+Part = str  # "train" | "eval"
+
+
+class BadMediaGuard:
+    """Learns of pictures and clips that cannot be decoded, and stops the run when they are too many.
+
+    on_bad_media: "fail" stops at the first, "skip" when more than `max_share` of the `num_files` to train on are bad.
+    What was left out in a step is left out from that step on, also in a run that continues from an earlier one, so
+    that it does the same; it is tried again when its file has changed. Evaluation has a list of its own.
+    """
+
+    def __init__(self, output_dir: str | Path, on_bad_media: str = "skip", max_share: float = 0.01, num_files: int = 0):
+        self.path = Path(output_dir) / BAD_MEDIA_FILE
+        self.on_bad_media, self.max_share, self.num_files = on_bad_media, max_share, num_files
+        self._lines: dict[tuple[Part, str], dict[str, Any]] = {}
+        if on_bad_media == "skip":
+            for line in on_first_rank(read_unchanged, self.path):
+                self._lines[line["data"], line["key"]] = line
+
+    def left_out(self, part: Part, step: int) -> set[str]:
+        """`media_key` of what is left out in this optimizer step without another try."""
+        return {key for (of, key), line in self._lines.items() if of == part and line["step"] <= step}
+
+    def num_left_out(self, part: Part, step: int) -> int:
+        """Files."""
+        return len(self._files(part, step))
+
+    def agree(self, found: Sequence[BadMedia], part: Part, epoch: int, step: int) -> None:
+        """ALL RANKS, once a step: what one of them found, all of them know. Raises UserError on all of them."""
+        if any_rank(bool(found)):
+            everything = gather_object(list(found))
+            if self.on_bad_media == "fail":
+                first = everything[0]
+                raise UserError(
+                    f"{first.rows[0]}: {first.reason}; mend it, take it out, or leave it out with "
+                    "data.on_bad_media: skip. scripts/check_data.py names all such files"
+                )
+            for bad in everything:
+                self._note(bad, part, epoch, step)
+        if part == "train":
+            self._refuse_too_many(step)
+
+    def _note(self, bad: BadMedia, part: Part, epoch: int, step: int) -> None:
+        key = part, media_key(bad.item)
+        if key in self._lines:
+            return
+        line = {
+            **{"file": bad.item.path, "rows": list(bad.rows), "reason": bad.reason},
+            **{"data": part, "epoch": epoch, "step": step},
+            **{"key": key[1], "media": _without_addresses(bad.item)},
+            **{"identity": identity_now(bad.item), "size": size_now(bad.item)},
+        }
+        if PartialState().is_main_process:
+            append_line(self.path, line)
+            if bad.item.path not in {line["file"] for line in self._lines.values()}:
+                more = f" and {len(bad.rows) - 1} more" if len(bad.rows) > 1 else ""
+                print(f"left out: {bad.rows[0]}{more}: {bad.reason}", flush=True)
+        self._lines[key] = line
+
+    def _files(self, part: Part, step: int) -> dict[str, dict]:
+        """Each bad file with the first of its lines."""
+        files: dict[str, dict] = {}
+        for (of, _), line in self._lines.items():
+            if of == part and line["step"] <= step:
+                files.setdefault(line["file"], line)
+        return files
+
+    def _refuse_too_many(self, step: int) -> None:
+        files = self._files("train", step)
+        if files and len(files) > self.max_share * self.num_files:
+            last = list(files.values())[-1]
+            raise UserError(
+                f"step {step}: {too_many(len(files), self.num_files, self.max_share)}, the last one in "
+                f"{last['rows'][0]}: {last['reason']} (all: {self.path}). Checkpoints are those before it: mend the "
+                "files or raise data.max_bad_media, and give the same command again"
+            )
+
+
+def identity_now(item: Media) -> list | None:
+    """As JSON has it; None for a file that is missing."""
+    try:
+        return json.loads(json.dumps(identity(item), default=repr))
+    except OSError:
+        return None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Without one that a killed process left half-written."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("}\n")]
+
+
+def read_unchanged(path: Path) -> list[dict]:
+    """The lines whose files are as they were then. The others stay in the file, a half-written one does not."""
+    texts = read_lines(path)
+    if path.exists() and path.stat().st_size > sum(map(len, texts)):
+        written = path.with_name(path.name + ".new")
+        written.write_text("".join(texts))
+        written.replace(path)
+    lines = map(json.loads, texts)
+    return [line for line in lines if line["media"] is None or identity_now(media_of(line)) == line["identity"]]
+
+
+def noted_sizes(output_dir: str | Path) -> dict[str, int]:
+    """Of bad files, as they were when they were first noted: a file that was mended is no other data."""
+    lines = [json.loads(text) for text in read_lines(Path(output_dir) / BAD_MEDIA_FILE)]
+    return {line["file"]: line["size"] for line in reversed(lines) if isinstance(line["size"], int)}
+
+
+def size_now(item: Media) -> int | tuple | None:
+    """See `size`; None for a file that is missing."""
+    try:
+        return size(item)
+    except OSError:
+        return None
+
+
+def _without_addresses(item: Media) -> dict | None:
+    """As JSON has it; None where an address is in it, which may hold a key, and where nothing changes."""
+    text = to_json(item)
+    return None if b'"Address"' in text else json.loads(text)
+
+
+def media_of(line: dict) -> Media:
+    return from_json(json.dumps(line["media"]))
