@@ -27,7 +27,7 @@ from data.inspection.check import Contents, Problem, files_of, probe_files, read
 from data.inspection.fill import Filling
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows
-from data.video_llava import check_geometry, load_processor, measure_visual_tokens
+from data.processor import set_up_processor
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Data
@@ -39,10 +39,10 @@ def main() -> None:
     arguments = parse_command_line()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     quiet_libraries()
-    processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
-    visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
-    check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
-    print(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
+    processor, visual_tokens, notices = set_up_processor(
+        recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
+    )
+    print(*notices, visual_tokens, sep="\n")
 
     sources = [recipe.data.sources(recipe.data.train, recipe.data.streaming), recipe.data.sources(recipe.data.eval)]
     limits = (recipe.data.max_length, recipe.data.system_prompt)

@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.inspection.preview import show_row
 from data.inspection.preview_page import page
 from data.media.frame_sampling import Sampling
-from data.video_llava import check_geometry, load_processor, measure_visual_tokens
+from data.processor import set_up_processor
 from train.loop.rows import load_rows, pixel_loader, stream_rows
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
@@ -33,10 +33,10 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     quiet_libraries()
 
-    processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
-    visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
-    check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
-    facts = [f"{recipe.model.name_or_path}: {visual_tokens.image} tokens a picture, {visual_tokens.video} a clip"]
+    processor, visual_tokens, notices = set_up_processor(
+        recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
+    )
+    facts = [f"{recipe.model.name_or_path}: {visual_tokens}"]
 
     def say(*lines: str, **_) -> None:
         facts.extend(line for line in lines if line)

@@ -14,7 +14,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from data.video_llava import measure_visual_tokens  # noqa: E402
+from data.processor import measure_visual_tokens  # noqa: E402
 from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
 from train.model.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
 

@@ -15,7 +15,8 @@ from data.batches.workers import start_server
 from data.command import run_command
 from data.media.frame_sampling import Sampling
 from data.packing.streaming import RowStream
-from data.video_llava import VisualTokens, check_geometry, load_processor, measure_visual_tokens
+from data.processor import set_up_processor
+from data.video_llava import VisualTokens
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.ready_features import replace_towers
 from train.loop.rows import load_rows, pixel_loader, stream_rows
@@ -44,10 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     on_first_rank(enter_run_folder, args.output_dir, recipe, fresh)
     say = PartialState().print  # ALL RANKS reach it, the first prints
 
-    processor, notices = load_processor(recipe.model.name_or_path, recipe.model.revision)
-    visual_tokens = measure_visual_tokens(processor, recipe.data.num_frames)
-    check_geometry(recipe.model.name_or_path, recipe.model.revision, visual_tokens)
-    say(*notices, f"{visual_tokens.image} tokens a picture, {visual_tokens.video} a clip", sep="\n")
+    processor, visual_tokens, notices = set_up_processor(
+        recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
+    )
+    say(*notices, visual_tokens, sep="\n")
     if args.dataloader_num_workers:
         start_server("train.sft")  # where one is needed, it imports what workers need while the data are read
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NUM_FILES = 4
+NUM_FRAMES = 8
 QUESTIONS = (
     ("What colour is the shape in number {}?", "red"),
     ("Which way does it move after {}?", "left"),
@@ -86,15 +87,14 @@ def load(folder: Path, num_workers: int) -> dict:
     from data.batches.collator import RowCollator
     from data.batches.workers import loader_workers
     from data.packing.rank_sampler import RankBatchSampler
-    from data.video_llava import load_processor, measure_visual_tokens
+    from data.processor import set_up_processor
     from train.loop.rows import load_rows
     from train.model.load import quiet_libraries
     from train.recipe.recipe import Data
     from train.run_folder.provenance import fingerprint
 
     quiet_libraries()
-    processor, _ = load_processor(str(folder))
-    visual_tokens = measure_visual_tokens(processor, 8)
+    processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
     base, start = memory(), time.perf_counter()
     data = Data(train=[{"path": str(folder / "train.jsonl")}])
     rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)

@@ -27,7 +27,8 @@ from data.cache.feature_cache import FeatureLoader, Features
 from data.cache.frame_cache import FrameCache
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, load_corpus, shared_prefix_rows
-from data.video_llava import VisualTokens, measure_visual_tokens
+from data.processor import measure_visual_tokens
+from data.video_llava import VisualTokens
 from scripts.benchmarks.decode import make_clip
 from scripts.benchmarks.measure import machine, seconds
 from train.model.build import PATCH_SIZE, SHAPES, build_processor, train_tokenizer

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from data.errors import UserError
-from data.video_llava import measure_visual_tokens
+from data.processor import measure_visual_tokens
 from scripts.benchmarks.measure import machine
 from scripts.benchmarks.questions import QuestionMaker
 from train.model.build import random_model

@@ -16,7 +16,7 @@ from statistics import median
 
 import torch
 
-from data.video_llava import measure_visual_tokens
+from data.processor import measure_visual_tokens
 from scripts.benchmarks.measure import count_flops, machine, matmul_speed, peak_bytes, seconds
 from scripts.benchmarks.questions import QuestionMaker, Questions
 from scripts.benchmarks.ways import WAYS, Passes

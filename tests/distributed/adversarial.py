@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from data.batches.collator import RowCollator
 from data.packing.dataset import RowDataset, load_corpus, shared_prefix_rows
-from data.video_llava import load_processor, measure_visual_tokens
+from data.processor import set_up_processor
 from train.loop.trainer import RowTrainer
 from train.model.adapters import add_adapter
 from train.model.load import load_model
@@ -52,8 +52,7 @@ def train(folder: Path, out_dir: Path) -> None:
     }
     args = build_training_arguments({**device_defaults("float32"), **arguments})
     PartialState()
-    processor, _ = load_processor(str(folder))
-    visual_tokens = measure_visual_tokens(processor, NUM_FRAMES)
+    processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
     samples = load_corpus([(str(folder / "train.json"), None)], processor.tokenizer, visual_tokens, 256).samples
     packed = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)
     rows = AdversarialRows(samples, packed.groups, 256, seed=0)

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, init_device_mesh
 
 from data.batches.collator import RowCollator
 from data.packing.dataset import load_corpus, shared_prefix_rows
-from data.video_llava import load_processor, measure_visual_tokens
+from data.processor import set_up_processor
 from train.loop.loss import labelled_positions, token_loss
 from train.model.adapters import add_adapter
 from train.model.empty_towers import accept_empty_batches
@@ -48,8 +48,7 @@ def spread(model, layers: list[str]) -> list[str]:
 
 def batches(folder: Path, towers=()):
     """A clip with its picture, a picture, text, and nothing."""
-    processor, _ = load_processor(str(folder))
-    visual_tokens = measure_visual_tokens(processor, 2)
+    processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=2)
     samples = load_corpus([(str(folder / "train.json"), None)], processor.tokenizer, visual_tokens, 256).samples
     rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)
     collate = RowCollator(processor, visual_tokens, towers)

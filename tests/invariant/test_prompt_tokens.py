@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.media.locate import Locator
+from data.processor import measure_visual_tokens
 from data.sources.conversation import parse_record
 from data.tokens.encoding import encode, encode_prompt, expand
-from data.video_llava import measure_visual_tokens
 from tests.llama_tokenizers import KINDS
 from tests.tiny_data import turns
 from train.model.build import build_processor

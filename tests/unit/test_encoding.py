@@ -4,9 +4,10 @@ import pytest
 
 from data.errors import UserError
 from data.media.locate import Locator
+from data.processor import complete_processor
 from data.sources.conversation import parse_record
 from data.tokens.encoding import encode, expand
-from data.video_llava import CHAT_TEMPLATE, complete_processor
+from data.video_llava import CHAT_TEMPLATE
 from tests.tiny_data import WORDS, turns
 from train.model.build import build_config, build_processor, train_tokenizer
 

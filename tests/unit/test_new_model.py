@@ -17,7 +17,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from data.video_llava import check_geometry, load_processor, measure_visual_tokens
+from data.processor import set_up_processor
 from tests.tiny_data import WORDS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "new_model.py"
@@ -82,10 +82,8 @@ def text(tmp_path) -> Path:
 
 def test_random_model_is_whole_and_its_processor_fits(new_model, tmp_path):
     assert new_model("--out", tmp_path / "model", "--shape", "tiny") == 0
-    processor, notices = load_processor(str(tmp_path / "model"))
-    visual_tokens = measure_visual_tokens(processor, num_frames=8)
+    _, visual_tokens, notices = set_up_processor(str(tmp_path / "model"), num_frames=8)
     assert (visual_tokens.image, visual_tokens.video, notices) == (16, 136, [])
-    check_geometry(str(tmp_path / "model"), None, visual_tokens)
     _, loading = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
 
@@ -124,10 +122,8 @@ def assert_same_weights(module: torch.nn.Module, other: torch.nn.Module) -> None
 
 def test_model_of_parts_reads_pictures_and_clips(new_model, tmp_path, vision, text):
     assert new_model("--out", tmp_path / "model", "--vision", vision, "--text", text) == 0
-    processor, notices = load_processor(str(tmp_path / "model"))
-    visual_tokens = measure_visual_tokens(processor, num_frames=4)
+    processor, visual_tokens, notices = set_up_processor(str(tmp_path / "model"), num_frames=4)
     assert (visual_tokens.image, visual_tokens.video, notices) == (16, 68, [])
-    check_geometry(str(tmp_path / "model"), None, visual_tokens)
     model = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
     assert model.config.text_config.pad_token_id == processor.tokenizer.convert_tokens_to_ids("<pad>")
     inputs = processor(

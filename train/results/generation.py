@@ -9,8 +9,8 @@ from transformers import VideoLlavaProcessor
 
 from data.batches.collator import PromptCollator
 from data.media.reference import Media
+from data.processor import measure_visual_tokens
 from data.tokens.encoding import encode_prompt
-from data.video_llava import measure_visual_tokens
 
 Prompt = tuple[Sequence[dict], Sequence[Media]]
 

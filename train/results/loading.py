@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, VideoLlavaProcessor
 
 from data.errors import UserError
-from data.video_llava import check_geometry, complete_processor, load_processor, measure_visual_tokens
+from data.processor import set_up_processor
 from train.model.load import load_model
 from train.results.artifact import ADAPTER_WEIGHTS, Artifact, find_file, one_line
 
@@ -37,7 +37,6 @@ def load(artifact: Artifact, *, dtype: str = "auto", quantization: str | None = 
     `dtype` "auto" is that of the saved weights; `quantization` (nf4, fp4, int8) is of the decoder alone.
     """
     processor = processor_of(artifact)
-    check_geometry(artifact.base, artifact.revision, measure_visual_tokens(processor, artifact.num_frames))
     model = load_model(
         artifact.base,
         revision=artifact.revision,
@@ -80,12 +79,10 @@ def add_saved_adapter(model, artifact: Artifact) -> PeftModel:
 
 
 def processor_of(artifact: Artifact) -> VideoLlavaProcessor:
-    """The processor saved with the artifact, else that of its base."""
-    if find_file(artifact.name_or_path, "tokenizer_config.json") is None:
-        return load_processor(artifact.base, artifact.revision)[0]
-    processor = VideoLlavaProcessor.from_pretrained(artifact.name_or_path)
-    complete_processor(processor, artifact.config)
-    return processor
+    """Load the processor saved with the artifact, else that of its base, and check that it fits the model."""
+    is_saved_here = find_file(artifact.name_or_path, "tokenizer_config.json") is not None
+    where, revision = (artifact.name_or_path, None) if is_saved_here else (artifact.base, artifact.revision)
+    return set_up_processor(where, revision, num_frames=artifact.num_frames, config=artifact.config)[0]
 
 
 def greedy(tokenizer) -> GenerationConfig:

@@ -1,0 +1,127 @@
+"""A Video-LLaVA checkpoint's processor: loaded, made to agree with its model, measured and checked."""
+
+import numpy as np
+from PIL import Image
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, VideoLlavaProcessor
+
+from data.errors import UserError
+from data.video_llava import CHAT_TEMPLATE, VisualTokens
+
+HUB_DEFAULT = "main"  # the hub's own name for a repository's newest revision
+NUM_CLASS_TOKENS = 1  # CLIP puts one in front of a picture's patches
+PROBE_SIZES = ((48, 64), (64, 48))  # a wide and a tall picture, in pixels
+
+
+def set_up_processor(
+    name_or_path: str, revision: str | None = None, *, num_frames: int, config: PreTrainedConfig | None = None
+) -> tuple[VideoLlavaProcessor, VisualTokens, list[str]]:
+    """Load a checkpoint's processor, complete it, measure its visual tokens and check them against the model.
+
+    `config` is the model's where it does not lie beside the processor, as with an adapter. Returns a line for the user
+    on each change too. Raises UserError for what is no Video-LLaVA and for a processor that does not fit its model.
+    """
+    config = config or load_config(name_or_path, revision)
+    processor, notices = load_processor(name_or_path, revision, config)
+    visual_tokens = measure_visual_tokens(processor, num_frames)
+    check_geometry(name_or_path, config, visual_tokens)
+    return processor, visual_tokens, notices
+
+
+def load_config(name_or_path: str, revision: str | None = None) -> PreTrainedConfig:
+    """Read the config of a Video-LLaVA; raises UserError where there is none, or another model's."""
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    except (OSError, KeyError, ValueError) as problem:  # ValueError: a config.json without a model_type
+        raise UserError(_cannot_load(name_or_path, problem)) from problem
+    if config.model_type != "video_llava":
+        raise UserError(
+            f"model.name_or_path: {name_or_path} is a {config.model_type!r} model; "
+            "reeltune trains 'video_llava' checkpoints"
+        )
+    return config
+
+
+def load_processor(
+    name_or_path: str, revision: str | None, config: PreTrainedConfig
+) -> tuple[VideoLlavaProcessor, list[str]]:
+    """Load a processor and make it agree with its model's config; returns a line for the user on each change."""
+    try:
+        processor = VideoLlavaProcessor.from_pretrained(name_or_path, revision=revision or HUB_DEFAULT)
+    except (OSError, KeyError, ValueError) as problem:
+        raise UserError(_cannot_load(name_or_path, problem)) from problem
+    return processor, complete_processor(processor, config)
+
+
+def _cannot_load(name_or_path: str, problem: Exception) -> str:
+    return f"model.name_or_path: cannot load {name_or_path}: {str(problem).strip().splitlines()[0]}"
+
+
+def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig) -> list[str]:
+    """Make a processor agree with its model's config, in place; returns a line for the user on each change.
+
+    Checkpoints from before transformers 4.46 have none of these settings in their processor, and
+    the class's defaults are right for one geometry only. The model's config decides how many features come out.
+    """
+    wanted = {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": NUM_CLASS_TOKENS,
+    }
+    notices = []
+    for name, value in wanted.items():
+        if (old := getattr(processor, name, None)) != value:
+            notices.append(f"processor: {name} {old} -> {value} (from the model's config)")
+            setattr(processor, name, value)
+    template = processor.chat_template or processor.tokenizer.chat_template
+    if isinstance(template, dict):  # several by name
+        template = template.get("default")
+    if template is None:
+        processor.chat_template = CHAT_TEMPLATE
+    elif not _ends_turns_with_eos(processor.tokenizer, template):
+        notices.append("processor: its chat template ends no answer with EOS; using Video-LLaVA's documented prompt")
+        processor.chat_template = CHAT_TEMPLATE
+    else:
+        processor.chat_template = template
+    processor.tokenizer.chat_template = processor.chat_template
+    if processor.tokenizer.pad_token_id is None:
+        notices.append("processor: the tokenizer has no padding token; using EOS (padding is masked)")
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return notices
+
+
+def _ends_turns_with_eos(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    turns = [{"role": role, "content": [{"type": "text", "text": "x"}]} for role in ("user", "assistant") * 2]
+    texts = [tokenizer.apply_chat_template(turns[:n], tokenize=False, chat_template=template) for n in (2, 4)]
+    return all(text.rstrip().endswith(tokenizer.eos_token) for text in texts)
+
+
+def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:
+    """Ask the processor itself how many ids a picture and a clip become: nothing here is assumed.
+
+    Raises UserError when the count depends on the picture's shape, which a fixed-size tower cannot take.
+    """
+    counts = []
+    for height, width in PROBE_SIZES:
+        frame = np.zeros((height, width, 3), dtype=np.uint8)
+        inputs = processor(
+            text="<image><video>", images=[Image.fromarray(frame)], videos=[np.stack([frame] * num_frames)]
+        )
+        ids = list(np.asarray(inputs["input_ids"]).reshape(-1))
+        counts.append((ids.count(processor.image_token_id), ids.count(processor.video_token_id)))
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"processor: tall and wide pictures give {counts} (picture, clip) tokens; "
+            "set do_center_crop and crop_size so that all have one size"
+        )
+    return VisualTokens(image=counts[0][0], video=counts[0][1], num_frames=num_frames)
+
+
+def check_geometry(name_or_path: str, config: PreTrainedConfig, visual_tokens: VisualTokens) -> None:
+    """Raises UserError where the processor's pictures are not of the size that the model's towers take."""
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    image = patches + (config.vision_feature_select_strategy != "default") * NUM_CLASS_TOKENS
+    if (visual_tokens.image, visual_tokens.video) != (image, (patches + NUM_CLASS_TOKENS) * visual_tokens.num_frames):
+        raise UserError(
+            f"processor of {name_or_path}: makes {visual_tokens.image} tokens a picture, but the model's towers give "
+            f"{image}; its crop_size must be the model's {config.vision_config.image_size} pixels"
+        )
