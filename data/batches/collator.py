@@ -96,7 +96,7 @@ class PromptCollator:
     def __init__(self, processor, num_frames: int):
         self.processor, self.load_pixels = processor, PixelLoader(processor, num_frames)
 
-    def __call__(self, batch: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict:
+    def __call__(self, batch: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[Media]]]) -> dict:
         ids = [np.asarray(ids) for ids, _ in batch]
         media = [item for _, items in batch for item in items]
         return {

@@ -1,5 +1,4 @@
-"""What lies in a folder or on the hub: an adapter or a full model, its base, and the recipe it was trained
-by."""
+"""See what a folder or a hub repository holds: an adapter or a full model, its base and its recipe."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,62 +14,97 @@ from train.recipe.yaml_text import read_recipe
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.yaml"
+DEFAULT_NUM_FRAMES = 8  # what Video-LLaVA was trained with
+NUM_NAMES = 4  # files that a message names of a folder, so that it stays one line
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An adapter or a full model. `base` and `revision` are where the full weights are, `config` is theirs;
-    `recipe` holds the plain values of the recipe.yaml beside it, {} without one."""
+    """An adapter or a full model, with all of its paths resolved.
+
+    `base` and `revision` say where the full weights are, `config` is theirs. `adapter_weights` is None for a full
+    model, `recipe_file` without a recipe.yaml; `recipe` has its plain values. `has_processor` is False where the
+    processor is the base's.
+    """
 
     name_or_path: str
-    is_adapter: bool
     base: str
     revision: str | None
     config: PreTrainedConfig
+    adapter_weights: Path | None = None
+    recipe_file: Path | None = None
     recipe: dict = field(default_factory=dict)
+    has_processor: bool = True
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.adapter_weights is not None
 
     @property
     def num_frames(self) -> int:
-        """Frames of a clip, as in training; Video-LLaVA's 8 where no recipe says."""
-        return self.recipe.get("data", {}).get("num_frames", 8)
+        """Return the frames of a clip, as in training; Video-LLaVA's own number where no recipe says."""
+        return self.recipe.get("data", {}).get("num_frames", DEFAULT_NUM_FRAMES)
 
     @property
     def system_prompt(self) -> str | None:
         return self.recipe.get("data", {}).get("system_prompt")
 
     @property
+    def quantization(self) -> str | None:
+        """Return how the base was quantised in training: "nf4", "fp4", "int8", or None."""
+        return self.recipe.get("model", {}).get("quantization")
+
+    @property
     def dtype(self) -> str:
-        """The number type of the full weights as saved: "float32", "bfloat16", "float16"."""
+        """Return the number type of the full weights as saved: "float32", "bfloat16", "float16"."""
         return str(self.config.dtype or "float32").removeprefix("torch.")
 
 
 def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
     """See what `name_or_path` is, without loading a weight; `base` replaces the base that an adapter names.
 
-    Raises UserError for what is neither an adapter nor a Video-LLaVA, and for an adapter whose base is
+    Raises UserError for what is neither an adapter nor a Video-LLaVA, and for an adapter whose weights or base are
     missing.
     """
-    recipe_file = find_file(name_or_path, RECIPE)
-    recipe = read_recipe(recipe_file) if recipe_file else {}
     adapter_file = find_file(name_or_path, ADAPTER_CONFIG)
-    if adapter_file is None:
-        if find_file(name_or_path, "config.json") is None:
-            raise UserError(f"{name_or_path} is neither an adapter nor a model: {describe(name_or_path)}")
-        if base is not None:
-            raise UserError(f"{name_or_path} is a full model: leave --base {base} out, it is for adapters")
-        return Artifact(name_or_path, False, name_or_path, None, _read_config(name_or_path, None), recipe)
-    adapter = read_json(adapter_file)
+    weights, revision = None, None
+    if adapter_file is not None:
+        weights, base, revision = _parts_of_adapter(name_or_path, adapter_file, base)
+    elif find_file(name_or_path, "config.json") is None:
+        raise UserError(f"{name_or_path} is neither an adapter nor a model: {describe(name_or_path)}")
+    elif base is not None:
+        raise UserError(f"{name_or_path} is a full model: leave --base {base} out, it is for adapters")
+    base = base or name_or_path
+    recipe_file = find_file(name_or_path, RECIPE)
+    return Artifact(
+        name_or_path=name_or_path,
+        base=base,
+        revision=revision,
+        config=_read_config(base, revision),
+        adapter_weights=weights,
+        recipe_file=recipe_file,
+        recipe=read_recipe(recipe_file) if recipe_file else {},
+        has_processor=find_file(name_or_path, "tokenizer_config.json") is not None,
+    )
+
+
+def _parts_of_adapter(name_or_path: str, config_file: Path, base: str | None) -> tuple[Path, str, str | None]:
+    """Return an adapter's weights, its base and the base's revision; `base` replaces the one that it names."""
+    adapter = read_json(config_file)
     where, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if base is not None:
         where, revision = base, None
     if not where or find_file(where, "config.json", revision) is None:
         found = f"{where!r} is not here" if where else f"its {ADAPTER_CONFIG} names none"
         raise UserError(f"{name_or_path}: the base model of this adapter is missing ({found}); give it with --base")
-    return Artifact(name_or_path, True, where, revision, _read_config(where, revision), recipe)
+    weights = find_file(name_or_path, ADAPTER_WEIGHTS)
+    if weights is None:
+        raise UserError(f"{name_or_path} has no {ADAPTER_WEIGHTS}: was its saving interrupted?")
+    return weights, where, revision
 
 
 def find_file(name_or_path: str, filename: str, revision: str | None = None) -> Path | None:
-    """A file of a local folder or of a hub repository (downloaded, or cached when offline); None if not there."""
+    """Return a file of a local folder or of a hub repository (downloaded, or cached when offline), None without it."""
     if Path(name_or_path).exists():
         path = Path(name_or_path, filename)
         return path if path.is_file() else None
@@ -83,7 +117,7 @@ def find_file(name_or_path: str, filename: str, revision: str | None = None) -> 
 
 
 def describe(name_or_path: str) -> str:
-    """What is there instead of what was wanted, in a few words."""
+    """Say in a few words what is there instead of an adapter or a model."""
     path = Path(name_or_path)
     if not path.exists():
         return "no such folder, and no such model on the hub or in its cache"
@@ -94,10 +128,13 @@ def describe(name_or_path: str) -> str:
     names = sorted(entry.name for entry in path.iterdir())
     if checkpoints := [name for name in names if name.startswith("checkpoint-")]:
         return f"an unfinished run; its checkpoints can be used, such as {path / checkpoints[-1]}"
-    return f"a folder with {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}" if names else "an empty folder"
+    if not names:
+        return "an empty folder"
+    return f"a folder with {', '.join(names[:NUM_NAMES])}{' ...' if len(names) > NUM_NAMES else ''}"
 
 
 def read_json(file: Path) -> dict:
+    """Return a file's JSON object; UserError for anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as problem:
@@ -108,7 +145,7 @@ def read_json(file: Path) -> dict:
 
 
 def one_line(problem: Exception) -> str:
-    """An exception's text as a single line."""
+    """Return an exception's text as a single line."""
     return " ".join(str(problem).split()) or type(problem).__name__
 
 

@@ -1,4 +1,4 @@
-"""A file of conversations answered and scored: each of the assistant's turns is one question."""
+"""Answer and score a file of conversations: each of the assistant's turns is one question."""
 
 import json
 import os
@@ -6,17 +6,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from transformers import VideoLlavaProcessor
 
 from data.errors import UserError
 from data.media.reference import Media
 from data.sources.conversation import Conversation, with_system_prompt
 from train.results.generation import answer, media_in
+from train.results.loading import Answering
 from train.results.scoring import is_correct
 
 
 @dataclass(frozen=True)
 class Question:
-    """`messages` are everything before the answer, with the true earlier answers."""
+    """One of the assistant's turns; `messages` are everything before the answer, with the true earlier answers."""
 
     id: str | int
     messages: list[dict]
@@ -27,7 +31,7 @@ class Question:
 
 
 def questions_of(conversation: Conversation, system_prompt: str | None = None) -> list[Question]:
-    """One for each of the assistant's turns; ids of a conversation with several are id/1, id/2 ...
+    """Return one question for each of the assistant's turns; ids of a conversation with several are id/1, id/2 ...
 
     A record's "accept" is a list of strings for one question, or a list of such lists, one a question.
     """
@@ -48,8 +52,13 @@ def questions_of(conversation: Conversation, system_prompt: str | None = None) -
     ]
 
 
-def evaluate(model, processor, questions: Sequence[Question], **settings) -> tuple[list[dict], dict]:
-    """Answer and score; `settings` are those of `answer`. Returns a record for each question, in order, and the
+def evaluate(
+    model: Answering,
+    processor: VideoLlavaProcessor,
+    questions: Sequence[Question],
+    **settings: Any,
+) -> tuple[list[dict], dict]:
+    """Answer and score; `settings` go to `answer`. Returns a record for each question, in order, and the
     summary: accuracy (share of correct answers), questions, seconds (of answering, without loading the model).
     """
     if not questions:
@@ -73,7 +82,7 @@ def evaluate(model, processor, questions: Sequence[Question], **settings) -> tup
 
 
 def check_writable(path: Path) -> None:
-    """UserError where `write_whole` would fail: before an hour of answering, not after it."""
+    """Raise UserError where `write_whole` would fail: before an hour of answering, not after it."""
     try:
         write_whole(path.with_name(f"{path.name}.test"), "")
         path.with_name(f"{path.name}.test").unlink()
@@ -108,7 +117,7 @@ def _accept_lists(conversation: Conversation, num_questions: int) -> list[Sequen
     return lists
 
 
-def _is_texts(value) -> bool:
+def _is_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text.strip() for text in value)
 
 

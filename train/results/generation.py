@@ -1,8 +1,10 @@
-"""Answers: prompts about pictures and clips in, texts out, in batches padded on the left."""
+"""Answer prompts about pictures and clips, in batches padded on the left."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import VideoLlavaProcessor
@@ -11,12 +13,14 @@ from data.batches.collator import PromptCollator
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.tokens.encoding import encode_prompt
+from train.results.loading import Answering
 
-Prompt = tuple[Sequence[dict], Sequence[Media]]
+Prompt = tuple[list[dict], Sequence[Media]]
+MIN_KEPT_MEDIA = 8  # pictures and clips whose pixels are kept for the next question, at least
 
 
 def answer(
-    model,
+    model: Answering,
     processor: VideoLlavaProcessor,
     prompts: Sequence[Prompt],
     *,
@@ -25,7 +29,7 @@ def answer(
     batch_size: int = 8,
     show_progress: bool = False,
 ) -> list[str]:
-    """The model's answer to each (messages, media), in the order given.
+    """Return the model's answer to each (messages, media), in the order given.
 
     `messages` end with the user's words; `media` are their pictures and clips in order of appearance, mixed
     as you like over a batch. Greedy, unless model.generation_config says otherwise. UserError names a bad file.
@@ -36,7 +40,7 @@ def answer(
 
     collate = PromptCollator(processor, num_frames)
 
-    @lru_cache(maxsize=max(8, batch_size))
+    @lru_cache(maxsize=max(MIN_KEPT_MEDIA, batch_size))
     def pixels_of(item: Media) -> dict[str, torch.Tensor]:
         return collate.load_pixels([item])
 
@@ -53,15 +57,18 @@ def answer(
     return answers
 
 
-def _place(ids: Sequence[int], media: Sequence[Media]) -> tuple:
-    """Where a prompt comes: most clips first, so that a batch needs little padding and a lack of memory shows at
-    once; questions about the same media one behind the other, so that these are decoded once."""
+def _place(ids: np.ndarray, media: Sequence[Media]) -> tuple:
+    """Return a key to sort prompts by.
+
+    Most clips come first, so that a batch needs little padding and a lack of memory shows at once; questions about
+    the same media stand one behind the other, so that these are decoded once.
+    """
     num_clips = sum(item.kind == "video" for item in media)
     return (-num_clips, -len(media), [item.path for item in media], -len(ids))
 
 
-def _joined(pixels) -> dict[str, torch.Tensor]:
-    """One dictionary of several, values joined along the first dimension."""
+def _joined(pixels: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Join several dictionaries, their values along the first dimension."""
     values: dict[str, list[torch.Tensor]] = {}
     for one in pixels:
         for name, value in one.items():
@@ -70,15 +77,16 @@ def _joined(pixels) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _generate(model, processor: VideoLlavaProcessor, inputs: dict, max_new_tokens: int) -> list[str]:
+def _generate(model: Answering, processor: VideoLlavaProcessor, inputs: dict, max_new_tokens: int) -> list[str]:
     inputs = {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
         for name, value in inputs.items()
     }
-    ids = model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :]
+    generate: Any = model.generate  # its stub wants a class that no model is
+    ids = generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
 
 
 def media_in(messages: Sequence[dict], media: Sequence[Media]) -> Sequence[Media]:
-    """Those of a conversation's `media` that its first `messages` show."""
+    """Return those of a conversation's `media` that its first `messages` show."""
     return media[: sum(part["type"] != "text" for message in messages for part in message["content"])]

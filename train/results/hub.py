@@ -1,9 +1,10 @@
-"""Send an adapter or a full model to the Hugging Face hub: which files, freed of local paths, and their card."""
+"""Send an adapter or a full model to the Hugging Face hub, freed of local paths and with a model card."""
 
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
@@ -24,8 +25,9 @@ CONFIGS = (
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
+CARD = "README.md"
 SENT = (*WEIGHTS, INDEX, *CONFIGS, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
-# JSON values that say where something was loaded from.
+# Keys of JSON values that say where something was loaded from.
 LOCATION_KEY = re.compile(r"(path|file|dir)$")
 SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
 SECRET_TEXT = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
@@ -53,7 +55,9 @@ def push_to_hub(
     if dry_run:
         for name, content in files.items():
             report(f"{_size(content):>15,} bytes  {name}")
-        report(f"\n{files['README.md'].decode()}")
+        card = files[CARD]
+        assert isinstance(card, bytes)
+        report(f"\n{card.decode()}")
         return
     if get_token() is None:
         raise UserError("no token for the hub: run `hf auth login` with a token that may write, or set HF_TOKEN")
@@ -68,7 +72,7 @@ def push_to_hub(
 
 
 def _send(files: dict[str, Path | bytes], repo_id: str, private: bool) -> str:
-    """The commit's address. One commit: the repository never holds half of a model."""
+    """Send all files in one commit, so that the repository never holds half of a model; return its address."""
     api = HfApi()
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     # An existing repository keeps its visibility: what is meant to be private must not become public that way.
@@ -80,7 +84,7 @@ def _send(files: dict[str, Path | bytes], repo_id: str, private: bool) -> str:
 
 
 def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Path | bytes]:
-    """What is sent, by name in the repository: files as they are, cleaned JSON and recipe, and the card."""
+    """Return what is sent, by name in the repository: files as they are, cleaned JSON and recipe, and the card."""
     found = {file.name: file for pattern in SENT for file in sorted(folder.glob(pattern)) if file.is_file()}
     _check_complete(folder, found)
     adapter = read_json(found[ADAPTER_CONFIG]) if ADAPTER_CONFIG in found else None
@@ -96,7 +100,7 @@ def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Pa
     if recipe:
         files[RECIPE] = to_yaml(recipe).encode()
     trained_on = (adapter or {}).get("base_model_name_or_path") or recipe.get("model", {}).get("name_or_path")
-    files["README.md"] = write_card(
+    files[CARD] = write_card(
         repo_id,
         base=base or trained_on,
         is_adapter=adapter is not None,
@@ -120,8 +124,8 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
         raise UserError(f"{folder} lacks {', '.join(missing[:3])}: was its saving interrupted?")
 
 
-def without_local_paths(value, key: str = ""):
-    """JSON values where absolute paths under keys such as base_model_name_or_path are only the last name."""
+def without_local_paths(value: Any, key: str = "") -> Any:
+    """Return JSON values whose absolute paths, under keys such as base_model_name_or_path, are only the last name."""
     if isinstance(value, dict):
         return {key: without_local_paths(item, key) for key, item in value.items()}
     if isinstance(value, list):
@@ -129,8 +133,8 @@ def without_local_paths(value, key: str = ""):
     return last_name(value) if isinstance(value, str) and LOCATION_KEY.search(key) else value
 
 
-def without_secrets(value):
-    """A recipe's values with absolute paths cut to their last name, without what looks like a token or password."""
+def without_secrets(value: Any) -> Any:
+    """Return a recipe's values, absolute paths cut to their last name, without what looks like a token or password."""
     if isinstance(value, dict):
         return {
             key: without_secrets(item)
@@ -143,7 +147,7 @@ def without_secrets(value):
 
 
 def last_name(text: str) -> str:
-    """`text`, or the last name of the absolute or home-relative path that it is, on any system."""
+    """Return `text`, or only its last name where it is an absolute or home-relative path of any system."""
     if "\n" in text:
         return text
     for path in (PurePosixPath(text), PureWindowsPath(text)):
@@ -153,7 +157,7 @@ def last_name(text: str) -> str:
 
 
 def _versions(adapter: dict | None, found: dict[str, Path]) -> dict[str, str]:
-    """The libraries' versions that the saved files themselves name."""
+    """Return the libraries' versions that the saved files themselves name."""
     config = read_json(found["config.json"]) if "config.json" in found else {}
     named = {"peft": (adapter or {}).get("peft_version"), "transformers": config.get("transformers_version")}
     return {name: version for name, version in named.items() if version}

@@ -6,16 +6,23 @@ import warnings
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import GenerationConfig, VideoLlavaProcessor
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    VideoLlavaForConditionalGeneration,
+    VideoLlavaProcessor,
+)
 
 from data.errors import UserError
 from data.processor import set_up_processor
 from train.model.load import load_model
-from train.results.artifact import ADAPTER_WEIGHTS, Artifact, find_file, one_line
+from train.results.artifact import Artifact, one_line
+
+Answering = VideoLlavaForConditionalGeneration | PeftModel
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What the commands that answer have in common: which model, and how it is loaded."""
+    """Add the options of the commands that answer: which model, and how it is loaded."""
     parser.add_argument("model", help="a base model, an adapter or a merged model: a folder or a hub id")
     parser.add_argument("--base", help="folder or hub id of an adapter's base, instead of the one it names")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
@@ -25,16 +32,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least_one(text: str) -> int:
-    """A count given on the command line."""
+    """Return a count given on the command line."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
-def load(artifact: Artifact, *, dtype: str = "auto", quantization: str | None = None):
-    """(model, processor), ready to answer: in eval mode, on the GPU if there is one, an adapter on its base.
+def load(
+    artifact: Artifact, *, dtype: str = "auto", quantization: str | None = None
+) -> tuple[Answering, VideoLlavaProcessor]:
+    """Return model and processor, ready to answer: in eval mode, on the GPU if there is one, an adapter on its base.
 
-    `dtype` "auto" is that of the saved weights; `quantization` (nf4, fp4, int8) is of the decoder alone.
+    `dtype` "auto" is the saved weights'; `quantization` (nf4, fp4, int8) applies to the decoder alone.
     """
     processor = processor_of(artifact)
     model = load_model(
@@ -45,48 +54,44 @@ def load(artifact: Artifact, *, dtype: str = "auto", quantization: str | None = 
         device_map={"": 0} if torch.cuda.is_available() else None,
     )
     model.generation_config = greedy(processor.tokenizer)
-    if artifact.is_adapter:
-        model = add_saved_adapter(model, artifact)
-    return model.eval(), processor
+    answering = add_saved_adapter(model, artifact) if artifact.is_adapter else model
+    return answering.eval(), processor
 
 
-def add_saved_adapter(model, artifact: Artifact) -> PeftModel:
+def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artifact) -> PeftModel:
     """Put a saved adapter on its base. PEFT only warns about matrices without a place: here they are an error."""
-    weights = find_file(artifact.name_or_path, ADAPTER_WEIGHTS)
-    if weights is None:
-        raise UserError(f"{artifact.name_or_path} has no {ADAPTER_WEIGHTS}: was its saving interrupted?")
+    assert artifact.adapter_weights is not None
     try:
-        with safe_open(weights, framework="pt") as file:
+        with safe_open(artifact.adapter_weights, framework="pt") as file:
             saved = set(file.keys())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in old words
-            model = PeftModel.from_pretrained(model, artifact.name_or_path)
+            adapted = PeftModel.from_pretrained(model, artifact.name_or_path)
     except SafetensorError as problem:
-        raise UserError(f"{weights} is damaged: {one_line(problem)}") from problem
+        raise UserError(f"{artifact.adapter_weights} is damaged: {one_line(problem)}") from problem
     except (RuntimeError, ValueError, TypeError) as problem:
         raise UserError(
             f"{artifact.name_or_path} does not fit its base {artifact.base}: {one_line(problem)}"
         ) from problem
-    places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    places = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if saved != places:
         raise UserError(
             f"{artifact.name_or_path} does not fit its base {artifact.base}: {len(saved - places)} of its matrices "
             f"have no place and {len(places - saved)} places got none, such as {min(saved ^ places)}; "
             "give the base it was trained on with --base"
         )
-    return model
+    return adapted
 
 
 def processor_of(artifact: Artifact) -> VideoLlavaProcessor:
-    """Load the processor saved with the artifact, else that of its base, and check that it fits the model."""
-    is_saved_here = find_file(artifact.name_or_path, "tokenizer_config.json") is not None
-    where, revision = (artifact.name_or_path, None) if is_saved_here else (artifact.base, artifact.revision)
+    """Return the processor saved with the artifact, else its base's, checked that it fits the model."""
+    where, revision = (artifact.name_or_path, None) if artifact.has_processor else (artifact.base, artifact.revision)
     return set_up_processor(where, revision, num_frames=artifact.num_frames, config=artifact.config)[0]
 
 
-def greedy(tokenizer) -> GenerationConfig:
-    """Greedy decoding that stops at the EOS that training taught.
+def greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Return settings for greedy decoding that stops at the EOS that training taught.
 
     Checkpoints come with sampling settings, lengths and ids of other tokenizers, which make `generate` warn
     or run on, and `save_pretrained` refuse.

@@ -9,21 +9,23 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
+from torch import nn
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.errors import UserError
 from train.model.load import load_model
-from train.results.artifact import RECIPE, find_file, one_line, open_artifact
-from train.results.loading import add_saved_adapter, greedy, processor_of
+from train.results.artifact import RECIPE, one_line, open_artifact
+from train.results.loading import Answering, add_saved_adapter, greedy, processor_of
 
 # Largest relative difference ||merged - adapter|| / ||adapter||: of each layer's output in float32, and of
 # the logits in the number type that is saved. Half precision rounds weights and outputs to 8 (bfloat16) or 11
@@ -49,15 +51,16 @@ def merge_adapter(
     _refuse_to_overwrite(out_dir)
     dtype = dtype or artifact.dtype
     report(f"base: {artifact.base} ({artifact.dtype}, not quantised)")
-    if quantization := artifact.recipe.get("model", {}).get("quantization"):
-        report(f"trained on a base in {quantization}, which cannot hold the sum: merged into full precision")
+    if artifact.quantization:
+        report(f"trained on a base in {artifact.quantization}, which cannot hold the sum: merged into full precision")
 
     processor = processor_of(artifact)
     inputs = check_inputs(processor)
-    model = load_model(artifact.base, revision=artifact.revision, dtype=artifact.dtype)
-    model = add_saved_adapter(model, artifact).eval()
-    wanted = logits_of(model, inputs)
-    model, num_layers = merge_in_float32(model, getattr(torch, dtype))
+    base_model = load_model(artifact.base, revision=artifact.revision, dtype=artifact.dtype)
+    adapted = add_saved_adapter(base_model, artifact).eval()
+    wanted = logits_of(adapted, inputs)
+    model, num_layers = merge_in_float32(adapted, getattr(torch, dtype))
+    del base_model, adapted
     model.generation_config = greedy(processor.tokenizer)
     tolerance = max(TOLERANCES[dtype], TOLERANCES[artifact.dtype])
     difference = compare(logits_of(model, inputs), wanted, tolerance, "the merged model's logits")
@@ -66,9 +69,9 @@ def merge_adapter(
     with complete_folder(out_dir) as folder:
         model.save_pretrained(folder, max_shard_size="5GB")
         processor.save_pretrained(folder)
-        if recipe := find_file(adapter, RECIPE):
-            shutil.copyfile(recipe, folder / RECIPE)
-        digests = digest(model)
+        if artifact.recipe_file:
+            shutil.copyfile(artifact.recipe_file, folder / RECIPE)
+        digests = digests_of(model)
         del model
         check_saved(folder, digests)
     size = sum(file.stat().st_size for file in out_dir.iterdir())
@@ -84,8 +87,9 @@ def merge_in_float32(model: PeftModel, dtype: torch.dtype) -> tuple[VideoLlavaFo
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
     for name, layer in layers.items():
+        assert isinstance(layer, nn.Module)  # BaseTunerLayer is a mixin of modules
         base = layer.get_base_layer().float()
-        if not isinstance(base, torch.nn.Linear):
+        if not isinstance(base, nn.Linear):
             raise UserError(f"the adapter changes {name}, a {type(base).__name__}; only linear layers can be merged")
         probe = torch.randn(2, base.in_features)
         wanted = layer(probe)
@@ -103,23 +107,24 @@ def merge_in_float32(model: PeftModel, dtype: torch.dtype) -> tuple[VideoLlavaFo
     return merged, len(layers)
 
 
-def check_inputs(processor: VideoLlavaProcessor) -> dict[str, torch.Tensor]:
-    """A short prompt about a picture and a clip of one frame, both noise: all parts of the model take part."""
+def check_inputs(processor: VideoLlavaProcessor) -> Mapping[str, torch.Tensor]:
+    """Return a short prompt about a picture and a clip of one frame, both noise: every part of the model takes part."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    parts = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What can be seen here?"}]
+    parts: Any = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What can be seen here?"}]
     text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    return processor(text=text, images=Image.fromarray(noise), videos=[noise[None]], return_tensors="pt")
+    as_tensors: Any = {"return_tensors": "pt"}  # ProcessorMixin's stub does not know it
+    return processor(text=text, images=Image.fromarray(noise), videos=[noise[None]], **as_tensors)
 
 
 @torch.inference_mode()
-def logits_of(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Float32 (1, T, vocabulary)."""
+def logits_of(model: Answering, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the logits, float32 (1, T, vocabulary)."""
     pixels = {name: value.to(model.dtype) for name, value in inputs.items() if value.is_floating_point()}
     return model(**{**inputs, **pixels}, use_cache=False).logits.float()
 
 
 def compare(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str) -> float:
-    """The relative difference; UserError when it is more than `tolerance`, or no number."""
+    """Return the relative difference; UserError when it is more than `tolerance`, or no number."""
     difference = ((found - wanted).norm() / wanted.norm()).item()
     if not difference <= tolerance:
         raise UserError(
@@ -129,8 +134,8 @@ def compare(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: s
     return difference
 
 
-def digest(model) -> dict[str, str]:
-    """A hash of every weight's bytes, by name: compares two models without holding both."""
+def digests_of(model: nn.Module) -> dict[str, str]:
+    """Return a digest of every weight's bytes, by name, to compare two models without holding both."""
     return {
         name: hashlib.blake2b(weight.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
         for name, weight in model.state_dict().items()
@@ -140,7 +145,7 @@ def digest(model) -> dict[str, str]:
 def check_saved(folder: Path, digests: dict[str, str]) -> None:
     """Load what was saved as a user would, without PEFT; UserError unless all weights come back bit for bit."""
     reloaded = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype="auto")
-    found = digest(reloaded)
+    found = digests_of(reloaded)
     if different := sorted(name for name in digests.keys() | found if digests.get(name) != found.get(name)):
         raise UserError(
             f"{len(different)} weights of the saved model differ when loaded again, such as {different[0]}; "
@@ -150,7 +155,7 @@ def check_saved(folder: Path, digests: dict[str, str]) -> None:
 
 @contextmanager
 def complete_folder(out_dir: Path) -> Iterator[Path]:
-    """A folder to fill beside `out_dir`, renamed to it at the end, removed when anything fails before.
+    """Yield a folder to fill beside `out_dir`, renamed to it at the end, removed when anything fails before.
 
     Raises UserError where it cannot be written.
     """

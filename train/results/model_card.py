@@ -1,10 +1,11 @@
-"""The model card: what the hub shows of a trained model, written from its recipe."""
+"""Write the model card, the page that the hub shows of a trained model, from its recipe."""
 
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
 from train.recipe.yaml_text import to_yaml
+from train.results.artifact import DEFAULT_NUM_FRAMES
 
 CARD = """---
 {metadata}
@@ -46,13 +47,13 @@ print(processor.decode(answer, skip_special_tokens=True))"""
 
 
 def write_card(repo_id: str, *, base: str | None, is_adapter: bool, recipe: dict, versions: dict[str, str]) -> str:
-    """README.md for the hub. `recipe` must be free of local paths and secrets already.
+    """Return README.md for the hub. `recipe` must be free of local paths and secrets already.
 
-    A base that is no hub id (owner/name) is told by its last name and left out of the metadata: the hub checks it.
+    A base that is no hub id (owner/name) is called by its last name and left out of the metadata: the hub checks it.
     """
     base_on_hub = base if base and _is_hub_id(base) else None
     base_name = base_on_hub or (Path(base).name if base else "an unnamed base")
-    num_frames = recipe.get("data", {}).get("num_frames", 8)
+    num_frames = recipe.get("data", {}).get("num_frames", DEFAULT_NUM_FRAMES)
     quantized = recipe.get("model", {}).get("quantization") is not None
     methods = ["lora"] * (is_adapter or bool(recipe.get("lora"))) + ["qlora"] * quantized
     what = f"{'A LoRA adapter for' if is_adapter else 'Fine-tuned from'} {base_name}"
@@ -84,7 +85,7 @@ def _snippet(repo_id: str, base: str, is_adapter: bool, num_frames: int) -> str:
 
 
 def _training(recipe: dict, versions: dict[str, str]) -> str:
-    """Data names, versions and the whole recipe, which holds every hyper-parameter."""
+    """Name the data, the versions and the whole recipe, which holds every hyper-parameter."""
     told = [f"{name} {version}" for name, version in versions.items()]
     lines = [f"Saved with {', '.join(told)}."] if told else []
     if not recipe:

@@ -1,4 +1,4 @@
-"""Is an answer right? Any accepted string in it, or equality after the usual VQA normalisation."""
+"""Say whether an answer is right: it holds an accepted string, or equals after the usual VQA normalisation."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ ARTICLES = {"a", "an", "the"}
 
 
 def normalise(answer: str) -> str:
-    """An answer in the VQA evaluation's form: lower case, digits for number words, no articles or punctuation.
+    """Return an answer in the VQA evaluation's form: lower case, digits for number words, no articles or punctuation.
 
     A mark next to a blank goes, any other becomes a blank; points between digits stay. The original writes
     "dont" as "don't" from a table of contractions; leaving out every apostrophe makes the same answers equal.
@@ -27,7 +27,8 @@ def normalise(answer: str) -> str:
 
 
 def is_correct(predicted: str, expected: str, accept: Sequence[str] | None = None) -> bool:
-    """Whether `predicted` holds one of `accept` as whole words, case folded; without these, equals `expected`."""
+    """Return whether `predicted` holds one of `accept` as whole words, case folded; without it, whether it equals
+    `expected`."""
     if accept:
         text = " ".join(predicted.casefold().split())
         return any(_holds(text, " ".join(words.casefold().split())) for words in accept)
