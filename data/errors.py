@@ -6,13 +6,25 @@ class UserError(ValueError):
 
     row: str | None = None  # the name of the row that it is about
 
-    def __init__(self, message: str):
-        # From a DataLoader's worker an error comes back as a new one whose message holds the worker's traceback.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
-
     def about(self, row: str) -> "UserError":
         self.row = row
         return self
+
+
+class SettingError(UserError):
+    """A setting that cannot be had: its plain name, which whoever reads settings from somewhere translates into the
+    name that stands there, and what is wrong with its value."""
+
+    def __init__(self, setting: str, problem: str):
+        super().__init__(setting, problem)
+        self.setting, self.problem = setting, problem
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.problem}"
+
+
+class ChangedDataError(UserError):
+    """Data files are no longer those that a run began with, so that it cannot go on as if it had not been broken."""
 
 
 class MediaError(UserError):
@@ -21,3 +33,13 @@ class MediaError(UserError):
 
 class OutageError(UserError):
     """A server that does not answer, or not now: nothing is wrong with what it keeps."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text without line ends; the name of its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, where the rest is a library's advice; its class's name without any."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, VideoLlavaProcessor
 
-from data.errors import UserError
+from data.errors import SettingError, UserError, first_line
 from data.video_llava import CHAT_TEMPLATE, VisualTokens
 
 HUB_DEFAULT = "main"  # the hub's own name for a repository's newest revision
@@ -32,11 +32,11 @@ def load_config(name_or_path: str, revision: str | None = None) -> PreTrainedCon
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     except (OSError, KeyError, ValueError) as problem:  # ValueError: a config.json without a model_type
-        raise UserError(_cannot_load(name_or_path, problem)) from problem
+        raise _cannot_load(name_or_path, problem) from problem
     if config.model_type != "video_llava":
-        raise UserError(
-            f"model.name_or_path: {name_or_path} is a {config.model_type!r} model; "
-            "reeltune trains 'video_llava' checkpoints"
+        raise SettingError(
+            "name_or_path",
+            f"{name_or_path} is a {config.model_type!r} model; reeltune trains 'video_llava' checkpoints",
         )
     return config
 
@@ -48,12 +48,12 @@ def load_processor(
     try:
         processor = VideoLlavaProcessor.from_pretrained(name_or_path, revision=revision or HUB_DEFAULT)
     except (OSError, KeyError, ValueError) as problem:
-        raise UserError(_cannot_load(name_or_path, problem)) from problem
+        raise _cannot_load(name_or_path, problem) from problem
     return processor, complete_processor(processor, config)
 
 
-def _cannot_load(name_or_path: str, problem: Exception) -> str:
-    return f"model.name_or_path: cannot load {name_or_path}: {str(problem).strip().splitlines()[0]}"
+def _cannot_load(name_or_path: str, problem: Exception) -> SettingError:
+    return SettingError("name_or_path", f"cannot load {name_or_path}: {first_line(problem)}")
 
 
 def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig) -> list[str]:

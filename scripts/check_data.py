@@ -31,10 +31,12 @@ from data.processor import set_up_processor
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Data
+from train.recipe.settings import in_words_of_recipes
 
 MAX_SHOWN = 20
 
 
+@in_words_of_recipes()
 def main() -> None:
     arguments = parse_command_line()
     recipe = load_recipe(arguments.recipe, arguments.overrides)

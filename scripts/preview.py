@@ -19,8 +19,10 @@ from data.processor import set_up_processor
 from train.loop.rows import load_rows, pixel_loader, stream_rows
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
+from train.recipe.settings import in_words_of_recipes
 
 
+@in_words_of_recipes()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")

@@ -28,6 +28,7 @@ from train.ranks.agreement import on_first_rank
 from train.ranks.processes import among_processes, refuse_impossible, refuse_other_shares, towers_of_all_ranks
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Data, Recipe
+from train.recipe.settings import in_words_of_recipes
 from train.run_folder.bad_media import BadMediaGuard, noted_sizes
 from train.run_folder.metrics import MetricsFile
 from train.run_folder.open_run import enter_run_folder, start_run
@@ -35,6 +36,7 @@ from train.run_folder.provenance import describe_run, fingerprint, fingerprint_f
 
 
 @among_processes()
+@in_words_of_recipes()
 def main(argv: list[str] | None = None) -> None:
     path, overrides, fresh = parse_command_line(argv)
     recipe = load_recipe(path, overrides)

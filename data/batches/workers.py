@@ -11,13 +11,18 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from data.errors import UserError
 from data.isolation.signals import let_signals_through, signals_held_back
 
+T = TypeVar("T")
 FORK, SERVER = (multiprocessing.get_context(method) for method in ("fork", "forkserver"))
 PRELOADED = ("data.batches.collator", "data.decoding.isolated_decoder")
 
@@ -49,6 +54,30 @@ def loader_workers(number: int) -> dict:
     start_server()
     context = FORK if can_fork() else SERVER
     return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": _begin}
+
+
+@dataclass(frozen=True)
+class WithoutRaising:
+    """`function`, which returns a UserError in place of raising it.
+
+    torch raises an error of a worker anew, by calling its class with the worker's traceback for a message. As a value
+    it comes as it is; `raise_returned` raises it in the process that trains.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self.function(*arguments)
+        except UserError as error:
+            return error
+
+
+def raise_returned(batch: T | UserError) -> T:
+    """Return a batch that `WithoutRaising` made, or raise the error that it returned."""
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def _begin(worker: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from data.cache.frame_cache import FrameKeys
 from data.cache.tensor_files import TensorFiles
-from data.errors import MediaError, UserError
+from data.errors import MediaError, SettingError
 from data.media.reference import Media
 from data.video_llava import IMAGE_KEY
 
@@ -41,7 +41,7 @@ class Features:
 class FeatureLoader:
     """Takes the place of a `PixelLoader`: gives the inputs of `train.loop.ready_features.ReadyFeatures`.
 
-    UserError where the folder cannot be written at the start.
+    SettingError where the folder cannot be written at the start.
     """
 
     def __init__(self, folder: str | Path, processor, num_frames: int, features: Features):
@@ -51,13 +51,12 @@ class FeatureLoader:
         try:
             self._files = TensorFiles(folder)
         except OSError as problem:
-            raise UserError(
-                f"data.feature_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
-            ) from problem
+            reason = f"cannot write {folder}: {problem.strerror}; take another folder or remove the setting"
+            raise SettingError("feature_cache", reason) from problem
 
     def __call__(self, media: Iterable[Media]) -> dict:
         """Under the names of pixels: of pictures (N, L, T, D), of clips (M, F, L, T, D). A kind that is absent has no
-        key. UserError for a picture or clip without features, MediaError for one that cannot be decoded."""
+        key. SettingError for a picture or clip without features, MediaError for one that cannot be decoded."""
         found: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
         for item in media:
             found[item.kind].append(self.fitted(item))
@@ -80,14 +79,12 @@ class FeatureLoader:
             return False
 
     def keep(self, item: Media, features: torch.Tensor) -> None:
-        """features: of a picture (L, T, D), of a clip (F, L, T, D). UserError where the disk refuses them."""
+        """features: of a picture (L, T, D), of a clip (F, L, T, D). SettingError where the disk refuses them."""
         try:
             self._files.write(self._key(item), features)
         except OSError as problem:
-            raise UserError(
-                f"data.feature_cache: cannot write into {self.folder}: {problem.strerror}; make room, the same command "
-                "goes on"
-            ) from problem
+            reason = f"cannot write into {self.folder}: {problem.strerror}; make room, the same command goes on"
+            raise SettingError("feature_cache", reason) from problem
 
     def fitted(self, item: Media) -> torch.Tensor:
         """Its features: of a picture (L, T, D), of a clip (F, L, T, D)."""
@@ -98,9 +95,10 @@ class FeatureLoader:
         except OSError:
             found = None
         if found is None:
-            raise UserError(
-                f"data.feature_cache: {self.folder} has no features of {item.path!r}: that file or its entry has "
-                "changed since the start; the same command makes them anew"
+            raise SettingError(
+                "feature_cache",
+                f"{self.folder} has no features of {item.path!r}: that file or its entry has changed since the start; "
+                "the same command makes them anew",
             )
         return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from data.cache.tensor_files import TensorFiles
-from data.errors import UserError
+from data.errors import SettingError
 from data.media.reference import Media, identity
 
 FORMAT = 1
@@ -74,7 +74,7 @@ class FrameCache:
     """Files of uint8 pixels in `folder`. `max_gib` as of `TensorFiles`: what does not fit is decoded every time, and so
     is everything new once the disk refuses a write; both are said once.
 
-    UserError where the folder cannot be written at the start.
+    SettingError where the folder cannot be written at the start.
     """
 
     def __init__(
@@ -84,9 +84,8 @@ class FrameCache:
         try:
             self._files = TensorFiles(folder, None if max_gib is None else int(max_gib * 2**30))
         except OSError as problem:
-            raise UserError(
-                f"data.frame_cache: cannot write {folder}: {problem.strerror}; take another folder or remove the key"
-            ) from problem
+            reason = f"cannot write {folder}: {problem.strerror}; take another folder or remove the setting"
+            raise SettingError("frame_cache", reason) from problem
         self.is_quiet = is_quiet
         self._is_closed = RawValue("b", False)  # of this process and of its data loader's workers
 
@@ -121,12 +120,12 @@ class FrameCache:
             return
         try:
             if not self._files.write(key, pixels):
-                self._close("is full of what this run uses; raise data.frame_cache_gib")
+                self._close("is full of what this run uses; raise frame_cache_gib")
         except OSError as problem:
             self._close(f"cannot be written ({problem.strerror}); make room")
 
     def _close(self, reason: str) -> None:
         is_told, self._is_closed.value = self._is_closed.value, True
         if not (is_told or self.is_quiet):
-            print(f"data.frame_cache: {self._files.folder} {reason}. Frames that are not in it are decoded every epoch",
+            print(f"frame_cache: {self._files.folder} {reason}. Frames that are not in it are decoded every epoch",
                   file=sys.stderr, flush=True)  # fmt: skip

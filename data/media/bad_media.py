@@ -23,4 +23,4 @@ def media_key(item: Media) -> str:
 
 
 def too_many(num_bad: int, num_files: int, max_share: float) -> str:
-    return f"{num_bad} of {num_files} media files cannot be decoded, more than data.max_bad_media {max_share:g}"
+    return f"{num_bad} of {num_files} media files cannot be decoded, more than max_bad_media {max_share:g}"

@@ -59,9 +59,9 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         yield
         return
     except (TimeoutError, Timeout):
-        reason = f"not here after {limits.seconds:g} seconds; raise data.download_seconds"
+        reason = f"not here after {limits.seconds:g} seconds; raise download_seconds"
     except TooLarge:
-        reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise data.max_download_mib"
+        reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise max_download_mib"
     except NoParts:
         reason = "its server does not send parts of files (no range requests); download it"
     except httpx.HTTPStatusError as error:  # its text has the whole address, and in that may be a key
@@ -71,7 +71,7 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         reason = f"{type(error).__name__} {error}".strip()
         kind = OutageError if may_pass(error) else UserError
     except OSError as error:
-        reason = f"cannot write {limits.folder}: {error.strerror or error}; set data.media_cache"
+        reason = f"cannot write {limits.folder}: {error.strerror or error}; set media_cache"
     raise kind(f"{what}: {reason}") from None
 
 

@@ -73,7 +73,7 @@ def read_part(part: Part, name: str) -> bytes:
             raise TooLarge
         content, _ = read_range(part.address, part.offset, part.size)
     if len(content) < part.size:
-        raise UserError(f"{name!r} cannot be read: its shard has changed and ends before it; start over with --fresh")
+        raise UserError(f"{name!r} cannot be read: its shard has changed and ends before it; start over")
     return content
 
 

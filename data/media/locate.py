@@ -96,7 +96,7 @@ class Locator:
             try:
                 write_whole(path, content)
             except OSError as error:
-                raise UserError(f"{where}: cannot write {path}: {error.strerror}; set data.media_cache") from error
+                raise UserError(f"{where}: cannot write {path}: {error.strerror}; set media_cache") from error
         return path, None
 
     def _frames(self, kind: str, frames, fps, where: str) -> tuple[str, Pictures]:

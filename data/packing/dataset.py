@@ -75,7 +75,7 @@ def load_corpus(
     corpus.samples.finish()
     if not corpus.samples:
         paths = ", ".join(str(path) for path, *_ in sources)
-        reason = f"all {len(corpus.too_long)} conversations are longer than data.max_length {max_length}"
+        reason = f"all {len(corpus.too_long)} conversations are longer than max_length {max_length}"
         raise UserError(f"{paths}: {reason if corpus.too_long else 'no conversation in it'}; nothing to train on")
     num_bad, num_files = len(corpus.unreadable), corpus.samples.num_files()
     if num_bad > max_bad_media * num_files:

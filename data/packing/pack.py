@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from data.digests import Digests, digest
-from data.errors import UserError
+from data.errors import SettingError
 from data.tokens.columns import Column, Ragged
 
 # A group that meets this many rows with its own media opens a new one: a picture that is in every sample
@@ -103,7 +103,7 @@ def make_groups(
     one without media. Equal conversations stay separate suffixes.
 
     A group has at most `max_questions_per_clip` samples and `max_tokens_per_row` tokens; more are split
-    evenly. Raises UserError for a sample that is longer than a row.
+    evenly. Raises SettingError for a sample that is longer than a row.
     """
     lengths, prefixes = array("i"), array("i")
     numbers = Digests()
@@ -115,9 +115,10 @@ def make_groups(
         prefixes.append(numbers.number(head if can_share else index.to_bytes(16, "little")))
         lengths.append(_expanded_length(ids, visual_tokens))
     if lengths and (longest := max(lengths)) > max_tokens_per_row:
-        raise UserError(
-            f"data.max_tokens_per_row: {max_tokens_per_row} is less than the {longest} tokens of "
-            f"conversation number {lengths.index(longest) + 1}: raise it, or lower data.max_length"
+        raise SettingError(
+            "max_tokens_per_row",
+            f"{max_tokens_per_row} is less than the {longest} tokens of conversation number "
+            f"{lengths.index(longest) + 1}: raise it, or lower max_length",
         )
 
     groups = Groups(lengths)

@@ -111,7 +111,7 @@ class RowStream(Dataset):
         if not totals["rows"]:
             names = ", ".join(name for name, _ in self.files)
             raise UserError(
-                f"{names}: no conversation of at most {self.max_length} tokens (data.max_length); nothing to train on"
+                f"{names}: no conversation of at most {self.max_length} tokens (max_length); nothing to train on"
             )
         if epoch == 0 and not self._num_skipped:
             self.say(

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import ChangedDataError
 
 
 class WindowCounts:
@@ -30,21 +30,21 @@ class WindowCounts:
             self._rows, self._is_complete = list(map(int, kept["rows"])), bool(kept["is_complete"])
 
     def found(self, number: int, num_rows: int) -> None:
-        """UserError where it was another number before: the data have changed, and resuming would be wrong."""
+        """ChangedDataError where it was another number before: the data have changed, and resuming would be wrong."""
         if number == len(self._rows) and not self._is_complete:
             self._rows.append(num_rows)
             self._keep()
         elif self[number] != num_rows:
-            raise UserError(
+            raise ChangedDataError(
                 f"the data have changed since they were read before: window {number + 1} makes {num_rows} rows, not "
-                f"{self[number]} as before; bring the old files back, or start over with --fresh"
+                f"{self[number]} as before"
             )
 
     def found_end(self, number: int) -> None:
         if number != len(self._rows):
-            raise UserError(
+            raise ChangedDataError(
                 f"the data have changed since they were read before: they end after {number} windows, not after "
-                f"{len(self._rows)}; bring the old files back, or start over with --fresh"
+                f"{len(self._rows)}"
             )
         self._is_complete = True
         self._keep()

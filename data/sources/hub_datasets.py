@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url, snapshot_download
 
-from data.errors import UserError
+from data.errors import UserError, first_line
 from data.web import httpx
 
 WHOLE = (".parquet", ".arrow", ".tar")  # files that need no others, where they hold their media
@@ -48,11 +48,10 @@ def told_in_one_line(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         at = f" at revision {revision}" if revision else ""
         raise UserError(
             f"{repo_id}{at}: no such file or folder here, and the hub does not give the data set: "
-            f"{type(error).__name__}: {reason}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -87,6 +86,6 @@ def _splits(folder: str, name: str) -> dict[str, list[str]]:
     try:
         found = datasets.load_dataset_builder(folder).config.data_files or {}
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{name}: cannot tell its splits ({reason}); name its data files with the key files") from error
     return {str(split): list(paths) for split, paths in found.items()}

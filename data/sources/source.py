@@ -1,4 +1,4 @@
-"""What an entry of data.train names -> data files, and their rows."""
+"""What one entry of a data set's description names -> data files, and their rows."""
 
 import glob
 import os

@@ -94,7 +94,7 @@ def test_bad_records_are_named(record, message, start):
 
 
 def test_no_conversation_that_fits(start):
-    fails_with("all 1 conversations are longer than data.max_length 100", start, None, "data.max_length=100")
+    fails_with("all 1 conversations are longer than max_length 100", start, None, "data.max_length=100")
 
 
 def test_trailing_turns_that_do_not_fit_are_counted(start, capsys):

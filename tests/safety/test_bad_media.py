@@ -148,7 +148,7 @@ def test_fail_is_one_line_that_names_file_row_and_reason(bad, start, capsys):
 
 def test_too_many_stop_the_run_and_it_goes_on_when_they_are_mended(bad, sound, start):
     settings = ("data.max_bad_media=0.2", "training.eval_strategy=no", "data.eval=[]")  # one of seven files
-    with pytest.raises(UserError, match="2 of 7 media files cannot be decoded, more than data.max_bad_media 0.2"):
+    with pytest.raises(UserError, match="2 of 7 media files cannot be decoded, more than max_bad_media 0.2"):
         start(bad, "out", *settings)
     noted_before = noted(bad.parent / "out", "train")
     assert set(noted_before) == set(BAD[:2])

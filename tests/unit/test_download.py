@@ -142,10 +142,10 @@ def test_redirects_lead_to_http_only(server, at, media_folder):
     ("path", "limits", "reason"),
     [
         ("none.mp4?key=SECRET", {}, "the server answers 404 Not Found"),
-        ("clip0.mp4?key=SECRET", {"max_bytes": 1024}, "larger than 0.000976562 MiB; raise data.max_download_mib"),
+        ("clip0.mp4?key=SECRET", {"max_bytes": 1024}, "larger than 0.000976562 MiB; raise max_download_mib"),
         ("chunked/clip0.mp4", {"max_bytes": 1024}, "larger than 0.000976562 MiB"),
         ("half/clip0.mp4", {}, "RemoteProtocolError"),
-        ("drip.mp4", {"seconds": 0.3}, "not here after 0.3 seconds; raise data.download_seconds"),
+        ("drip.mp4", {"seconds": 0.3}, "not here after 0.3 seconds; raise download_seconds"),
         ("slow-header.mp4", {"seconds": 0.3}, "not here after 0.3 seconds"),
         ("http://127.0.0.1:1/a.mp4", {}, "ConnectError"),
     ],
@@ -167,7 +167,7 @@ def _failure(item: Media) -> str:
 
 def test_a_cache_that_cannot_be_written_is_named(at, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    assert "cannot write" in (message := _failure(at("clip0.mp4"))) and "set data.media_cache" in message
+    assert "cannot write" in (message := _failure(at("clip0.mp4"))) and "set media_cache" in message
 
 
 def test_a_watched_decoder_is_not_needed_for_a_failed_download(at):

@@ -201,7 +201,7 @@ def test_a_full_cache_is_said_once_and_changes_nothing(forks, processor, media_f
     for item, fitted in zip(items, DataLoader(items, None, collate_fn=loader.fitted, **loader_workers(1)), strict=True):
         assert torch.equal(fitted, plain.fitted(item))
     assert len(entries(tmp_path / "cache")) == 1
-    assert capfd.readouterr().err.count("is full of what this run uses; raise data.frame_cache_gib") == 1
+    assert capfd.readouterr().err.count("is full of what this run uses; raise frame_cache_gib") == 1
 
 
 def test_a_disk_that_refuses_a_write_is_said_once_and_changes_nothing(loader, media_folder, monkeypatch, capsys):
@@ -219,5 +219,5 @@ def test_a_disk_that_refuses_a_write_is_said_once_and_changes_nothing(loader, me
 
 @pytest.mark.parametrize("folder", ["/proc/reeltune", "/dev/null/frames"])
 def test_a_folder_that_cannot_be_written_is_named_at_the_start(folder, processor):
-    with pytest.raises(UserError, match=f"data.frame_cache: cannot write {folder}: .*; take another folder"):
+    with pytest.raises(UserError, match=f"frame_cache: cannot write {folder}: .*; take another folder"):
         FrameCache(folder, processor, 8)

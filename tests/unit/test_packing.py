@@ -90,9 +90,7 @@ class TestMakeGroups:
         assert [g.samples for g in groups_of(*samples, max_tokens=18)] == [(0, 1), (2,), (3,)]
 
     def test_a_sample_longer_than_a_row_is_named(self):
-        with pytest.raises(
-            UserError, match="data.max_tokens_per_row: 8 is less than the 9 tokens of conversation number 1"
-        ):
+        with pytest.raises(UserError, match="max_tokens_per_row: 8 is less than the 9 tokens of conversation number 1"):
             groups_of(*questions(2), max_tokens=8)
 
     def test_no_samples_no_groups(self):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
+from data.errors import ChangedDataError, UserError
 from data.media.bad_media import media_key
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, single_sample_rows
@@ -167,7 +167,7 @@ def test_data_that_have_changed_are_refused(later, said, tmp_path):
     next(islice(counted([20] * 9).steps(1), 9, None))
     changed = counted(later)
     changed.skip(1)
-    with pytest.raises(UserError, match=f"the data have changed .*{said}.*--fresh"):
+    with pytest.raises(ChangedDataError, match=f"the data have changed .*{said}"):
         list(islice(changed.steps(1), 12))
 
 

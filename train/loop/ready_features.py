@@ -21,7 +21,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from data.batches.pixels import PixelLoader
-from data.batches.workers import loader_workers
+from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.cache.feature_cache import INPUTS, FeatureLoader, Features
 from data.errors import MediaError, UserError
 from data.media.reference import Media
@@ -138,7 +138,7 @@ def _run_towers(
     batches = DataLoader(
         media,
         batch_size=None,
-        collate_fn=partial(_pixels_or_refusal, pixels),
+        collate_fn=WithoutRaising(partial(_pixels_of, pixels)),
         generator=torch.Generator(),  # its own: the random numbers of training stay as they are
         **loader_workers(args.dataloader_num_workers),
     )
@@ -146,7 +146,7 @@ def _run_towers(
         if isinstance(batch, MediaError):
             yield batch
             continue
-        (frames,) = batch[INPUTS[item.kind]]
+        (frames,) = raise_returned(batch)[INPUTS[item.kind]]
         _, tower = towers[item.kind]
         if not is_deepspeed_zero3_enabled():
             tower.to(args.device)
@@ -159,11 +159,8 @@ def _run_towers(
         yield made if item.kind == "video" else made[0]
 
 
-def _pixels_or_refusal(pixels: PixelLoader, item: Media) -> dict | MediaError:
-    try:
-        return pixels([item])
-    except MediaError as problem:
-        return problem
+def _pixels_of(pixels: PixelLoader, item: Media) -> dict:
+    return pixels([item])
 
 
 def _autocast_dtype(args: TrainingArguments) -> torch.dtype | None:

@@ -8,7 +8,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from transformers import TrainingArguments
 
-from data.batches.workers import loader_workers
+from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.media.bad_media import BadMedia
 from data.packing.dataset import RowDataset
 from data.packing.rank_sampler import RankBatchSampler, num_micro_batches
@@ -88,7 +88,7 @@ class RowTrainer(SavingTrainer):
             rows,
             device=self.accelerator.device,
             batch_sampler=sampler(rows, batch_size, rows_per_step, **ranks, left_out=left_out),
-            collate_fn=StepCollator(self.data_collator),
+            collate_fn=WithoutRaising(StepCollator(self.data_collator)),
             # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
             generator=torch.Generator().manual_seed(self.args.seed),
             pin_memory=self.args.dataloader_pin_memory,
@@ -114,7 +114,7 @@ class RowTrainer(SavingTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step; counts what is in them and how long they were waited for."""
         start = time.perf_counter()
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, num_items = super().get_batch_samples(map(raise_returned, epoch_iterator), num_batches, device)
         self._since_log["data_wait_s"] += time.perf_counter() - start
         self._since_log["steps"] += 1
         names: list[str] = []
@@ -162,7 +162,7 @@ class RowTrainer(SavingTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss alone: gathered logits would not fit (transformers#8476). ALL RANKS reach it as often."""
-        found = inputs.pop("bad_media", ())
+        found = raise_returned(inputs).pop("bad_media", ())
         self.bad_media.agree(found, "eval", int(self.state.epoch or 0), self.state.global_step)
         inputs = self._prepare_inputs(inputs)
         num_labelled = (inputs["labels"][:, 1:] != -100).sum()

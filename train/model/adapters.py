@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from data.errors import UserError
+from data.errors import UserError, first_line
 from data.video_llava import DECODER, PROJECTOR, TOWERS, is_used
 
 PARTS = {"all": "", "decoder": rf"\b{DECODER}\b|\blm_head\b", "projector": rf"\b{PROJECTOR}\b"}
@@ -49,7 +49,7 @@ def add_adapter(
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as problem:
-        raise UserError(f"lora: PEFT refuses these settings: {str(problem).splitlines()[0]}") from problem
+        raise UserError(f"lora: PEFT refuses these settings: {first_line(problem)}") from problem
     check_adapters(wrapped, pattern, allow_towers=target not in ("decoder", "decoder+projector"))
     return wrapped
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, VideoLlavaForConditionalGeneration
 from transformers.utils import logging
 
-from data.errors import UserError
+from data.errors import UserError, first_line
 from data.video_llava import PROJECTOR, TOWERS
 from train.model.attention import SHARED_PREFIX
 from train.ranks.processes import uses_fsdp
@@ -43,7 +43,7 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ImportError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+        reason = first_line(problem)
         raise UserError(f"model.name_or_path: cannot load {name_or_path}: {reason}") from problem
     missing = sorted(loading["missing_keys"])
     if missing:

@@ -15,7 +15,7 @@ from transformers import (
     VideoLlavaProcessor,
 )
 
-from data.errors import UserError
+from data.errors import UserError, first_line
 from data.video_llava import PLACEHOLDERS
 from train.model.build import build_processor
 
@@ -86,7 +86,7 @@ def load_whole(model_class, name_or_path: str, dtype: torch.dtype, option: str):
     try:
         model, loading = model_class.from_pretrained(name_or_path, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as problem:
-        raise UserError(f"{option} {name_or_path}: cannot load it: {str(problem).strip().splitlines()[0]}") from problem
+        raise UserError(f"{option} {name_or_path}: cannot load it: {first_line(problem)}") from problem
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{option} {name_or_path}: lacks {len(missing)} weights, the first {missing[0]}")
     return model
@@ -96,7 +96,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+        reason = first_line(problem)
         raise UserError(f"--text {name_or_path}: cannot load its tokenizer: {reason}") from problem
 
 
@@ -104,7 +104,7 @@ def read_config(name_or_path: str, option: str):
     try:
         return AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as problem:
-        raise UserError(f"{option} {name_or_path}: cannot load it: {str(problem).strip().splitlines()[0]}") from problem
+        raise UserError(f"{option} {name_or_path}: cannot load it: {first_line(problem)}") from problem
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

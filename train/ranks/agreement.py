@@ -22,10 +22,10 @@ def on_first_rank(function: Callable, *args) -> Any:
         try:
             outcome[0] = function(*args)
         except UserError as error:
-            outcome[1] = str(error)
+            outcome[1] = error
     broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise UserError(outcome[1])
+        raise outcome[1]
     return outcome[0]
 
 
@@ -71,6 +71,6 @@ def none_or_all(function: Callable, *args) -> None:
     try:
         function(*args)
     except UserError as error:
-        problem = str(error)
+        problem = error
     if problem := next(filter(None, gather_object([problem])), None):
-        raise UserError(problem)
+        raise problem

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import TrainingArguments
 
-from data.errors import UserError
+from data.errors import UserError, first_line
 from data.packing.dataset import RowDataset
 from data.video_llava import DECODER
 
@@ -119,7 +119,7 @@ def among_processes() -> Iterator[None]:
     except RuntimeError as error:
         if num_launched() == 1 or not any(word in str(error) for word in LOST):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         print(
             f"error: process {os.environ['RANK']} of {num_launched()} lost the connection to another one: {reason}; "
             "the same command, on all machines, continues from the last checkpoint",

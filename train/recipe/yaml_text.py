@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from data.errors import UserError
+from data.errors import UserError, first_line
 
 # PyYAML reads scalars by YAML 1.1, where `2e-4` is a string, `no` is False and `010` is eight. Editors and
 # everybody's expectations follow YAML 1.2, so these patterns replace PyYAML's.
@@ -103,4 +103,4 @@ def _parse(text: str, where: str) -> Any:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UserError(f"{where}{line}not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:  # a character that YAML forbids; has no line
-        raise UserError(f"{where}not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where}not valid YAML: {first_line(error)}") from None

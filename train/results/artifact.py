@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from train.recipe.yaml_text import read_recipe
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -142,11 +142,6 @@ def read_json(file: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object")
     return content
-
-
-def one_line(problem: Exception) -> str:
-    """Return an exception's text as a single line."""
-    return " ".join(str(problem).split()) or type(problem).__name__
 
 
 def _read_config(name_or_path: str, revision: str | None) -> PreTrainedConfig:

@@ -10,10 +10,10 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from data.web import httpx
 from train.recipe.yaml_text import read_recipe, to_yaml
-from train.results.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECIPE, describe, one_line, read_json
+from train.results.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECIPE, describe, read_json
 from train.results.model_card import write_card
 
 # Only files that these name are sent, and only from the top of the folder: no checkpoints with their optimizer

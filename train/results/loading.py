@@ -13,10 +13,10 @@ from transformers import (
     VideoLlavaProcessor,
 )
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from data.processor import set_up_processor
 from train.model.load import load_model
-from train.results.artifact import Artifact, one_line
+from train.results.artifact import Artifact
 
 Answering = VideoLlavaForConditionalGeneration | PeftModel
 

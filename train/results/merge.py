@@ -22,9 +22,9 @@ from PIL import Image
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from train.model.load import load_model
-from train.results.artifact import RECIPE, one_line, open_artifact
+from train.results.artifact import RECIPE, open_artifact
 from train.results.loading import Answering, add_saved_adapter, greedy, processor_of
 
 # Largest relative difference ||merged - adapter|| / ||adapter||: of each layer's output in float32, and of
