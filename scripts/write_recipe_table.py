@@ -1,10 +1,10 @@
-"""Writes the table of recipe keys into README.md, between its markers, from the models that check recipes.
+"""Write the table of recipe keys into its page, between two markers, from the models that check recipes.
 
 python scripts/write_recipe_table.py
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,26 +12,33 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from transformers import TrainingArguments
 
-from train.recipe.recipe import Data, Dataset, Lora, Model, Recipe
+from train.recipe.keys import plain_keys, sections
+from train.recipe.recipe import Recipe
 from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "docs" / "recipe.md", ROOT / "README.md")
 BEGIN, END = "<!-- recipe keys -->", "<!-- end of recipe keys -->"
-SECTIONS = {"model": Model, "lora": Lora, "data": Data, "data.train[]": Dataset}
-Row = tuple[str, str, str]
+Line = tuple[str, str, str]
 
 
-def recipe_rows() -> Iterator[Row]:
-    """(key, default, meaning) of everything in a recipe but `training`."""
-    for section, model in SECTIONS.items():
-        for name, field in model.model_fields.items():
-            yield f"{section}.{name}", _default(field), _meaning(field)
+def page() -> Path:
+    """Return the page that has the table."""
+    return next(path for path in PAGES if path.exists())
+
+
+def recipe_lines() -> Iterator[Line]:
+    """Yield (key, default, meaning) of everything in a recipe but `training`."""
+    for section, model in sections(Recipe):
+        if section not in ("", "data.eval"):
+            label = f"{section}[]" if section == "data.train" else section
+            yield from (_line(f"{label}.{name}", field) for name, field in model.model_fields.items())
     yield "data.eval[]", "", "The same keys as data.train[]."
-    yield "resume", _default(Recipe.model_fields["resume"]), _meaning(Recipe.model_fields["resume"])
+    yield from (_line(name, Recipe.model_fields[name]) for name in plain_keys(Recipe))
 
 
-def training_rows() -> Iterator[Row]:
-    """(key, default here, transformers' default) of the arguments where the two differ."""
+def training_lines() -> Iterator[Line]:
+    """Yield (key, default here, transformers' default) of the arguments where the two differ."""
     theirs = {field.name: field.default for field in fields(TrainingArguments)}
     yield "training.output_dir", "required", _code(theirs["output_dir"])
     for name, value in DEFAULTS.items():
@@ -39,35 +46,35 @@ def training_rows() -> Iterator[Row]:
             yield f"training.{name}", _code(value), _code(theirs[name])
 
 
-def with_tables(readme: str) -> str:
-    """The README with current tables between its markers."""
+def with_tables(text: str) -> str:
+    """Return a page with current tables between its markers."""
     tables = "\n\n".join(
         [
-            _table(("key", "default", "meaning"), recipe_rows()),
+            _table(("key", "default", "meaning"), recipe_lines()),
             "`training` takes the arguments of `transformers.TrainingArguments` by their own names. These have another "
             "default here; `bf16`, `fp16`, `use_cpu` and `dataloader_pin_memory` follow from `model.dtype` and the "
             "machine.",
-            _table(("key", "default", "in transformers"), training_rows()),
+            _table(("key", "default", "in transformers"), training_lines()),
             "These arguments may not be set:",
             _table(("key", "why"), ((f"training.{name}", why) for name, why in SET_ELSEWHERE.items())),
         ]
     )
-    before, _, rest = readme.partition(BEGIN)
+    before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{tables}\n{END}{after}"
 
 
-def _default(field: FieldInfo) -> str:
-    return "required" if field.is_required() else _code(field.default)
+def _line(key: str, field: FieldInfo) -> Line:
+    return key, "required" if field.is_required() else _code(field.default), _meaning(field)
 
 
 def _code(value: Any) -> str:
-    """A value as YAML spells it."""
+    """Return a value as YAML spells it."""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def _meaning(field: FieldInfo) -> str:
-    meaning = " ".join(field.description.split())
+    meaning = " ".join((field.description or "").split())
     if choices := list(_choices(field.annotation)):
         meaning += f" One of {', '.join(choices)}{', null' if field.default is None else ''}."
     return meaning
@@ -81,12 +88,12 @@ def _choices(annotation: Any) -> Iterator[str]:
         yield from _choices(part)
 
 
-def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    escaped = ((f"`{key}`", *(cell.replace("|", r"\|") for cell in cells)) for key, *cells in rows)
-    lines = [head, ("---",) * len(head), *escaped]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(head: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
+    escaped = ((f"`{key}`", *(cell.replace("|", r"\|") for cell in cells)) for key, *cells in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ("---",) * len(head), *escaped])
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"wrote {README}")
+    path = page()
+    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote {path}")

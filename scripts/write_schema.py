@@ -1,4 +1,4 @@
-"""Writes recipes/recipe.schema.json, by which editors complete and check recipes.
+"""Write recipes/recipe.schema.json, by which editors complete and check recipes.
 
 python scripts/write_schema.py
 """
@@ -12,7 +12,7 @@ SCHEMA = Path(__file__).parent.parent / "recipes" / "recipe.schema.json"
 
 
 def schema_text() -> str:
-    """The schema of the recipe; its `training` section is that of the installed transformers."""
+    """Return the schema of a recipe; its `training` section is that of the installed transformers."""
     return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
 
 

@@ -11,28 +11,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError
+from train.recipe.keys import plain_keys, sections
 from train.recipe.problems import Keys, dotted, find_problems
-from train.recipe.recipe import Data, Dataset, Lora, Model, Recipe
+from train.recipe.recipe import Data, Lora, Model, Recipe
 from train.recipe.rules import impossible_combinations
-from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE, TrainingSection
+from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE, TRAINING_KEYS
 from train.recipe.yaml_text import parse_override, read_recipe, set_override
 
-PLAIN_KEYS = ("resume", "on_nonfinite", "max_skipped_steps", "early_stopping_patience")
 KNOWN_KEYS = {
-    "": list(Recipe.model_fields),
-    "model": list(Model.model_fields),
-    "lora": list(Lora.model_fields),
-    "data": list(Data.model_fields),
-    "data.train": list(Dataset.model_fields),
-    "data.eval": list(Dataset.model_fields),
-    "training": list(TrainingSection.__annotations__),
+    **{section: list(model.model_fields) for section, model in sections(Recipe)},
+    "training": list(TRAINING_KEYS),
 }
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and applies `section.key=value` overrides, later ones winning.
+    """Read a recipe and apply `section.key=value` overrides, later ones winning.
 
-    UserError has one line a problem, all of them: where, which key, what is wrong, what to do.
+    Raises UserError with one line a problem, all of them: where, which key, what is wrong, what to do.
     """
     raw = read_recipe(path)
     written = copy.deepcopy(raw)
@@ -51,7 +46,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             for override in overridden
         )
         lines.append(f"{'command line' if from_command_line else path}: {dotted(keys)}: {text}")
-    if lines:
+    if lines or recipe is None:
         raise UserError("\n".join(lines))
     return recipe
 
@@ -79,16 +74,16 @@ def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, dict[Keys, str]]:
 
 
 def _unknown(key: Keys, fault: Keys) -> bool:
-    """Whether a fault hides the value at `key`; of a section (one key) only its presence matters."""
+    """Tell whether a fault hides the value at `key`; of a section (one key) only its presence matters."""
     return key[: len(fault)] == fault or (len(key) > 1 and fault[: len(key)] == key)
 
 
 def _draft(raw: dict[str, Any], faults: list[Keys]) -> Recipe:
-    """The recipe without its faulty keys, unvalidated, so that combinations of the others can be judged."""
+    """Return the recipe without its faulty keys, unvalidated, so that combinations of the others can be judged."""
     sound = _without(raw, faults)
     lora = sound.get("lora", {})
     return Recipe.model_construct(
-        **{key: sound[key] for key in PLAIN_KEYS if key in sound},
+        **{key: sound[key] for key in plain_keys(Recipe) if key in sound},
         model=Model.model_construct(**sound.get("model", {})),
         lora=None if lora is None else Lora.model_construct(**lora),
         data=Data.model_construct(**sound.get("data", {})),

@@ -28,7 +28,7 @@ _LONGEST_LIST = 20  # keys
 def find_problems(
     error: ValidationError, recipe: dict[str, Any], known: Known, set_elsewhere: Mapping[str, str]
 ) -> dict[Keys, str]:
-    """Every problem pydantic found: the keys that lead to the place -> one sentence.
+    """Return every problem that pydantic found: the keys that lead to the place -> one sentence.
 
     `set_elsewhere` answers for keys of `training` that exist but may not be set.
     """
@@ -39,7 +39,7 @@ def find_problems(
         if kind == "missing":
             problems[where] = "is missing; add it"
         elif kind == "extra_forbidden":
-            elsewhere = set_elsewhere.get(where[-1]) if where[0] == "training" else None
+            elsewhere = set_elsewhere.get(str(where[-1])) if where[0] == "training" else None
             problems[where] = elsewhere or _unknown_key(where, known)
         else:
             where, value = _locate(recipe, where)
@@ -49,13 +49,13 @@ def find_problems(
 
 
 def dotted(keys: Keys) -> str:
-    """("data", "train", 0, "path") as data.train[0].path"""
+    """Return ("data", "train", 0, "path") as data.train[0].path."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return text.removeprefix(".")
 
 
 def _locate(value: Any, where: Keys) -> tuple[Keys, Any]:
-    """The part of pydantic's location that exists in the recipe (it also names members of unions)."""
+    """Return the part of pydantic's location that exists in the recipe (it also names members of unions)."""
     found = []
     for key in where:
         inside_dict = isinstance(value, dict) and key in value

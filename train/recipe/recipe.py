@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
 from data.sources.source import Source, is_address
+from train.recipe.keys import Harmless
 from train.recipe.training_arguments import (
     DEFAULTS,
     TrainingSection,
@@ -32,6 +33,11 @@ Pattern = Annotated[str, AfterValidator(_regular_expression)]
 # The initialisations that need nothing but the weights. EVA, CorDA, LoftQ and LoRA-GA want data or settings
 # of their own, which a recipe cannot give: they would fail after the model was loaded, or do nothing.
 Initialisation = Annotated[str, Field(pattern=r"^(gaussian|olora|orthogonal|pissa|pissa_niter_[0-9]+)$")]
+
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -59,16 +65,16 @@ class Model(Section):
     """Quantise the scales of nf4 and fp4 too; about 0.4 bits a weight less."""
     trainable: Pattern | None = None
     """Without lora: all, decoder, projector, or a regular expression over parameter names."""
-    projector_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    projector_learning_rate: Positive | None = None
     """Learning rate of the multi_modal_projector where it is trained; null is training.learning_rate."""
 
 
 class Lora(Section):
     """The adapter. `lora: null` trains model.trainable itself."""
 
-    r: Annotated[int, Field(ge=1)] = 128
+    r: Count = 128
     """Rank."""
-    alpha: Annotated[int, Field(ge=1)] = 256
+    alpha: Count = 256
     """The adapter is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Probability, on the adapter's input."""
@@ -103,58 +109,60 @@ class Dataset(Section):
     the folder of the data file, unbounded. In a data set from the hub, a folder of it."""
     outside_media_root: bool = False
     """Media paths may leave media_root."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """In training: how often an epoch uses the rows of this source; where one is not 1, each is packed by itself."""
+    weight: Positive = 1.0
+    """In training: how often an epoch uses the conversations of this source; where one is not 1, each is packed by
+    itself."""
 
 
 class Data(Section):
     """What is learned from, and how it becomes batches."""
 
-    train: Annotated[list[Dataset], Field(min_length=1)]
+    # Where the files lie is harmless: what is in them has a fingerprint of its own.
+    train: Annotated[list[Dataset], Field(min_length=1), Harmless()]
     """Files to train on, every conversation as often in an epoch as the weight of its source says."""
-    eval: list[Dataset] = []
+    eval: Annotated[list[Dataset], Harmless()] = []
     """Files to evaluate on."""
     system_prompt: str | None = None
     """Put before every conversation that brings none."""
-    num_frames: Annotated[int, Field(ge=1)] = 8
+    num_frames: Count = 8
     """Frames taken from every clip."""
     frame_sampling: Literal["uniform", "fps", "jitter"] = "uniform"
     """In training. uniform: i * total // num_frames. jitter: a random frame of each of these segments, others in every
     epoch. fps: frames_per_second from the middle of the clip; uniform where it is too short."""
-    frames_per_second: Annotated[float, Field(gt=0)] | None = None
+    frames_per_second: Positive | None = None
     """For frame_sampling: fps."""
-    frame_cache: str | None = None
+    frame_cache: Annotated[str | None, Harmless()] = None
     """Folder in which the frames of clips and pictures are kept, so that each is decoded once."""
-    frame_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    frame_cache_gib: Annotated[Positive | None, Harmless()] = None
     """Size of frame_cache; what this run has not used makes room, the longest unused first. null is without bound."""
-    feature_cache: str | None = None
+    feature_cache: Annotated[str | None, Harmless()] = None
     """Folder in which the features of the frozen towers are kept; training then has no tower in memory."""
-    max_length: Annotated[int, Field(ge=1)] = 4096
+    max_length: Count = 4096
     """Tokens of one conversation, visual tokens included."""
     packing: Literal["shared_prefix", "none"] = "shared_prefix"
     """shared_prefix computes a clip once for all its questions; none is one conversation a sample."""
-    max_tokens_per_row: Annotated[int, Field(ge=1)] = 8192
+    max_tokens_per_row: Count = 8192
     """Tokens of one packed row, all its clips and questions together."""
-    max_questions_per_clip: Annotated[int, Field(ge=1)] = 32
+    max_questions_per_clip: Count = 32
     """A larger set of questions about one clip is split evenly."""
-    rows_per_step: Annotated[int, Field(ge=1)] = 16
+    rows_per_step: Count = 16
     """Rows (samples with packing none) of one optimizer step, over micro-batches and devices."""
     streaming: bool = False
     """Read the training data while training, a window at a time, instead of into memory, and tar files on the hub that
     `files` names without downloading them; needs training.max_steps."""
-    stream_window: Annotated[int, Field(ge=1)] = 4096
+    stream_window: Count = 4096
     """Conversations that streaming holds in memory, packs and shuffles together."""
-    media_cache: str | None = None
-    """Folder for media that rows name by address or hold as bytes; null is ~/.cache/reeltune/media."""
-    max_download_mib: Annotated[float, Field(gt=0)] = 1024.0
+    media_cache: Annotated[str | None, Harmless()] = None
+    """Folder for media that records name by address or hold as bytes; null is ~/.cache/reeltune/media."""
+    max_download_mib: Annotated[Positive, Harmless()] = 1024.0
     """The largest clip or picture behind an address."""
-    download_seconds: Annotated[float, Field(gt=0)] = 120.0
+    download_seconds: Annotated[Positive, Harmless()] = 120.0
     """The longest time that one download may take."""
-    on_bad_media: Literal["skip", "fail"] = "skip"
+    on_bad_media: Annotated[Literal["skip", "fail"], Harmless()] = "skip"
     """A picture or clip that cannot be decoded is left out with its conversations, and named; or ends the run."""
-    max_bad_media: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_bad_media: Annotated[Share, Harmless()] = 0.01
     """Largest share of the media files to train on that on_bad_media may skip before it ends the run."""
-    decode_seconds: Annotated[float, Field(gt=0)] = 60.0
+    decode_seconds: Annotated[Positive, Harmless()] = 60.0
     """What decoding one picture or clip may take before it counts as one that cannot be decoded."""
 
     def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[tuple]:
@@ -178,23 +186,23 @@ class Recipe(Section):
     model: Model
     lora: Lora | None = Lora()
     data: Data
-    resume: str = "auto"
+    resume: Annotated[str, Harmless()] = "auto"
     """auto continues from the newest sound checkpoint, never starts over (as --fresh), or a checkpoint folder."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """A step whose loss or gradient is not finite ends the run, or is left out and counted."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 10
     """So many steps on_nonfinite may skip before it ends the run."""
-    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    early_stopping_patience: Count | None = None
     """Evaluations without a better metric_for_best_model before training ends."""
     training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
 
     def training_arguments(self) -> TrainingArguments:
-        """Looks at the devices; UserError for what transformers finds impossible (bf16 without support ...)."""
+        """Build them, which looks at the devices. Raises UserError for what transformers finds impossible."""
         return build_training_arguments({**device_defaults(self.model.dtype), **self.training})
 
     def dump(self) -> dict[str, Any]:
-        """Everything as plain values, defaults written out; addresses without the keys in them, because this is kept
-        and shared."""
+        """Return everything as plain values, defaults written out; addresses without the keys in them, because this is
+        kept and shared."""
         plain = self.model_dump()
         for source in plain["data"]["train"] + plain["data"]["eval"]:
             if is_address(source["path"]):
@@ -202,5 +210,5 @@ class Recipe(Section):
         return plain
 
     def write(self, path: str | Path) -> None:
-        """YAML that `load_recipe` reads back to an equal recipe, but for keys in addresses."""
+        """Write YAML that `load_recipe` reads back to an equal recipe, but for keys in addresses."""
         Path(path).write_text(to_yaml(self.dump()), encoding="utf-8")

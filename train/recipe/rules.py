@@ -1,7 +1,8 @@
 """Settings that are right one by one and impossible together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from train.recipe.recipe import Recipe
 
@@ -10,7 +11,7 @@ Combination = tuple[tuple[tuple[str, ...], ...], str]
 
 
 def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
-    """Every impossible combination in a recipe whose single values may be trusted."""
+    """Yield every impossible combination in a recipe whose single values may be trusted."""
     yield from _what_is_trained(recipe)
     yield from _projector(recipe)
     yield from _rows(recipe)
@@ -106,7 +107,8 @@ def _streaming(recipe: Recipe) -> Iterator[Combination]:
             )
 
 
-def _weights(sources: list[dict]) -> list[float]:
+def _weights(sources: Iterable[Any]) -> list[float]:
+    """Return the weights of sources that are still mappings, as in the file."""
     return [source.get("weight", 1) for source in sources]
 
 

@@ -6,8 +6,10 @@ The section's keys and types are derived from the dataclass, so they are those o
 import warnings
 from dataclasses import fields
 from enum import Enum
+from functools import reduce
+from operator import or_
 from types import UnionType
-from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import ConfigDict, Field
@@ -16,6 +18,7 @@ from typing_extensions import TypedDict
 
 from data.errors import UserError
 from train.ranks.processes import cpu_processes
+from train.recipe.keys import Harmless
 
 # What reeltune says when the recipe does not; everything else is transformers' own default.
 DEFAULTS: dict[str, Any] = {
@@ -42,42 +45,58 @@ SET_ELSEWHERE = {
     "local_rank": "is set by `accelerate launch`; remove it",
 }
 
+# What may change between a run and its continuation: where and what it reports, keeps and loads with.
+HARMLESS = {
+    "output_dir", "run_name", "report_to", "project", "disable_tqdm", "save_steps", "save_strategy", "save_total_limit",
+    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
+}  # fmt: skip
+HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "include_num", "ddp_timeout")
+
 
 def _yaml_type(hint: Any) -> Any:
-    """The type as YAML can spell it: an enum becomes the literals of its values."""
+    """Return the type as YAML can spell it: an enum becomes the literals of its values."""
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return Literal[tuple(member.value for member in hint)]
+        return Literal[tuple(member.value for member in hint)]  # pyrefly: ignore[invalid-literal]: built at run time
     if get_origin(hint) is list:
-        return list[_yaml_type(get_args(hint)[0])]
+        return list[_yaml_type(get_args(hint)[0])]  # pyrefly: ignore[invalid-annotation]: built at run time
     if get_origin(hint) in (Union, UnionType):
         options = get_args(hint)
         if any(isinstance(option, type) and issubclass(option, Enum) for option in options):
             options = [option for option in options if option is not str]  # `SchedulerType | str`
-        return Union[tuple(_yaml_type(option) for option in options)]  # noqa: UP007 (built at run time)
+        return reduce(or_, map(_yaml_type, options))
     return hint
 
 
 def _key_types() -> dict[str, Any]:
+    """Return the type of every key, with its description and whether it is harmless."""
     hints = get_type_hints(TrainingArguments)
-    types = {}
+    types: dict[str, Any] = {}
     for field in fields(TrainingArguments):
         if field.name not in SET_ELSEWHERE:
             about = Field(description=field.metadata.get("help"))
-            types[field.name] = Annotated[_yaml_type(hints[field.name]), about]
+            kind = _yaml_type(hints[field.name])
+            types[field.name] = Annotated[kind, about]
+            if field.name in HARMLESS or field.name.startswith(HARMLESS_PREFIXES):
+                types[field.name] = Annotated[types[field.name], Harmless()]
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         types[name] = Annotated[types[name], Field(ge=1)]
-    types["output_dir"] = Required[Annotated[str, Field(description="Folder of the run and its checkpoints.")]]
+    types["output_dir"] = Annotated[str, Field(description="Folder of the run and its checkpoints."), Harmless()]
     return types
 
 
-TrainingSection = TypedDict("TrainingSection", _key_types(), total=False)
-TrainingSection.__doc__ = "Arguments of transformers.TrainingArguments, by their own names."
-TrainingSection.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+TRAINING_KEYS = _key_types()
+if TYPE_CHECKING:
+    TrainingSection = dict[str, Any]  # a type checker cannot follow keys that are read from a dataclass
+else:
+    required = {"output_dir": Required[TRAINING_KEYS["output_dir"]]}
+    TrainingSection = TypedDict("TrainingSection", {**TRAINING_KEYS, **required}, total=False)
+    TrainingSection.__doc__ = "Arguments of transformers.TrainingArguments, by their own names."
+    TrainingSection.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def device_defaults(dtype: str) -> dict[str, Any]:
-    """What follows from the machine and the model's number type: mixed precision for half-precision weights, and the
-    CPU where nothing faster is visible."""
+    """Return what follows from the machine and the model's number type: mixed precision for half-precision weights, and
+    the CPU where nothing faster is visible."""
     has_accelerator = torch.accelerator.is_available()
     return {
         "bf16": dtype == "bfloat16",
@@ -89,7 +108,7 @@ def device_defaults(dtype: str) -> dict[str, Any]:
 
 
 def build_training_arguments(section: dict[str, Any]) -> TrainingArguments:
-    """Constructs TrainingArguments, which looks at the devices; UserError says what it does not accept."""
+    """Build TrainingArguments, which looks at the devices. Raises UserError for what it does not accept."""
     try:
         with warnings.catch_warnings():  # 5.23 renamed `gradient_checkpointing`, 5.17 has no other name for it
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)

@@ -24,12 +24,12 @@ _SCALARS = {
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}
 
-    def __init__(self, stream):
+    def __init__(self, stream: str):
         super().__init__(stream)
         self.deep_construct = True  # makes an alias to its own parent an error instead of an endless value
 
-    def construct_mapping(self, node, deep=False):
-        """A key given twice is an error; PyYAML would silently keep the last."""
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Refuse a key that is given twice; PyYAML would silently keep the last."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes what YAML 1.1 or 1.2 would read as something else, so that any reader gets the same values."""
 
-    def ignore_aliases(self, data):
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
@@ -53,7 +53,7 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe file. UserError names the line when it is no YAML."""
+    """Return the mapping in a recipe file. Raises UserError with the line where it is no YAML."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """`section.key=value` as (("section", "key"), value); the value is YAML and may be nested."""
+    """Return `section.key=value` as (("section", "key"), value); the value is YAML and may be nested."""
     name, equals, value = text.partition("=")
     keys = tuple(name.strip().split("."))
     if not equals or not all(keys):
@@ -80,7 +80,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def set_override(recipe: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    """Sets recipe[keys[0]][keys[1]]... in place; sections that are absent or null are created."""
+    """Set recipe[keys[0]][keys[1]]... in place; sections that are absent or null are created."""
     for depth, key in enumerate(keys[:-1], start=1):
         if recipe.get(key) is None:
             recipe[key] = {}
@@ -92,7 +92,7 @@ def set_override(recipe: dict[str, Any], keys: tuple[str, ...], value: Any) -> N
 
 
 def to_yaml(recipe: dict[str, Any]) -> str:
-    """YAML text that `read_recipe` reads back to the same values, keys in the given order."""
+    """Return YAML text that `read_recipe` reads back to the same values, keys in the given order."""
     return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 

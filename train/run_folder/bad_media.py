@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -16,11 +16,11 @@ from train.ranks.agreement import any_rank, on_first_rank
 from train.run_folder.metrics import append_line
 
 BAD_MEDIA_FILE = "bad_media.jsonl"
-Part = str  # "train" | "eval"
+Part = Literal["train", "eval"]
 
 
 class BadMediaGuard:
-    """Learns of pictures and clips that cannot be decoded, and stops the run when they are too many.
+    """A list of pictures and clips that cannot be decoded, which stops the run when it grows too long.
 
     on_bad_media: "fail" stops at the first, "skip" when more than `max_share` of the `num_files` to train on are bad.
     What was left out in a step is left out from that step on, also in a run that continues from an earlier one, so
@@ -36,15 +36,15 @@ class BadMediaGuard:
                 self._lines[line["data"], line["key"]] = line
 
     def left_out(self, part: Part, step: int) -> set[str]:
-        """`media_key` of what is left out in this optimizer step without another try."""
+        """Return the `media_key` of what is left out in this optimizer step without another try."""
         return {key for (of, key), line in self._lines.items() if of == part and line["step"] <= step}
 
     def num_left_out(self, part: Part, step: int) -> int:
-        """Files."""
+        """Return the number of files that are left out in this optimizer step."""
         return len(self._files(part, step))
 
     def agree(self, found: Sequence[BadMedia], part: Part, epoch: int, step: int) -> None:
-        """ALL RANKS, once a step: what one of them found, all of them know. Raises UserError on all of them."""
+        """Share what one rank found with all of them. ALL RANKS, once a step. Raises UserError on all of them."""
         if any_rank(bool(found)):
             everything = gather_object(list(found))
             if self.on_bad_media == "fail":
@@ -76,7 +76,7 @@ class BadMediaGuard:
         self._lines[key] = line
 
     def _files(self, part: Part, step: int) -> dict[str, dict]:
-        """Each bad file with the first of its lines."""
+        """Return each bad file with the first of its lines."""
         files: dict[str, dict] = {}
         for (of, _), line in self._lines.items():
             if of == part and line["step"] <= step:
@@ -95,7 +95,7 @@ class BadMediaGuard:
 
 
 def identity_now(item: Media) -> list | None:
-    """As JSON has it; None for a file that is missing."""
+    """Return the identity as JSON gives it back; None for a file that is missing."""
     try:
         return json.loads(json.dumps(identity(item), default=repr))
     except OSError:
@@ -103,13 +103,16 @@ def identity_now(item: Media) -> list | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Without one that a killed process left half-written."""
+    """Return the lines of a file without one that a killed process left half-written."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith("}\n")]
 
 
 def read_unchanged(path: Path) -> list[dict]:
-    """The lines whose files are as they were then. The others stay in the file, a half-written one does not."""
+    """Return the lines whose media files have not changed since.
+
+    The others stay in the file; a half-written line does not.
+    """
     texts = read_lines(path)
     if path.exists() and path.stat().st_size > sum(map(len, texts)):
         written = path.with_name(path.name + ".new")
@@ -120,13 +123,13 @@ def read_unchanged(path: Path) -> list[dict]:
 
 
 def noted_sizes(output_dir: str | Path) -> dict[str, int]:
-    """Of bad files, as they were when they were first noted: a file that was mended is no other data."""
+    """Return the sizes of bad files when they were first noted: data with a mended file are the same data."""
     lines = [json.loads(text) for text in read_lines(Path(output_dir) / BAD_MEDIA_FILE)]
     return {line["file"]: line["size"] for line in reversed(lines) if isinstance(line["size"], int)}
 
 
 def size_now(item: Media) -> int | tuple | None:
-    """See `size`; None for a file that is missing."""
+    """Return `size(item)`; None for a file that is missing."""
     try:
         return size(item)
     except OSError:
@@ -134,10 +137,11 @@ def size_now(item: Media) -> int | tuple | None:
 
 
 def _without_addresses(item: Media) -> dict | None:
-    """As JSON has it; None where an address is in it, which may hold a key, and where nothing changes."""
+    """Return the item as JSON gives it back; None for an address, which may hold a key and whose bytes are fixed."""
     text = to_json(item)
     return None if b'"Address"' in text else json.loads(text)
 
 
-def media_of(line: dict) -> Media:
+def media_of(line: dict[str, Any]) -> Media:
+    """Return the picture or clip that a line is about."""
     return from_json(json.dumps(line["media"]))

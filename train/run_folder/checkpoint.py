@@ -14,7 +14,7 @@ EVALUATION_PENDING = "evaluation_pending"
 
 
 def find_checkpoint(resume: str, output_dir: str | Path) -> tuple[str | None, list[str]]:
-    """The checkpoint to continue from, and what the user should know.
+    """Return the checkpoint to continue from, and what the user should know.
 
     "auto": the newest sound one of `output_dir`; newer ones that are not move to `output_dir`/unsound. "never": None.
     Otherwise the folder that `resume` names; raises UserError when it is no sound checkpoint.
@@ -35,7 +35,7 @@ def find_checkpoint(resume: str, output_dir: str | Path) -> tuple[str | None, li
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """checkpoint-N folders, ascending by N."""
+    """Return the checkpoint-N folders, ascending by N."""
     found = [path for path in folder.glob(PATTERN) if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=step_of)
 

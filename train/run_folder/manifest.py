@@ -14,7 +14,7 @@ DELETED = ".deleted"  # suffix of one that is on its way out
 
 
 def unfinished(final: Path) -> Path:
-    """Where the folder `final` is written; what a killed process left there goes."""
+    """Return where the folder `final` is written; what a killed process left there is removed later, see `tidy`."""
     return final.with_name(final.name + UNFINISHED)
 
 
@@ -44,7 +44,7 @@ def publish(written: Path, final: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, None when every byte of its files is the one that was written.
+    """Return what is wrong with a sealed folder, None when every byte of its files is the one that was written.
 
     Files that the manifest does not know are ignored.
     """
@@ -71,8 +71,11 @@ def damage(folder: Path) -> str | None:
 
 
 def tidy(parent: Path) -> None:
-    """Finish what a killed process left half done: a replaced folder whose successor has not come gets its name back,
-    unfinished and half-deleted ones go. None of them was complete."""
+    """Finish what a killed process left half done.
+
+    A replaced folder whose successor has not come gets its name back; unfinished and half-deleted ones, of which none
+    was complete, are deleted.
+    """
     for replaced in parent.glob("*" + REPLACED):
         final = replaced.with_name(replaced.name.removesuffix(REPLACED))
         if final.exists():
@@ -92,7 +95,7 @@ def remove(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """fsync of a file or a folder."""
+    """Write a file or a folder through to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.errors import UserError
 
@@ -11,7 +12,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def keep_lines_until(path: Path, step: int) -> int:
-    """Drop the lines of later steps, and one that a killed process left half-written; returns how many are left."""
+    """Drop the lines of later steps, and one that a killed process left half-written. Returns how many are left."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
     written = path.with_name(path.name + ".new")
@@ -20,8 +21,8 @@ def keep_lines_until(path: Path, step: int) -> int:
     return len(kept)
 
 
-def append_line(path: Path, values: dict) -> None:
-    """Raises UserError when the disk refuses it."""
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Append a JSON object. Raises UserError when the disk refuses it."""
     try:
         with open(path, "a") as file:
             file.write(json.dumps(values) + "\n")
@@ -32,16 +33,24 @@ def append_line(path: Path, values: dict) -> None:
 
 
 class MetricsFile(TrainerCallback):
-    """Writes every log line. A resumed run goes on behind its checkpoint's step: later lines are dropped."""
+    """A file of every log line. A resumed run goes on behind its checkpoint's step: later lines are dropped."""
 
     def __init__(self, output_dir: str | Path):
         self.path = Path(output_dir) / METRICS_FILE
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        keep_lines_until(self.path, state.global_step)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero:
-            append_line(self.path, {"step": state.global_step, **logs})
+            keep_lines_until(self.path, state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            append_line(self.path, {"step": state.global_step, **(logs or {})})

@@ -1,0 +1,56 @@
+"""Facts about keys that are declared with the key, and the lists that follow from them."""
+
+import runpy
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel
+
+from train.recipe.identity import HARMLESS, HARMLESS_DATA, HARMLESS_TRAINING
+from train.recipe.keys import Harmless, harmless_keys, plain_keys, sections
+from train.recipe.load import KNOWN_KEYS
+
+ROOT = Path(__file__).parents[2]
+
+
+class Inner(BaseModel):
+    size: int = 1
+
+
+class Outer(BaseModel):
+    inner: Inner | None = None
+    many: list[Inner] = []
+    plain: int | None = None
+
+
+def test_sections_are_found_in_unions_and_lists():
+    assert list(sections(Outer)) == [("", Outer), ("inner", Inner), ("many", Inner)]
+    assert plain_keys(Outer) == ["plain"]
+
+
+def test_the_mark_is_found_in_any_part_of_a_type():
+    hints = {"a": int, "b": Annotated[int | None, Harmless()], "c": Annotated[str, Harmless()] | None}
+    assert harmless_keys(hints) == {"b", "c"}
+
+
+def test_what_may_change_between_a_run_and_its_continuation():
+    assert HARMLESS == {"resume"}
+    assert HARMLESS_DATA == {
+        *("train", "eval", "frame_cache", "frame_cache_gib", "feature_cache", "media_cache", "max_download_mib"),
+        *("download_seconds", "on_bad_media", "max_bad_media", "decode_seconds"),
+    }
+    assert {"output_dir", "report_to", "save_steps", "logging_steps", "hub_model_id", "ddp_timeout"} < HARMLESS_TRAINING
+    assert HARMLESS_TRAINING.isdisjoint({"learning_rate", "seed", "max_steps", "eval_steps", "optim", "weight_decay"})
+
+
+def test_the_table_of_keys_has_all_of_them():
+    script = runpy.run_path(str(ROOT / "scripts" / "write_recipe_table.py"))
+    told = {key for key, *_ in script["recipe_lines"]()}
+    places = {section: f"{section}{'[]' if section == 'data.train' else ''}." for section in KNOWN_KEYS}
+    expected = {
+        f"{places[section]}{key}".removeprefix(".")
+        for section, keys in KNOWN_KEYS.items()
+        for key in keys
+        if section not in ("data.eval", "training") and key not in KNOWN_KEYS
+    }
+    assert told == {*expected, "data.eval[]"}
