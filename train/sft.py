@@ -14,7 +14,8 @@ from data.batches.collator import PaddedCollator, RowCollator
 from data.batches.workers import start_server
 from data.command import run_command
 from data.media.frame_sampling import Sampling
-from data.packing.streaming import RowStream
+from data.media.reference import Media
+from data.packing.rows import Rows
 from data.processor import set_up_processor
 from data.video_llava import VisualTokens
 from train.loop.nonfinite import NonFiniteGuard
@@ -29,10 +30,10 @@ from train.ranks.processes import among_processes, refuse_impossible, refuse_oth
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Data, Recipe
 from train.recipe.settings import in_words_of_recipes
-from train.run_folder.bad_media import BadMediaGuard, noted_sizes
+from train.run_folder.bad_media import BadMediaGuard, noted_sizes, size_now
 from train.run_folder.metrics import MetricsFile
 from train.run_folder.open_run import enter_run_folder, start_run
-from train.run_folder.provenance import describe_run, fingerprint, fingerprint_files
+from train.run_folder.provenance import describe_run
 
 
 @among_processes()
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     towers = towers_of_all_ranks(args, model, train, evaluation)
     load_pixels = pixel_loader(recipe.data, processor, args.dataloader_num_workers)
     if recipe.data.feature_cache:
-        media = set().union(*(rows.media() for rows in (train, evaluation) if rows))
+        media = set().union(*(rows.media() for rows in (train, evaluation) if rows is not None))
         load_pixels = replace_towers(model, load_pixels, recipe.data.feature_cache, media, args)
         say(f"features of {len(media)} pictures and clips are in {recipe.data.feature_cache}; the towers are released")
     trainer = RowTrainer(
@@ -116,13 +117,14 @@ def load_data(data: Data, tokenizer, visual_tokens: VisualTokens, seed: int, say
     return train, evaluation
 
 
-def fingerprint_data(train, evaluation, noted_sizes: Mapping[str, int]) -> dict[str, str]:
-    """What tells these data from others, for each part that there is."""
-    return {
-        name: fingerprint_files(rows.files) if isinstance(rows, RowStream) else fingerprint(rows.samples, noted_sizes)
-        for name, rows in (("train", train), ("eval", evaluation))
-        if rows
-    }
+def fingerprint_data(train: Rows, evaluation: Rows | None, noted_sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return what tells these data from others, for each part that there is."""
+
+    def size_of(item: Media) -> int | tuple | None:
+        return noted_sizes.get(item.path, size_now(item))
+
+    parts = {"train": train, "eval": evaluation}
+    return {name: rows.fingerprint(size_of) for name, rows in parts.items() if rows is not None}
 
 
 def load_trainable(recipe: Recipe, seed: int, say):

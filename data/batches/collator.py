@@ -9,12 +9,11 @@ import torch
 from data.batches.group_pixels import load_groups
 from data.batches.pixels import PixelLoader
 from data.media.reference import Media
+from data.packing.groups import Group
 from data.packing.layout import RowLayout, packed_inputs
-from data.packing.pack import Group
+from data.packing.rows import Row
 from data.tokens.encoding import IGNORE_INDEX, Sample, expand
 from data.video_llava import VisualTokens
-
-Row = Sequence[tuple[Group, Sequence[Sample]]]
 
 
 class RowCollator:

@@ -17,11 +17,11 @@ from data.errors import UserError
 from data.inspection.fill import Filling
 from data.isolation.process_pool import supervise
 from data.media.reference import Media, is_of_pictures, pictures_of
-from data.packing.dataset import RowDataset, num_tokens
+from data.packing.dataset import RowDataset
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.hub_datasets import is_hub_id
 from data.tokens.columns import Ragged
-from data.tokens.encoding import encode
+from data.tokens.encoding import encode, num_tokens
 from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
 

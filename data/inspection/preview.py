@@ -10,9 +10,9 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from data.batches.collator import Row
 from data.media.reference import Media
 from data.packing.layout import RowLayout
+from data.packing.rows import Row
 from data.tokens.encoding import IGNORE_INDEX
 from data.video_llava import IMAGE_KEY, PLACEHOLDERS, VisualTokens
 

@@ -1,23 +1,30 @@
 """Sources that are trained on more or less often than once an epoch."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import chain, count, islice
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from data.media.frame_sampling import Sampling
 from data.media.reference import Media
-from data.packing.dataset import EpochRow, RowDataset
-from data.packing.pack import Group
+from data.packing.dataset import RowDataset
+from data.packing.fingerprint import fingerprint_samples
+from data.packing.groups import Group
+from data.packing.pack import EpochRow
+from data.packing.rank_sampler import RankBatchSampler
+from data.packing.rows import LeftOut, nothing_left_out
 from data.tokens.encoding import Sample
 
 SourceRow = tuple[int, EpochRow]
 """The number of a source, and one of its rows."""
 
+SHUFFLING = 1  # tells the draw that shuffles the sources' rows from those that a source makes with the same seed
+
 
 class Mixture(Dataset):
-    """The rows of several sources, shuffled together; of each source `weight` times its rows in every epoch.
+    """The rows of several sources, shuffled together: in every epoch `weight` times the rows of each source.
 
     A weight of 2.5 is two whole passes, each packed anew, and half of the rows: those that come next in a walk over all
     of them that goes on from epoch to epoch. So every row is used 2 or 3 times in an epoch, and all of them 5 times in
@@ -35,7 +42,7 @@ class Mixture(Dataset):
 
     def rows(self, epoch: int) -> list[SourceRow]:
         rows = [(number, row) for number in range(len(self.sources)) for row in self._rows_of(number, epoch)]
-        order = np.random.default_rng((self.seed, epoch, 1)).permutation(len(rows))
+        order = np.random.default_rng((self.seed, epoch, SHUFFLING)).permutation(len(rows))
         return [rows[index] for index in order]
 
     def _rows_of(self, number: int, epoch: int) -> Iterator[EpochRow]:
@@ -50,6 +57,19 @@ class Mixture(Dataset):
             rows = source.rows(0)  # always packed in this way, or the walk would meet some groups more often
             for index in walk(len(source), part, self.seed, epoch):
                 yield EpochRow(rows[index], first + num_passes)
+
+    def batches(
+        self,
+        batch_size: int,
+        rows_per_step: int | None,
+        num_ranks: int = 1,
+        rank: int = 0,
+        left_out: LeftOut = nothing_left_out,
+    ) -> RankBatchSampler:
+        return RankBatchSampler(self, batch_size, rows_per_step, num_ranks, rank, left_out)
+
+    def begin(self, num_steps_done: int, folder: Path, writes: bool) -> None:
+        """Do nothing: any step of any epoch is planned without those before it."""
 
     def num_tokens(self, row: SourceRow) -> int:
         number, groups = row
@@ -67,6 +87,9 @@ class Mixture(Dataset):
     def without(self, row: SourceRow, left_out: Set[str]) -> SourceRow:
         number, groups = row
         return number, self.sources[number].without(groups, left_out)
+
+    def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
+        return fingerprint_samples(self.samples, size_of)
 
     @property
     def samples(self) -> Iterator[Sample]:
@@ -87,9 +110,11 @@ class Mixture(Dataset):
 
 
 def walk(num_rows: int, part: int, seed: int, epoch: int) -> np.ndarray:
-    """`part` (0 < part <= num_rows) different indices below `num_rows`, in every epoch those that follow.
+    """Return `part` (0 < part <= num_rows) different indices below `num_rows`: in each epoch those that come next.
 
-    All indices are taken once before any is taken again, and none twice in one epoch.
+    The walk goes through one permutation of all rows after the other, `part` steps an epoch, so it uses all rows once
+    before it uses any again. An epoch's place in it follows from its number: nothing is remembered. An epoch reads from
+    two permutations at most, because it is no longer than one.
     """
     number, start = divmod(epoch * part, num_rows)
     orders = islice(_orders(num_rows, part, seed), number, number + 2)
@@ -97,8 +122,11 @@ def walk(num_rows: int, part: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _orders(num_rows: int, part: int, seed: int) -> Iterator[np.ndarray]:
-    """Permutations to walk through, one behind the other. Where one ends within an epoch, what this epoch took of it
-    comes last in the next."""
+    """Yield the permutations to walk through.
+
+    An epoch that ends one permutation and begins the next could meet a row in both. So the rows that it takes from the
+    end of one permutation are moved to the end of the next, where another epoch takes them.
+    """
     order = np.arange(0)
     for number in count():
         taken = order[num_rows - number * num_rows % part :]

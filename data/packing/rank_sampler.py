@@ -1,22 +1,24 @@
 """Which rank computes which rows, and when: every rank makes the same plan, without a word to the others."""
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch.utils.data import Sampler
 
-from data.packing.dataset import RowDataset
+from data.packing.rows import LeftOut, PlannedRows, nothing_left_out
 
 
 def num_micro_batches(num_rows: int, batch_size: int, num_ranks: int) -> int:
-    """Micro-batches of each rank that `num_rows` rows of one optimizer step need, at most `batch_size` rows each."""
+    """Return how many micro-batches each rank needs for one optimizer step, at most `batch_size` rows in each."""
     return -(-num_rows // (batch_size * num_ranks))
 
 
 def deal(work: Sequence[int], batch_size: int, num_ranks: int) -> list[list[list[int]]]:
     """Deal the rows of one optimizer step: [micro-batch][rank] -> indices of rows, heaviest first.
 
-    work: of each row, e.g. its tokens. Every row is dealt once. All ranks have as many micro-batches, some of them
-    empty where there are fewer rows than places: work 9 8 7 6 5 on two ranks becomes [[9], [8]], [[6], [7]], [[5], []].
+    work: what each row costs, e.g. its tokens. Every row is dealt once. All ranks have equally many micro-batches, some
+    of them empty where there are fewer rows than places: work 9 8 7 6 5 on two ranks becomes [[9], [8]], [[6], [7]],
+    [[5], []].
 
     What meets in one micro-batch is about equally heavy, over the ranks too: with sharded weights they wait for each
     other in every layer. And the ranks' sums are about equal: each time the heaviest goes to the rank that has least.
@@ -36,34 +38,37 @@ def deal(work: Sequence[int], batch_size: int, num_ranks: int) -> list[list[list
 
 
 def _sizes(num_rows: int, num_batches: int) -> list[int]:
-    """Rows of each batch, one apart at most: heavy batches have fewer rows, and empty ones come last."""
+    """Return the number of rows of each batch, one apart at most.
+
+    Rows come heaviest first, so the smaller batches come first, too; only where some are empty do these come last, so
+    that no micro-batch is empty on all ranks.
+    """
     small, num_large = divmod(num_rows, max(num_batches, 1))
     return sorted([small + 1] * num_large + [small] * (num_batches - num_large), reverse=small == 0)
 
 
-class RankBatchSampler(Sampler[list[list[int]]]):
-    """The micro-batches of one rank in the epoch that is set: lists of rows, which index a `RowDataset`.
+class RankBatchSampler(Sampler[list[Any]]):
+    """The micro-batches of one rank in the epoch that is set: lists of plans, which index `rows`.
 
-    Each `rows_per_step` rows in the order of `RowDataset.rows` are one optimizer step, the last of an epoch may have
+    Each `rows_per_step` rows in the order of `rows.rows` are one optimizer step, the last of an epoch may have
     fewer; on any number of ranks a step has the same rows. Ranks have equally many micro-batches, some may be empty.
     rows_per_step None: all rows are one step (evaluation).
 
-    left_out: optimizer step, from 1 over all epochs -> `media_key` of what its rows lack. Rows are dealt before, so
-    that ranks need not have learned the same yet.
+    left_out: rows are dealt before media are taken out of them, so that ranks need not have learned the same yet.
     """
 
     def __init__(
         self,
-        dataset: RowDataset,
+        rows: PlannedRows,
         batch_size: int,
         rows_per_step: int | None = None,
         num_ranks: int = 1,
         rank: int = 0,
-        left_out: Callable[[int], Set[str]] = lambda step: frozenset(),
+        left_out: LeftOut = nothing_left_out,
     ):
-        self.left_out = left_out
-        self.dataset, self.batch_size, self.num_ranks, self.rank = dataset, batch_size, num_ranks, rank
-        self.rows_per_step = rows_per_step or max(len(dataset), 1)
+        self.rows, self.batch_size, self.left_out = rows, batch_size, left_out
+        self.num_ranks, self.rank = num_ranks, rank
+        self.rows_per_step = rows_per_step or max(len(rows), 1)
         self.epoch = 0
 
     @property
@@ -75,17 +80,17 @@ class RankBatchSampler(Sampler[list[list[int]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        num_steps, rest = divmod(len(self.dataset), self.rows_per_step)
+        num_steps, rest = divmod(len(self.rows), self.rows_per_step)
         whole = num_micro_batches(self.rows_per_step, self.batch_size, self.num_ranks)
         return num_steps * whole + num_micro_batches(rest, self.batch_size, self.num_ranks)
 
-    def __iter__(self) -> Iterator[list[list[int]]]:
-        rows = self.dataset.rows(self.epoch)
-        steps = range(0, len(rows), self.rows_per_step)
-        for number, start in enumerate(steps, start=self.epoch * len(steps) + 1):
-            step = rows[start : start + self.rows_per_step]
-            work = [self.dataset.num_tokens(row) for row in step]
+    def __iter__(self) -> Iterator[list[Any]]:
+        plans = self.rows.rows(self.epoch)
+        starts = range(0, len(plans), self.rows_per_step)
+        for number, start in enumerate(starts, start=self.epoch * len(starts) + 1):
+            step = plans[start : start + self.rows_per_step]
+            work = [self.rows.num_tokens(plan) for plan in step]
             for batches in deal(work, self.batch_size, self.num_ranks):
                 own = [step[index] for index in batches[self.rank]]
                 left_out = self.left_out(number)
-                yield [self.dataset.without(row, left_out) for row in own] if left_out else own
+                yield [self.rows.without(plan, left_out) for plan in own] if left_out else own

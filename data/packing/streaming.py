@@ -3,6 +3,8 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import count, islice, repeat
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -10,17 +12,22 @@ from torch.utils.data import Dataset, Sampler
 from data.errors import UserError
 from data.media.bad_media import media_key
 from data.media.frame_sampling import UNIFORM
-from data.packing.dataset import Corpus, RowDataset
-from data.packing.pack import Group
+from data.media.reference import Media
+from data.packing.dataset import RowDataset
+from data.packing.fingerprint import fingerprint_files
+from data.packing.groups import Group
 from data.packing.rank_sampler import deal, num_micro_batches
-from data.packing.window_counts import WindowCounts
+from data.packing.rows import LeftOut, nothing_left_out
+from data.packing.window_counts import WINDOW_COUNTS, WindowCounts
 from data.sources.conversation import Conversation
+from data.tokens.corpus import Corpus
 from data.tokens.encoding import Sample
+from data.tokens.samples import Samples
 
-MAX_NOTICES = 3  # of so many windows it is said what they leave out
+MAX_NOTICES = 3  # windows whose left-out conversations are told; a stream may have thousands of windows
 
 
-class StreamedRow(list):
+class StreamedRow(list[tuple[Group, list[Sample]]]):
     """The groups of a row with their samples: the data loader's workers have no data set to look them up in."""
 
     def __init__(self, groups: Iterable[tuple[Group, list[Sample]]], num_tokens: int):
@@ -34,8 +41,10 @@ NO_ROW = None  # an empty row would be one whose media are all left out, on this
 class RowStream(Dataset):
     """The rows of all conversations in the order in which they are read, `window` of them packed and shuffled together.
 
-    read: a new iterator over the conversations, the same ones each time. Nothing of their media is opened here.
-    encode: conversations -> of each its name and its sample, None where it is too long.
+    Satisfies `data.packing.rows.Rows`; a plan is the row itself.
+
+    read: returns a new iterator over the conversations, the same ones each time. It opens none of their media.
+    encode: conversations -> the name and the sample of each, None where it is too long.
     pack: samples and a seed -> their rows. With a window that holds all conversations, the rows of every epoch are
         those of `pack(samples, seed)`.
     files: names and sizes in bytes of what `read` reads.
@@ -46,7 +55,7 @@ class RowStream(Dataset):
         files: Sequence[tuple[str, int]],
         read: Callable[[], Iterator[Conversation]],
         encode: Callable[[Iterable[Conversation]], Iterable[tuple[str, Sample | None]]],
-        pack: Callable[[list[Sample], int], RowDataset],
+        pack: Callable[[Samples, int], RowDataset],
         *,
         window: int,
         max_length: int,
@@ -58,15 +67,28 @@ class RowStream(Dataset):
         self.sampling, self.counts = UNIFORM, WindowCounts()
         self._num_skipped = self._num_notices = 0
 
-    def skip(self, num_steps: int) -> None:
-        """Give out the first steps empty. What windows make is not planned again where `counts` knows how much."""
-        self._num_skipped = num_steps
-        if num_steps:
+    def begin(self, num_steps_done: int, folder: Path, writes: bool) -> None:
+        """Give out the first steps empty. Windows within them are not planned again where an earlier run has noted how
+        many rows they make."""
+        self.counts = WindowCounts(folder / WINDOW_COUNTS, writes)
+        self._num_skipped = num_steps_done
+        if num_steps_done:
             self.counts.load()
 
+    def batches(
+        self,
+        batch_size: int,
+        rows_per_step: int | None,
+        num_ranks: int = 1,
+        rank: int = 0,
+        left_out: LeftOut = nothing_left_out,
+    ) -> "StreamBatchSampler":
+        assert rows_per_step, "a stream has no end, so it cannot be one step"
+        return StreamBatchSampler(self, batch_size, rows_per_step, num_ranks, rank, left_out)
+
     def steps(self, rows_per_step: int) -> Iterator[list[StreamedRow]]:
-        """The rows of one optimizer step after the other. They span windows, and end with an epoch, whose last step
-        may have fewer."""
+        """Yield the rows of one optimizer step after the other. A step may span windows, but not epochs: the last step
+        of an epoch may have fewer rows."""
         number = 0
         for epoch in count():
             rows = self.rows(epoch, (self._num_skipped - number) * rows_per_step)
@@ -75,14 +97,14 @@ class RowStream(Dataset):
                 number += 1
 
     def rows(self, epoch: int, num_skipped: int = 0) -> Iterator[StreamedRow | None]:
-        """One after the other. None stands for rows of windows that lie within the first `num_skipped` rows."""
+        """Yield the rows of an epoch, and None for those of windows that lie within the first `num_skipped` rows."""
         conversations, num_unread, totals = self.read(), 0, Counter()
         for number in count():
             known = self.counts[number]
             if self.counts.is_end(number):
                 break
             if known is not None and totals["rows"] + known <= num_skipped:
-                num_unread += self.window
+                num_unread += self.window  # read when a later window is due: there may be none in this epoch
                 totals["rows"] += known
                 yield from repeat(None, known)
                 continue
@@ -130,15 +152,22 @@ class RowStream(Dataset):
         return corpus, num_read
 
     def kinds(self) -> set[str]:
-        """What may come: nobody has seen it yet."""
+        """Return both: nobody has seen yet what comes."""
         return {"image", "video"}
 
+    def media(self) -> set[Media]:
+        """Return none: nobody has seen them yet."""
+        return set()
+
     def num_media_files(self) -> int:
-        """Nobody has counted them: as many as a window has conversations."""
+        """Return the number of conversations in a window: nobody has counted the files."""
         return self.window
 
+    def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
+        """Return that of the data files: their media have not been seen yet."""
+        return fingerprint_files(self.files)
+
     def without(self, row: StreamedRow, left_out: Set[str]) -> StreamedRow:
-        """As of `RowDataset`."""
         kept = [pair for pair in row if left_out.isdisjoint(map(media_key, pair[1][0].media))]
         return StreamedRow(kept, row.num_tokens)
 
@@ -146,7 +175,7 @@ class RowStream(Dataset):
         return row
 
     def __getstate__(self) -> dict:
-        """For a data loader's workers: `__getitem__` needs nothing."""
+        """Send a data loader's workers nothing: `__getitem__` needs nothing."""
         return {}
 
 
@@ -154,7 +183,7 @@ def _window_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) if number else seed
 
 
-class StreamBatchSampler(Sampler[list[StreamedRow | None]]):
+class StreamBatchSampler(Sampler[list[Any]]):
     """The micro-batches of one rank, dealt like those of `RankBatchSampler`, without an end.
 
     Every step has equally many micro-batches: one with fewer rows, the last of an epoch, begins with [NO_ROW].
@@ -167,13 +196,12 @@ class StreamBatchSampler(Sampler[list[StreamedRow | None]]):
         rows_per_step: int,
         num_ranks: int = 1,
         rank: int = 0,
-        left_out: Callable[[int], Set[str]] = lambda step: frozenset(),
+        left_out: LeftOut = nothing_left_out,
     ):
-        """left_out: as of `RankBatchSampler`."""
         self.stream, self.batch_size, self.rows_per_step = stream, batch_size, rows_per_step
         self.num_ranks, self.rank, self.left_out = num_ranks, rank, left_out
 
-    def __iter__(self) -> Iterator[list[StreamedRow | None]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         num_batches = num_micro_batches(self.rows_per_step, self.batch_size, self.num_ranks)
         for number, step in enumerate(self.stream.steps(self.rows_per_step), start=1):
             dealt = deal([row.num_tokens for row in step], self.batch_size, self.num_ranks)
@@ -186,10 +214,11 @@ class StreamBatchSampler(Sampler[list[StreamedRow | None]]):
 
 
 class StepCollator:
-    """`collate`; for [NO_ROW], which all ranks get at once, an empty batch with "is_missing", that nobody computes."""
+    """A collator that turns [NO_ROW], which all ranks get at once, into an empty batch with "is_missing", which nobody
+    computes, and leaves everything else to `collate`."""
 
-    def __init__(self, collate: Callable[[Sequence], dict]):
+    def __init__(self, collate: Callable[[Sequence[Any]], dict[str, Any]]):
         self.collate = collate
 
-    def __call__(self, batch: Sequence) -> dict:
+    def __call__(self, batch: Sequence[Any]) -> dict[str, Any]:
         return {**self.collate([]), "is_missing": True} if list(batch) == [NO_ROW] else self.collate(batch)

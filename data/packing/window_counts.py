@@ -1,4 +1,4 @@
-"""How many rows each window of a stream makes, so that a run that goes on need not find it out again."""
+"""How many rows each window of a stream makes, so that a continued run need not find it out again."""
 
 import json
 from contextlib import suppress
@@ -6,9 +6,14 @@ from pathlib import Path
 
 from data.errors import ChangedDataError
 
+WINDOW_COUNTS = "stream_windows.json"  # in the run's folder
+
 
 class WindowCounts:
-    """In every epoch a window makes as many rows. Kept in a JSON file that may be lost: finding out takes time only."""
+    """The number of rows of each window, which is the same in every epoch, in a JSON file.
+
+    The file may be lost: finding the numbers out again only takes time.
+    """
 
     def __init__(self, path: Path | None = None, writes: bool = False):
         """writes: whether this process keeps the file; one does, all read it."""
@@ -17,20 +22,24 @@ class WindowCounts:
         self._is_complete = False
 
     def __getitem__(self, number: int) -> int | None:
-        """Rows of a window, counted from 0; None where they are not known."""
+        """Return the rows of a window, counted from 0; None where they are not known."""
         return self._rows[number] if number < len(self._rows) else None
 
     def is_end(self, number: int) -> bool:
-        """Whether an epoch is known to have `number` windows and no more."""
+        """Tell whether an epoch is known to have `number` windows and no more."""
         return self._is_complete and number == len(self._rows)
 
     def load(self) -> None:
+        """Take what the file says, if anything."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self.path.read_text())
             self._rows, self._is_complete = list(map(int, kept["rows"])), bool(kept["is_complete"])
 
     def found(self, number: int, num_rows: int) -> None:
-        """ChangedDataError where it was another number before: the data have changed, and resuming would be wrong."""
+        """Note how many rows a window makes.
+
+        Raises ChangedDataError where it was another number before: continuing would be wrong.
+        """
         if number == len(self._rows) and not self._is_complete:
             self._rows.append(num_rows)
             self._keep()
@@ -41,6 +50,7 @@ class WindowCounts:
             )
 
     def found_end(self, number: int) -> None:
+        """Note that an epoch has `number` windows. Raises ChangedDataError where it had another number before."""
         if number != len(self._rows):
             raise ChangedDataError(
                 f"the data have changed since they were read before: they end after {number} windows, not after "

@@ -152,6 +152,11 @@ def expand(ids, labels, tokenizer, visual_tokens: VisualTokens) -> tuple[np.ndar
     return np.repeat(ids, counts), np.repeat(labels, counts)
 
 
+def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
+    """Return the length of a conversation in the decoder's input, visual tokens included."""
+    return len(sample.input_ids) + sum(visual_tokens.of(media.kind) - 1 for media in sample.media)
+
+
 def _repeats(ids: np.ndarray, tokenizer, visual_tokens: VisualTokens) -> np.ndarray:
     counts = np.ones(len(ids), dtype=np.int64)
     for kind, token in PLACEHOLDERS.items():

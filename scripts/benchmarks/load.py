@@ -86,12 +86,11 @@ def load(folder: Path, num_workers: int) -> dict:
     import train.sft  # noqa: F401  all that training imports
     from data.batches.collator import RowCollator
     from data.batches.workers import loader_workers
-    from data.packing.rank_sampler import RankBatchSampler
     from data.processor import set_up_processor
     from train.loop.rows import load_rows
     from train.model.load import quiet_libraries
     from train.recipe.recipe import Data
-    from train.run_folder.provenance import fingerprint
+    from train.run_folder.bad_media import size_now
 
     quiet_libraries()
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
@@ -99,11 +98,11 @@ def load(folder: Path, num_workers: int) -> dict:
     data = Data(train=[{"path": str(folder / "train.jsonl")}])
     rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)
     loaded = time.perf_counter()
-    fingerprint(rows.samples)
+    rows.fingerprint(size_now)
     printed = time.perf_counter()
     loader = DataLoaderShard(
         rows,
-        batch_sampler=RankBatchSampler(rows, batch_size=1, rows_per_step=data.rows_per_step),
+        batch_sampler=rows.batches(batch_size=1, rows_per_step=data.rows_per_step),
         collate_fn=RowCollator(processor, visual_tokens),
         **loader_workers(num_workers),
     )

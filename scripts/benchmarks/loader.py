@@ -26,8 +26,9 @@ from data.batches.workers import loader_workers, start_server
 from data.cache.feature_cache import FeatureLoader, Features
 from data.cache.frame_cache import FrameCache
 from data.media.reference import Media
-from data.packing.dataset import RowDataset, load_corpus, shared_prefix_rows
+from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import measure_visual_tokens
+from data.tokens.corpus import load_corpus
 from data.video_llava import VisualTokens
 from scripts.benchmarks.decode import make_clip
 from scripts.benchmarks.measure import machine, seconds

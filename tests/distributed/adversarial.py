@@ -10,8 +10,9 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from data.batches.collator import RowCollator
-from data.packing.dataset import RowDataset, load_corpus, shared_prefix_rows
+from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
+from data.tokens.corpus import load_corpus
 from train.loop.trainer import RowTrainer
 from train.model.adapters import add_adapter
 from train.model.load import load_model

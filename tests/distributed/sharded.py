@@ -15,8 +15,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, init_device_mesh
 
 from data.batches.collator import RowCollator
-from data.packing.dataset import load_corpus, shared_prefix_rows
+from data.packing.dataset import shared_prefix_rows
 from data.processor import set_up_processor
+from data.tokens.corpus import load_corpus
 from train.loop.loss import labelled_positions, token_loss
 from train.model.adapters import add_adapter
 from train.model.empty_towers import accept_empty_batches

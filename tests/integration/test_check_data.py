@@ -19,8 +19,8 @@ from PIL import Image
 
 from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
-from data.packing.dataset import load_corpus
 from data.sources.conversation import read_conversations
+from data.tokens.corpus import load_corpus
 from data.tokens.encoding import expand
 from tests.media_samples import cut, draw_frames, overwrite, write_clip, write_sound
 from tests.tiny_data import turns

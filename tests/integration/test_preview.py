@@ -17,8 +17,9 @@ from PIL import Image
 from data.batches.collator import RowCollator
 from data.decoding.video import read_frames
 from data.inspection.preview import find_spans, mask_picture, show_row
-from data.packing.dataset import load_corpus, shared_prefix_rows
+from data.packing.dataset import shared_prefix_rows
 from data.packing.layout import RowLayout, dense_mask
+from data.tokens.corpus import load_corpus
 from tests.tiny_data import turns
 
 ROOT = Path(__file__).parents[2]

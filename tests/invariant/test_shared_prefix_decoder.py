@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaImageProcessor
 
+from data.packing.groups import make_groups
 from data.packing.layout import RowLayout, packed_inputs
-from data.packing.pack import make_groups
 from train.loop.loss import labelled_positions, token_loss
 from train.model.attention import SHARED_PREFIX
 from train.model.build import build_model

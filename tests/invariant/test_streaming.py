@@ -8,9 +8,9 @@ import tarfile
 import pytest
 
 from data.errors import UserError
+from data.packing.window_counts import WINDOW_COUNTS
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_data import MIXED_RECORDS, turns
-from train.loop.trainer import WINDOW_COUNTS
 from train.sft import main
 
 COLUMNS = ("loss", "grad_norm", "learning_rate", "questions", "clips")

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from data.batches.collator import PaddedCollator
-from data.packing.dataset import load_corpus, single_sample_rows
+from data.packing.dataset import single_sample_rows
+from data.tokens.corpus import load_corpus
 from tests.short_run import write_recipe
 from train.sft import main
 

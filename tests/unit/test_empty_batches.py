@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from data.batches.collator import PaddedCollator, RowCollator
-from data.packing.dataset import load_corpus, single_sample_rows
+from data.packing.dataset import single_sample_rows
+from data.tokens.corpus import load_corpus
 from data.video_llava import IMAGE_KEY, PROJECTOR, TOWERS, is_used
 from train.loop.loss import labelled_positions, token_loss
 from train.model.empty_towers import accept_empty_batches

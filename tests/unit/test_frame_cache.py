@@ -23,7 +23,8 @@ from data.errors import UserError
 from data.inspection.fill import Filling
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.media.reference import Media, Segment
-from data.packing.dataset import load_corpus, shared_prefix_rows
+from data.packing.dataset import shared_prefix_rows
+from data.tokens.corpus import load_corpus
 
 KEY = {"file": ["/clips/ä.mp4", 7, 123], "start": None}
 PIXELS = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)

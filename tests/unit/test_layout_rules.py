@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "train.ranks": ("data", "data.packing"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
     "train.model": ("data", "data.packing", "train.ranks"),
-    "train.run_folder": ("data", "data.media", "data.tokens", "train.ranks", "train.recipe"),
+    "train.run_folder": ("data", "data.media", "train.ranks", "train.recipe"),
     "train.loop": (
         *("data", "data.isolation", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         *("data.packing", "data.batches", "train.ranks", "train.recipe", "train.model", "train.run_folder"),

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.media.frame_sampling import Sampling
-from data.packing.dataset import load_corpus, shared_prefix_rows, single_sample_rows
+from data.packing.dataset import shared_prefix_rows, single_sample_rows
 from data.packing.mixture import Mixture, walk
 from data.packing.rank_sampler import RankBatchSampler
+from data.tokens.corpus import load_corpus
 from tests.tiny_data import MIXED_RECORDS
 
 

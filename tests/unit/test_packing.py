@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.packing.groups import Group, make_groups
 from data.packing.layout import RowLayout, dense_mask, position_ids
-from data.packing.pack import Group, make_groups, plan_rows
+from data.packing.pack import plan_rows
 
 CLIP, PICTURE = 90, 91
 TOKENS = {CLIP: 5, PICTURE: 3}

@@ -14,7 +14,7 @@ from data.errors import ChangedDataError, UserError
 from data.media.bad_media import media_key
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, single_sample_rows
-from data.packing.pack import Groups
+from data.packing.groups import Groups
 from data.packing.rank_sampler import RankBatchSampler
 from data.packing.streaming import NO_ROW, RowStream, StepCollator, StreamBatchSampler
 from data.packing.window_counts import WindowCounts
@@ -132,10 +132,9 @@ def test_a_continued_run_begins_with_the_next_row(num_done, keeps_counts, tmp_pa
     """Within windows, within steps that span them, and in later epochs."""
     source = Source([20 + number % 13 for number in range(23)])
     first, continued = (stream(source, 5) for _ in range(2))
-    for rows in (first, continued):
-        rows.counts = WindowCounts(tmp_path / "counts.json", writes=keeps_counts)
+    first.begin(0, tmp_path, writes=keeps_counts)
     unbroken = [names(step) for step in islice(first.steps(3), 30)]
-    continued.skip(num_done)
+    continued.begin(num_done, tmp_path, writes=keeps_counts)
     steps = continued.steps(3)
     assert [next(steps) for _ in range(num_done)] == [[]] * num_done
     assert [names(next(steps)) for _ in range(num_done, 30)] == unbroken[num_done:]
@@ -144,11 +143,10 @@ def test_a_continued_run_begins_with_the_next_row(num_done, keeps_counts, tmp_pa
 def test_skipped_windows_are_read_and_not_encoded(tmp_path):
     source = Source([20] * 40)
     rows = stream(source, 10, alone)
-    rows.counts = WindowCounts(tmp_path / "counts.json", writes=True)
+    rows.begin(0, tmp_path, writes=True)
     next(islice(rows.steps(10), 3, None))
     continued = stream(source, 10, alone)
-    continued.counts = WindowCounts(tmp_path / "counts.json")
-    continued.skip(3)
+    continued.begin(3, tmp_path, writes=False)
     source.num_encoded = 0
     assert [len(step) for step in islice(continued.steps(10), 4)] == [0, 0, 0, 10]
     assert source.num_encoded == 10 and source.num_read == 40
@@ -159,14 +157,10 @@ def test_skipped_windows_are_read_and_not_encoded(tmp_path):
     [([20] * 8 + [90], "window 3 makes 0 rows, not 1 as before"), ([20] * 8, "end after 2 windows, not after 3")],
 )
 def test_data_that_have_changed_are_refused(later, said, tmp_path):
-    def counted(lengths):
-        rows = stream(Source(lengths), 4, alone, say=lambda line: None)
-        rows.counts = WindowCounts(tmp_path / "counts.json", writes=True)
-        return rows
-
-    next(islice(counted([20] * 9).steps(1), 9, None))
-    changed = counted(later)
-    changed.skip(1)
+    first, changed = (stream(Source(lengths), 4, alone, say=lambda line: None) for lengths in ([20] * 9, later))
+    first.begin(0, tmp_path, writes=True)
+    next(islice(first.steps(1), 9, None))
+    changed.begin(1, tmp_path, writes=True)
     with pytest.raises(ChangedDataError, match=f"the data have changed .*{said}"):
         list(islice(changed.steps(1), 12))
 

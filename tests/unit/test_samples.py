@@ -17,7 +17,8 @@ from data.errors import UserError
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
-from data.packing.pack import Groups, plan_rows
+from data.packing.groups import Groups
+from data.packing.pack import plan_rows
 from data.tokens.columns import IN_MEMORY, Column
 from data.tokens.encoding import Sample
 from data.tokens.samples import Samples

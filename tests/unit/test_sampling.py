@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from data.decoding.video import read_frames
 from data.errors import UserError
 from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, clip_seed, frame_indices, frames_between
-from data.packing.dataset import load_corpus, single_sample_rows
+from data.packing.dataset import single_sample_rows
+from data.tokens.corpus import load_corpus
 from tests.media_samples import draw_frames, write_clip
 from tests.tiny_data import turns
 

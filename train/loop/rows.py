@@ -7,11 +7,12 @@ from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
 from data.decoding.container import num_cores, share_of_cores
 from data.decoding.isolated_decoder import WatchedDecoder
-from data.packing.dataset import Corpus, RowDataset, load_corpus, shared_prefix_rows, single_sample_rows
+from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.packing.mixture import Mixture
 from data.packing.streaming import RowStream
 from data.sources.conversation import read_conversations
 from data.sources.source import file_sizes
+from data.tokens.corpus import load_corpus
 from data.tokens.encoding import encode_all
 from train.recipe.recipe import Data
 
@@ -24,7 +25,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
     max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
 
     def load(files) -> RowDataset:
-        corpus: Corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt, max_bad)
+        corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt, max_bad)
         rows = pack(corpus.samples, data, tokenizer, visual_tokens, seed)
         say(f"{', '.join(str(path) for path, *_ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
         for notice in corpus.notices(data.max_length):

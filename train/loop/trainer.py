@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 from accelerate.data_loader import DataLoaderShard
@@ -10,10 +9,9 @@ from transformers import TrainingArguments
 
 from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.media.bad_media import BadMedia
-from data.packing.dataset import RowDataset
-from data.packing.rank_sampler import RankBatchSampler, num_micro_batches
-from data.packing.streaming import RowStream, StepCollator, StreamBatchSampler
-from data.packing.window_counts import WindowCounts
+from data.packing.rank_sampler import num_micro_batches
+from data.packing.rows import LeftOut, Rows
+from data.packing.streaming import StepCollator
 from data.video_llava import PROJECTOR
 from train.loop.loss import labelled_positions, token_loss
 from train.loop.nonfinite import NonFiniteGuard
@@ -22,7 +20,6 @@ from train.model.empty_towers import accept_empty_batches
 from train.ranks.processes import check_connected
 from train.run_folder.bad_media import BadMediaGuard
 
-WINDOW_COUNTS = "stream_windows.json"
 COUNTS = ("questions", "clips", "pictures", "supervised_tokens")
 
 
@@ -69,7 +66,7 @@ class RowTrainer(SavingTrainer):
             lambda step: self.bad_media.left_out("train", step),
         )
 
-    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoaderShard:
+    def get_eval_dataloader(self, eval_dataset: Rows | None = None) -> DataLoaderShard:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._load_rows(
             rows,
@@ -78,16 +75,15 @@ class RowTrainer(SavingTrainer):
             left_out=lambda _: self.bad_media.left_out("eval", self.state.global_step),
         )
 
-    def _load_rows(
-        self, rows: RowDataset | RowStream, batch_size: int, rows_per_step: int | None, left_out: Callable
-    ) -> DataLoaderShard:
+    def _load_rows(self, rows: Rows, batch_size: int, rows_per_step: int | None, left_out: LeftOut) -> DataLoaderShard:
         """This rank's share. `accelerator.prepare` would deal them anew, and repeat rows to make the shares equal."""
-        ranks = {"num_ranks": self.args.world_size, "rank": self.args.process_index}
-        sampler = StreamBatchSampler if isinstance(rows, RowStream) else RankBatchSampler
+        batches = rows.batches(
+            batch_size, rows_per_step, self.args.world_size, self.args.process_index, left_out=left_out
+        )
         return DataLoaderShard(
             rows,
             device=self.accelerator.device,
-            batch_sampler=sampler(rows, batch_size, rows_per_step, **ranks, left_out=left_out),
+            batch_sampler=batches,
             collate_fn=WithoutRaising(StepCollator(self.data_collator)),
             # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
             generator=torch.Generator().manual_seed(self.args.seed),
@@ -130,10 +126,8 @@ class RowTrainer(SavingTrainer):
 
     def before_first_step(self) -> None:
         super().before_first_step()
-        if isinstance(self.train_dataset, RowStream):
-            self.train_dataset.counts = WindowCounts(self.output_dir / WINDOW_COUNTS, writes=self.args.should_save)
-            if not self.args.ignore_data_skip:
-                self.train_dataset.skip(self.state.global_step)  # as transformers will
+        num_done = 0 if self.args.ignore_data_skip else self.state.global_step  # what transformers will skip
+        self.train_dataset.begin(num_done, self.output_dir, writes=self.args.should_save)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """transformers', unless all ranks have nothing to do in this micro-batch: see `StepCollator`."""

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from data.errors import UserError, first_line
-from data.packing.dataset import RowDataset
+from data.packing.rows import Rows
 from data.video_llava import DECODER
 
 
@@ -49,7 +49,7 @@ def check_connected(accelerator: Accelerator) -> None:
         )
 
 
-def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: RowDataset | None) -> set[str]:
+def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: Rows | None) -> set[str]:
     """The kinds of media whose tower runs in every batch of every rank, whatever the batch holds.
 
     Where weights or gradients are spread over ranks, all of them must run the same modules in the same order: a rank

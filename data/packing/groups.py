@@ -1,0 +1,202 @@
+"""Which samples share a prefix: planned before anything is decoded."""
+
+from array import array
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from data.digests import Digests, digest
+from data.errors import SettingError
+from data.tokens.columns import Column, Ragged
+from data.tokens.encoding import num_tokens
+from data.tokens.samples import Samples
+from data.video_llava import PLACEHOLDERS, VisualTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Samples behind one shared prefix, laid out as [prefix | suffix 1 | ... | suffix k]. Lengths in tokens.
+
+    samples: indices into the data set; their order means nothing to the loss and may be shuffled with their
+        suffix lengths.
+    suffix_lengths: one for each sample.
+    """
+
+    samples: tuple[int, ...]
+    prefix_length: int
+    suffix_lengths: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, tuple[int, ...]]:
+        """What `RowLayout` wants of a group."""
+        return self.prefix_length, self.suffix_lengths
+
+    def lay_out(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+        """Join the sequences of the group's samples (ids or labels, expanded), which come in their order.
+
+        [1, 2, 3] and [1, 2, 4, 5] with a prefix of 2 tokens become [1, 2, 3, 4, 5].
+        """
+        arrays = [np.asarray(sequence) for sequence in sequences]
+        return np.concatenate([arrays[0][: self.prefix_length], *(a[self.prefix_length :] for a in arrays)])
+
+
+class Groups(Sequence[Group]):
+    """The groups of a data set in columns: a million small tuples weigh hundreds of MB in each worker."""
+
+    def __init__(self, sample_lengths: Sequence[int]):
+        self._sample_lengths = Column("i", sample_lengths)
+        self._samples, self._prefix_lengths, self._num_tokens = Ragged("i"), Column("i"), Column("i")
+
+    def append(self, samples: Sequence[int], prefix_length: int) -> None:
+        lengths = self._sample_lengths.view()
+        self._samples.append(samples)
+        self._prefix_lengths.append(prefix_length)
+        self._num_tokens.append(prefix_length + sum(lengths[i] - prefix_length for i in samples))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Group:
+        samples = tuple(self._samples[index])
+        prefix_length, lengths = self._prefix_lengths.view()[index], self._sample_lengths.view()
+        return Group(samples, prefix_length, tuple(lengths[i] - prefix_length for i in samples))
+
+    def first_samples(self) -> Iterator[int]:
+        """Yield one sample of each group; all samples of a group have its media."""
+        return (samples[0] for samples in self._samples)
+
+    def finish(self) -> None:
+        """Write everything into the files that processes share; nothing is appended after this."""
+        for column in (self._sample_lengths, self._prefix_lengths, self._num_tokens):
+            column.view()
+        self._samples.finish()
+
+    @property
+    def num_tokens(self) -> memoryview:
+        """The length of each group in a row."""
+        return self._num_tokens.view()
+
+
+def shared_prefix_groups(
+    samples: Samples,
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    max_questions_per_clip: int,
+    max_tokens_per_row: int,
+) -> Groups:
+    """Group the questions about one clip behind one copy of it (see `make_groups`)."""
+    return make_groups(
+        samples.input_ids,
+        samples.first_labels(),
+        samples.media_numbers,
+        {tokenizer.convert_tokens_to_ids(token): visual_tokens.of(kind) for kind, token in PLACEHOLDERS.items()},
+        max_questions_per_clip,
+        max_tokens_per_row,
+    )
+
+
+def groups_of_one(samples: Samples, visual_tokens: VisualTokens) -> Groups:
+    """Make a group of every sample, without a prefix."""
+    groups = Groups([num_tokens(sample, visual_tokens) for sample in samples])
+    for index in range(len(samples)):
+        groups.append([index], 0)
+    return groups
+
+
+def recurring_media(samples: Samples, groups: Groups) -> Ragged:
+    """Return for each group the numbers of those of its media that other groups show too: these must not share a row.
+
+    Media of one group alone cannot meet themselves, and most are such: leaving them out keeps packing fast.
+    """
+    uses, recurring = array("i", [0]) * samples.num_media, Ragged("i")
+    for sample in groups.first_samples():
+        for number in samples.media_numbers[sample]:
+            uses[number] += 1
+    for sample in groups.first_samples():
+        recurring.append(number for number in samples.media_numbers[sample] if uses[number] > 1)
+    return recurring
+
+
+def make_groups(
+    input_ids: Sequence[Sequence[int]],
+    first_labels: Sequence[int],
+    media: Sequence[Sequence[Hashable]],
+    visual_tokens: Mapping[int, int],
+    max_questions_per_clip: int,
+    max_tokens_per_row: int,
+) -> Groups:
+    """Group the samples that have the same media and the same tokens up to the end of the last one of them.
+
+    The arguments hold for each sample: input_ids, with one placeholder or all of its visual tokens; first_labels, the
+    index in them of the first trained token; media, in order of appearance, told apart by their repr. visual_tokens:
+    placeholder id -> how many tokens each stands for in the decoder's input. The lengths in the groups are those in
+    the decoder's input.
+
+    The prefix of a group is the longest common one that leaves every sample's first label, and the token that
+    predicts it, to the suffix: one token of a prefix cannot predict the first words of several answers. A
+    sample that is trained before its last visual token (a second clip after an answer) is a group of one, as is
+    one without media. Equal conversations stay separate suffixes.
+
+    A group has at most `max_questions_per_clip` samples and `max_tokens_per_row` tokens; more are split
+    evenly. Raises SettingError for a sample that is longer than a row.
+    """
+    lengths, heads = array("i"), array("i")  # of each sample: its tokens, and the number of its head
+    numbers = Digests()
+    for index, (ids, items) in enumerate(zip(input_ids, media, strict=True)):
+        ids = list(ids)
+        head_length = max((len(ids) - ids[::-1].index(token) for token in visual_tokens if token in ids), default=0)
+        can_share = 0 < head_length < first_labels[index]
+        head = digest(array("i", ids[:head_length]).tobytes(), repr(tuple(items)).encode())
+        # A sample that cannot share gets a number of its own: no digest is as small as its index.
+        heads.append(numbers.number(head if can_share else index.to_bytes(16, "little")))
+        lengths.append(_expanded_length(ids, visual_tokens))
+    if lengths and (longest := max(lengths)) > max_tokens_per_row:
+        raise SettingError(
+            "max_tokens_per_row",
+            f"{max_tokens_per_row} is less than the {longest} tokens of conversation number "
+            f"{lengths.index(longest) + 1}: raise it, or lower max_length",
+        )
+
+    groups = Groups(lengths)
+    # Sorted by head, the samples of a group stand together, in the order of the data: flat arrays, where a dict of
+    # lists would hold a million Python objects.
+    order = memoryview(np.argsort(heads, kind="stable"))
+    ends = np.cumsum(np.bincount(heads)) if lengths else np.arange(0)
+    del numbers, heads  # tens of MB each in large data sets
+    for start, end in pairwise(memoryview(np.insert(ends, 0, 0))):
+        samples = order[start:end].tolist()
+        longest_prefix = max(0, min(first_labels[i] for i in samples) - 1)
+        num_shared = _common_prefix([input_ids[i] for i in samples], longest_prefix)
+        prefix_length = _expanded_length(list(input_ids[samples[0]][:num_shared]), visual_tokens)
+        suffix_lengths = [lengths[i] - prefix_length for i in samples]
+        for part in _split(suffix_lengths, max_questions_per_clip, max_tokens_per_row - prefix_length):
+            groups.append(samples[part], prefix_length)
+    return groups
+
+
+def _expanded_length(ids: list[int], visual_tokens: Mapping[int, int]) -> int:
+    return len(ids) + sum(ids.count(token) * (number - 1) for token, number in visual_tokens.items())
+
+
+def _common_prefix(input_ids: Sequence[Sequence[int]], length: int) -> int:
+    """Return the length of the longest common prefix of at most `length` tokens."""
+    first = input_ids[0]
+    for ids in input_ids[1:]:
+        length = next((i for i in range(length) if ids[i] != first[i]), length)
+    return length
+
+
+def _split(suffix_lengths: list[int], max_samples: int, max_tokens: int) -> list[slice]:
+    """Return the fewest parts, one sample apart in size at most, within both limits. 7 samples by 3: 3, 2, 2."""
+    num_samples = len(suffix_lengths)
+    num_parts = max(-(-num_samples // max_samples), -(-sum(suffix_lengths) // max_tokens))
+    while True:
+        small, num_large = divmod(num_samples, num_parts)
+        ends = [part * small + min(part, num_large) for part in range(num_parts + 1)]
+        parts = [slice(start, end) for start, end in pairwise(ends)]
+        if all(sum(suffix_lengths[part]) <= max_tokens for part in parts):
+            return parts
+        num_parts += 1

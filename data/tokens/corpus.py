@@ -1,0 +1,90 @@
+"""Data files -> tokenised conversations whose media were looked at, and what is left out of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from data.errors import UserError
+from data.media.bad_media import too_many
+from data.media.reference import Media
+from data.media.storage import check_media
+from data.sources.conversation import read_conversations
+from data.tokens.encoding import encode_all
+from data.tokens.samples import Samples
+from data.video_llava import VisualTokens
+
+MAX_NAMED = 3  # conversations that a notice names; the others are counted
+
+
+@dataclass
+class Corpus:
+    """The tokenised conversations of some files, and what `max_length` cost.
+
+    too_long: names of the conversations of which not even the first turn fits;
+    num_turns_dropped: trailing turns that were cut from the others;
+    unreadable: media file -> the record and what is wrong, where `load_corpus` may go on without such files.
+    """
+
+    samples: Samples = field(default_factory=Samples)
+    too_long: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_turns_dropped(self) -> int:
+        return sum(self.samples.turns_dropped)
+
+    def notices(self, max_length: int) -> list[str]:
+        """Return a line for the user on everything that will not be trained on."""
+        lines = []
+        if self.too_long:
+            shown = ", ".join(self.too_long[:MAX_NAMED]) + (", ..." if len(self.too_long) > MAX_NAMED else "")
+            lines.append(f"{len(self.too_long)} conversations longer than max_length {max_length}: {shown}")
+        if self.num_turns_dropped:
+            name = self.samples.name(next(i for i, number in enumerate(self.samples.turns_dropped) if number))
+            lines.append(f"{self.num_turns_dropped} trailing turns beyond max_length {max_length} (first: {name})")
+        lines += list(self.unreadable.values())
+        return lines
+
+
+def load_corpus(
+    sources: Sequence[tuple],
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+    max_bad_media: float = 0,
+) -> Corpus:
+    """Read and tokenise every conversation of `sources`, each the arguments of `read_conversations`; decode nothing.
+
+    Raises UserError for the first record that is wrong, for media files that are missing, empty or mislabelled where
+    these are more than the share `max_bad_media` of all files, and when nothing is left to train on.
+    """
+    corpus = Corpus(Samples(num_ids=len(tokenizer)))
+    for source in sources:
+        conversations = read_conversations(*source)
+        for name, sample in encode_all(conversations, tokenizer, visual_tokens, max_length, system_prompt):
+            if sample is None:
+                corpus.too_long.append(name)
+                continue
+            for media in corpus.samples.append(sample):
+                _check(media, name, corpus, may_be_bad=max_bad_media > 0)
+    corpus.samples.finish()
+    if not corpus.samples:
+        paths = ", ".join(str(path) for path, *_ in sources)
+        reason = f"all {len(corpus.too_long)} conversations are longer than max_length {max_length}"
+        raise UserError(f"{paths}: {reason if corpus.too_long else 'no conversation in it'}; nothing to train on")
+    num_bad, num_files = len(corpus.unreadable), corpus.samples.num_files()
+    if num_bad > max_bad_media * num_files:
+        first = next(iter(corpus.unreadable.values()))
+        raise UserError(f"{first} ({too_many(num_bad, num_files, max_bad_media)})")
+    return corpus
+
+
+def _check(media: Media, name: str, corpus: Corpus, may_be_bad: bool) -> None:
+    try:
+        check_media(media)
+    except UserError as problem:
+        if not may_be_bad:
+            raise UserError(f"{name}: {problem}") from problem
+        corpus.unreadable.setdefault(media.path, f"{name}: {problem}")
