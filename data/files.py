@@ -1,26 +1,112 @@
-"""Files that are complete or absent, however many processes write them at once."""
+"""Files and folders that are complete or absent, however many processes write them, and however these end.
 
+What is being written stands beside its place under a name that no user would give, such as
+`.model.safetensors.1f2e3d4c.reeltune-unfinished`. A writer that fails removes it; one that is killed leaves it, and
+whoever writes there next may remove it.
+"""
+
+import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import NamedTemporaryFile
+from pathlib import Path
 from typing import BinaryIO
+
+UNFINISHED = ".reeltune-unfinished"
+KEPT_LETTERS = 40  # of a name: with four bytes each, and the rest, less than the 255 bytes that a name may have
+
+AnyPath = str | os.PathLike[str]
+
+
+def unfinished_path(path: AnyPath) -> Path:
+    """Return a new name beside `path` under which it can be written."""
+    path = Path(path)
+    return path.with_name(f".{path.name[:KEPT_LETTERS]}.{secrets.token_hex(4)}{UNFINISHED}")
+
+
+def unfinished_of(path: AnyPath) -> list[Path]:
+    """List what writers of the file or folder `path` have begun: some are at work, others were killed."""
+    path = Path(path)
+    begin = f".{path.name[:KEPT_LETTERS]}."
+    found = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [each for each in found if each.name.startswith(begin) and each.name.endswith(UNFINISHED)]
 
 
 @contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write, which takes its name when the context ends without an error. Makes the folder."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    file = NamedTemporaryFile(dir=os.path.dirname(path), prefix=".unfinished-", delete=False)  # noqa: SIM115
+def whole_file(path: AnyPath, is_flushed: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that takes its name when the context ends without an error; make its folder where that is missing.
+
+    is_flushed: wait for the disk, so that the file survives a power cut. Raises OSError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(path)
     try:
-        with file:
+        # Not tempfile's, which nobody but their owner may read: caches and results are shared.
+        with open(unfinished, "xb") as file:
             yield file
-        os.replace(file.name, path)
+            if is_flushed:
+                file.flush()
+                os.fsync(file.fileno())
+        unfinished.replace(path)
     except BaseException:
-        os.unlink(file.name)
+        unfinished.unlink(missing_ok=True)
         raise
+    if is_flushed:
+        flush(path.parent)
 
 
-def write_whole(path: str, content: bytes) -> None:
-    with whole_file(path) as file:
+def write_whole(path: AnyPath, content: bytes | str, is_flushed: bool = True) -> None:
+    """Write a file that is there completely or not at all, texts in UTF-8. Raises OSError."""
+    content = content.encode() if isinstance(content, str) else content
+    with whole_file(path, is_flushed) as file:
         file.write(content)
+
+
+@contextmanager
+def whole_folder(path: AnyPath) -> Iterator[Path]:
+    """Yield a folder to fill, which takes the name `path` when the context ends without an error, and is flushed.
+
+    `path` is absent or an empty folder. Raises OSError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(path)
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        flush_all(unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    flush(path.parent)
+
+
+def try_to_write(path: AnyPath) -> None:
+    """Raise OSError where a file `path` could not be written."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(path)
+    unfinished.touch(exist_ok=False)
+    unfinished.unlink()
+
+
+def flush(path: AnyPath) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_all(folder: AnyPath) -> None:
+    """Flush everything in a folder, and the folder: what is inside before the names of it."""
+    for path in sorted(Path(folder).rglob("*"), reverse=True):
+        flush(path)
+    flush(folder)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from data.command import run_command
+from data.files import write_whole
 from scripts.benchmarks import decode, load, loader, save, scale, training
 from train.model.load import quiet_libraries
 
@@ -26,7 +27,7 @@ def main() -> None:
     quiet_libraries()
     rows = CASES[arguments.case].run(arguments)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_whole(arguments.json, json.dumps(rows, indent=2) + "\n")
 
 
 def parse_command_line() -> argparse.Namespace:

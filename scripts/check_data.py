@@ -23,6 +23,7 @@ from data.cache.frame_cache import FrameCache
 from data.command import run_command
 from data.decoding.container import num_cores
 from data.errors import UserError
+from data.files import write_whole
 from data.inspection.check import Contents, Problem, files_of, probe_files, read_contents, summarize, unused_media
 from data.inspection.fill import Filling
 from data.media.frame_sampling import UNIFORM, Sampling
@@ -170,8 +171,7 @@ def listed(title: str, names: list[str]) -> list[str]:
 
 def write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise UserError(f"--json: cannot write {path}: {error.strerror}") from error
 

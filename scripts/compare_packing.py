@@ -14,9 +14,9 @@ from pathlib import Path
 
 from data.command import run_command
 from data.errors import UserError
+from data.files import write_whole
 from scripts.run_demo import DEMO, score, train
 from train.model.load import quiet_libraries
-from train.results.evaluation import write_whole
 from train.run_folder.metrics import METRICS_FILE
 
 BATCH_SIZE = 8

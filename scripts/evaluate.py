@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 
 from data.command import run_command
+from data.files import write_whole
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
 from train.model.load import quiet_libraries
 from train.results.artifact import open_artifact
-from train.results.evaluation import check_writable, evaluate, json_lines, questions_of, write_whole
+from train.results.evaluation import check_writable, evaluate, json_lines, questions_of
 from train.results.loading import add_model_options, at_least_one, load
 
 

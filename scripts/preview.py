@@ -12,6 +12,7 @@ from pathlib import Path
 from data.batches.collator import PaddedCollator, RowCollator
 from data.command import run_command
 from data.errors import UserError
+from data.files import write_whole
 from data.inspection.preview import show_row
 from data.inspection.preview_page import page
 from data.media.frame_sampling import Sampling
@@ -58,8 +59,7 @@ def main() -> None:
     say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
     html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
     try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(html, encoding="utf-8")
+        write_whole(arguments.out, html)
     except OSError as error:
         raise UserError(f"--out: cannot write {arguments.out}: {error.strerror}") from error
     print(f"wrote {arguments.out}: {len(shown)} rows, {len(html) / 1e6:.1f} MB")

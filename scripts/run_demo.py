@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 from data.command import run_command
+from data.files import write_whole
 from data.sources.conversation import read_conversations
 from scripts.make_demo import make_demo
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.results.artifact import open_artifact
-from train.results.evaluation import evaluate, questions_of, write_whole
+from train.results.evaluation import evaluate, questions_of
 from train.results.loading import load
 from train.results.merge import merge_adapter
 

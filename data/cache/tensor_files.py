@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from data.files import UNFINISHED, unfinished_path, write_whole
 
 TENSOR = "tensor"
 FREED_SHARE = 0.05  # of the bound: making room looks at every file, so it makes some for others to come
@@ -62,16 +63,8 @@ class TensorFiles:
         content = save({TENSOR: tensor.contiguous()}, _about(key, tensor))
         if self.max_bytes is not None and not self._admits(len(content)):
             return False
-        path = self.path(key)
-        path.parent.mkdir(exist_ok=True)
-        written = path.with_name(f".{uuid.uuid4().hex}.new")
-        try:
-            written.write_bytes(content)
-            written.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                written.unlink(missing_ok=True)
-            raise
+        # Not flushed, which would take as long as decoding: what a power cut tears is found by its check sum.
+        write_whole(self.path(key), content, is_flushed=False)
         return True
 
     def _admits(self, num_bytes: int) -> bool:
@@ -101,7 +94,7 @@ class TensorFiles:
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                if path.name.startswith(".") and status.st_mtime < self.started - STALE_SECONDS:
+                if path.name.endswith(UNFINISHED) and status.st_mtime < self.started - STALE_SECONDS:
                     path.unlink()
                 else:
                     yield status.st_mtime, status.st_size, path
@@ -140,7 +133,7 @@ def _about(key: Mapping, tensor: torch.Tensor) -> dict[str, str]:
 def _time_of_the_disk(folder: Path) -> float:
     """Now, by the clock that gives files in `folder` their times: a server's may differ from ours."""
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".{uuid.uuid4().hex}.new"
+    probe = unfinished_path(folder / "clock")
     probe.touch()
     try:
         return probe.stat().st_mtime

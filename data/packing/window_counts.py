@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from data.errors import ChangedDataError
+from data.files import write_whole
 
 WINDOW_COUNTS = "stream_windows.json"  # in the run's folder
 
@@ -62,7 +63,5 @@ class WindowCounts:
     def _keep(self) -> None:
         if self.path is None or not self._writes:
             return
-        written = self.path.with_name(self.path.name + ".new")
         with suppress(OSError):  # a full disk is the checkpoints' business
-            written.write_text(json.dumps({"rows": self._rows, "is_complete": self._is_complete}))
-            written.replace(self.path)
+            write_whole(self.path, json.dumps({"rows": self._rows, "is_complete": self._is_complete}))

@@ -12,7 +12,7 @@ from scripts import evaluate as script
 from tests.tiny_data import turns
 from train.results import evaluation
 from train.results.artifact import open_artifact
-from train.results.evaluation import Question, evaluate, questions_of, write_whole
+from train.results.evaluation import Question, evaluate, questions_of
 from train.results.generation import answer
 from train.results.loading import load
 
@@ -141,12 +141,3 @@ def test_errors_are_one_line_and_leave_no_file(model_folder, media_folder, tmp_p
         assert (status, printed) == (2, "") and "Traceback" not in error
         assert error.splitlines()[-1].startswith("error: ") and words in error.splitlines()[-1], error
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    write_whole(tmp_path / "a.txt", "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(tmp_path / "a.txt", "new \ud800")
-    assert (tmp_path / "a.txt").read_text() == "old"
-    write_whole(tmp_path / "a.txt", "new")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "new")]

@@ -13,6 +13,7 @@ from data.decoding.decode import decode
 from data.decoding.isolated_decoder import WatchedDecoder
 from data.decoding.probe import File, probe
 from data.errors import MediaError, UserError
+from data.files import UNFINISHED
 from data.media.download import path_of
 from data.media.reference import Address, Downloads, Media, Pictures, identity
 from data.media.storage import check_media, local_file
@@ -155,7 +156,7 @@ def test_what_cannot_be_had_is_one_line(path, limits, reason, at, tmp_path):
     for problem in (probe(File("video", item.path, place=item.place))[0], _failure(item)):
         assert problem.startswith(f"{item.path!r} cannot be downloaded: {reason}"), problem
         assert "SECRET" not in problem and "\n" not in problem
-    assert [name for name in files(tmp_path / "cache") if not name.startswith(".unfinished")] == []
+    assert [name for name in files(tmp_path / "cache") if not name.endswith(UNFINISHED)] == []
 
 
 def _failure(item: Media) -> str:

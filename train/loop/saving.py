@@ -9,10 +9,11 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
 from data.errors import UserError
+from data.files import flush
 from train.loop.interruption import EvaluationInterrupted, Interruption
 from train.ranks.agreement import all_or_none, on_first_rank
 from train.run_folder.checkpoint import EVALUATION_PENDING, checkpoints, put_aside, rotate, step_of
-from train.run_folder.manifest import damage, flush, publish, seal, unfinished
+from train.run_folder.manifest import damage, publish, seal, unfinished
 from train.run_folder.provenance import write_provenance
 
 RESULT = "result"  # written as result.unfinished, then file by file into output_dir

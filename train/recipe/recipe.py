@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from transformers import TrainingArguments
 
+from data.files import write_whole
 from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
 from data.sources.source import Source, is_address
@@ -211,4 +212,4 @@ class Recipe(Section):
 
     def write(self, path: str | Path) -> None:
         """Write YAML that `load_recipe` reads back to an equal recipe, but for keys in addresses."""
-        Path(path).write_text(to_yaml(self.dump()), encoding="utf-8")
+        write_whole(path, to_yaml(self.dump()))

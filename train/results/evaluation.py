@@ -1,7 +1,6 @@
 """Answer and score a file of conversations: each of the assistant's turns is one question."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from transformers import VideoLlavaProcessor
 
 from data.errors import UserError
+from data.files import try_to_write
 from data.media.reference import Media
 from data.sources.conversation import Conversation, with_system_prompt
 from train.results.generation import answer, media_in
@@ -82,22 +82,11 @@ def evaluate(
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError where `write_whole` would fail: before an hour of answering, not after it."""
+    """Raise UserError where a file cannot be written: before an hour of answering, not after it."""
     try:
-        write_whole(path.with_name(f"{path.name}.test"), "")
-        path.with_name(f"{path.name}.test").unlink()
+        try_to_write(path)
     except OSError as problem:
         raise UserError(f"cannot write {path}: {problem.strerror}") from problem
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def json_lines(records: Sequence[dict]) -> str:

@@ -6,9 +6,7 @@ rounding it to 4 bits again would lose most of what was learned.
 """
 
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch import nn
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.errors import UserError, one_line
+from data.files import whole_folder
 from train.model.load import load_model
 from train.results.artifact import RECIPE, open_artifact
 from train.results.loading import Answering, add_saved_adapter, greedy, processor_of
@@ -160,12 +159,8 @@ def complete_folder(out_dir: Path) -> Iterator[Path]:
     Raises UserError where it cannot be written.
     """
     try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as beside:
-            folder = Path(beside, "complete")
-            folder.mkdir()
+        with whole_folder(out_dir) as folder:
             yield folder
-            os.replace(folder, out_dir)
     except OSError as problem:
         raise UserError(f"cannot write {out_dir}: {one_line(problem)}") from problem
 

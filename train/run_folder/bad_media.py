@@ -9,6 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from data.errors import UserError
+from data.files import write_whole
 from data.media.bad_media import BadMedia, media_key, too_many
 from data.media.media_json import from_json, to_json
 from data.media.reference import Media, identity, size
@@ -115,9 +116,7 @@ def read_unchanged(path: Path) -> list[dict]:
     """
     texts = read_lines(path)
     if path.exists() and path.stat().st_size > sum(map(len, texts)):
-        written = path.with_name(path.name + ".new")
-        written.write_text("".join(texts))
-        written.replace(path)
+        write_whole(path, "".join(texts))
     lines = map(json.loads, texts)
     return [line for line in lines if line["media"] is None or identity_now(media_of(line)) == line["identity"]]
 

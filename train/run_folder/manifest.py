@@ -3,9 +3,10 @@ folder gets its final name."""
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
+
+from data.files import flush, flush_all
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"  # suffix of a folder that is being written
@@ -25,11 +26,7 @@ def seal(folder: Path) -> None:
         if path != folder / MANIFEST:
             entries[path.relative_to(folder).as_posix()] = {"sha256": _sha256(path), "size": path.stat().st_size}
     (folder / MANIFEST).write_bytes(_manifest_bytes(entries))
-    for path in _files(folder):
-        flush(path)
-    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        flush(path)
-    flush(folder)
+    flush_all(folder)
 
 
 def publish(written: Path, final: Path) -> None:
@@ -92,15 +89,6 @@ def remove(folder: Path) -> None:
     deleted = folder.with_name(folder.name + DELETED)
     folder.rename(deleted)
     shutil.rmtree(deleted)
-
-
-def flush(path: Path) -> None:
-    """Write a file or a folder through to the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(folder: Path) -> list[Path]:

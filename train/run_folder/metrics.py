@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.errors import UserError
+from data.files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -15,9 +16,7 @@ def keep_lines_until(path: Path, step: int) -> int:
     """Drop the lines of later steps, and one that a killed process left half-written. Returns how many are left."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    written = path.with_name(path.name + ".new")
-    written.write_text("".join(line + "\n" for line in kept))
-    written.replace(path)
+    write_whole(path, "".join(line + "\n" for line in kept))
     return len(kept)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.errors import UserError
+from data.files import write_whole
 from train.recipe.identity import compare, what_matters
 from train.recipe.recipe import Recipe
 from train.run_folder.bad_media import BAD_MEDIA_FILE
 from train.run_folder.checkpoint import checkpoints, find_checkpoint
-from train.run_folder.manifest import flush, tidy
+from train.run_folder.manifest import tidy
 from train.run_folder.provenance import is_same_data
 
 LOCK = ".lock"
@@ -110,10 +111,7 @@ def open_run(output_dir: str | Path, recipe: dict[str, Any], data: dict[str, str
             _refuse(folder, _differences(before, identity))
     elif fresh or _differences(before, identity):
         (folder / BAD_MEDIA_FILE).unlink(missing_ok=True)  # its steps are those of another run
-    written = folder / (RUN_FILE + ".new")
-    written.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    flush(written)
-    written.replace(folder / RUN_FILE)
+    write_whole(folder / RUN_FILE, json.dumps(identity, indent=1, ensure_ascii=False) + "\n")
     return notices
 
 
