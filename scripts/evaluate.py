@@ -31,7 +31,9 @@ def main() -> None:
     for path in filter(None, (arguments.out, arguments.json)):
         check_writable(path)
 
-    model, processor = load(artifact, dtype=arguments.dtype, quantization=arguments.quantization)
+    model, processor = load(
+        artifact, dtype=arguments.dtype, quantization=arguments.quantization, any_base=arguments.any_base
+    )
     records, summary = evaluate(
         model,
         processor,

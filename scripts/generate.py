@@ -40,7 +40,9 @@ def main() -> None:
 
     quiet_libraries()
     artifact = open_artifact(arguments.model, arguments.base)
-    model, processor = load(artifact, dtype=arguments.dtype, quantization=arguments.quantization)
+    model, processor = load(
+        artifact, dtype=arguments.dtype, quantization=arguments.quantization, any_base=arguments.any_base
+    )
     messages = []
     for turn in turns:
         messages.append({"role": "user", "content": turn})

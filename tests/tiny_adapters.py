@@ -3,18 +3,48 @@
 from pathlib import Path
 
 import torch
+from peft import PeftModel
+from transformers import VideoLlavaProcessor
 
 from train.model.adapters import add_adapter
+from train.model.fingerprint import write_fingerprint
 from train.model.load import load_model
+from train.model.weight_files import identify_base
+from train.recipe.yaml_text import to_yaml
 
 
-def save_adapter(base: Path, folder: Path, quantization: str | None = None, **settings) -> Path:
-    """`settings` are those of `add_adapter`. No matrix is zero, so that the adapter changes every answer."""
+def random_adapter(base: Path, quantization: str | None = None, dtype: str = "float32", **settings) -> PeftModel:
+    """`settings` go to `add_adapter`. No matrix is zero, so that the adapter changes every answer."""
     torch.manual_seed(1)
-    model = add_adapter(load_model(str(base), quantization=quantization), r=4, alpha=8, dropout=0.1, **settings)
+    model = load_model(str(base), quantization=quantization, dtype=dtype)
+    model = add_adapter(model, r=4, alpha=8, dropout=0.1, **settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "lora_A" not in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def save_adapter(base: Path, folder: Path, quantization: str | None = None, **settings) -> Path:
+    random_adapter(base, quantization, **settings).save_pretrained(folder)
+    return folder
+
+
+def keep_result(
+    model: PeftModel,
+    base: Path,
+    folder: Path,
+    processor: VideoLlavaProcessor,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    answering: PeftModel | None = None,
+    can_run: bool = True,
+) -> Path:
+    """Save what training saves at its end; `answering` is a model whose logits are kept instead of the adapter's."""
     model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    recipe = {"model": {"dtype": dtype, "quantization": quantization, "double_quantization": True}}
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    trained = (answering or model) if can_run else None
+    write_fingerprint(folder, identify_base(str(base)), dtype, quantization, trained, processor)
     return folder

@@ -4,15 +4,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
 from data.errors import UserError, one_line
+from train.model.fingerprint import FINGERPRINT, Fingerprint, read_fingerprint
+from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_file
 from train.recipe.yaml_text import read_recipe
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.yaml"
 DEFAULT_NUM_FRAMES = 8  # what Video-LLaVA was trained with
 NUM_NAMES = 4  # files that a message names of a folder, so that it stays one line
@@ -23,8 +21,8 @@ class Artifact:
     """An adapter or a full model, with all of its paths resolved.
 
     `base` and `revision` say where the full weights are, `config` is theirs. `adapter_weights` is None for a full
-    model, `recipe_file` without a recipe.yaml; `recipe` has its plain values. `has_processor` is False where the
-    processor is the base's.
+    model, `recipe_file` without a recipe.yaml; `recipe` has its plain values. `fingerprint` tells what was trained,
+    None where nothing was or an earlier version did it. `has_processor` is False where the processor is the base's.
     """
 
     name_or_path: str
@@ -34,6 +32,7 @@ class Artifact:
     adapter_weights: Path | None = None
     recipe_file: Path | None = None
     recipe: dict = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None
     has_processor: bool = True
 
     @property
@@ -59,6 +58,15 @@ class Artifact:
         """Return the number type of the full weights as saved: "float32", "bfloat16", "float16"."""
         return str(self.config.dtype or "float32").removeprefix("torch.")
 
+    @property
+    def answering_dtype(self) -> str:
+        """Return the number type to answer in: an adapter's is that of its training, whatever its base is saved in.
+
+        The published base is in float16, whose largest number is 65,504: what bfloat16 has learned may lie beyond.
+        """
+        trained = self.recipe.get("model", {}).get("dtype") if self.is_adapter else None
+        return trained or self.dtype
+
 
 def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
     """See what `name_or_path` is, without loading a weight; `base` replaces the base that an adapter names.
@@ -76,6 +84,7 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
         raise UserError(f"{name_or_path} is a full model: leave --base {base} out, it is for adapters")
     base = base or name_or_path
     recipe_file = find_file(name_or_path, RECIPE)
+    fingerprint_file = find_file(name_or_path, FINGERPRINT)
     return Artifact(
         name_or_path=name_or_path,
         base=base,
@@ -84,6 +93,7 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
         adapter_weights=weights,
         recipe_file=recipe_file,
         recipe=read_recipe(recipe_file) if recipe_file else {},
+        fingerprint=read_fingerprint(fingerprint_file) if fingerprint_file else None,
         has_processor=find_file(name_or_path, "tokenizer_config.json") is not None,
     )
 
@@ -101,19 +111,6 @@ def _parts_of_adapter(name_or_path: str, config_file: Path, base: str | None) ->
     if weights is None:
         raise UserError(f"{name_or_path} has no {ADAPTER_WEIGHTS}: was its saving interrupted?")
     return weights, where, revision
-
-
-def find_file(name_or_path: str, filename: str, revision: str | None = None) -> Path | None:
-    """Return a file of a local folder or of a hub repository (downloaded, or cached when offline), None without it."""
-    if Path(name_or_path).exists():
-        path = Path(name_or_path, filename)
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(name_or_path, filename, revision=revision))
-    except (EntryNotFoundError, HFValidationError):
-        return None  # not in the repository; not reachable and not cached; no name that the hub could know
-    except HfHubHTTPError as problem:
-        raise UserError(f"{name_or_path}: no such folder, and the hub says: {one_line(problem)}") from problem
 
 
 def describe(name_or_path: str) -> str:

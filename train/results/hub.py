@@ -12,8 +12,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from data.errors import UserError, one_line
 from data.web import httpx
+from train.model.fingerprint import FINGERPRINT
+from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from train.recipe.yaml_text import read_recipe, to_yaml
-from train.results.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECIPE, describe, read_json
+from train.results.artifact import RECIPE, describe, read_json
 from train.results.model_card import write_card
 
 # Only files that these name are sent, and only from the top of the folder: no checkpoints with their optimizer
@@ -26,7 +28,7 @@ CONFIGS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
 CARD = "README.md"
-SENT = (*WEIGHTS, INDEX, *CONFIGS, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
+SENT = (*WEIGHTS, INDEX, *CONFIGS, FINGERPRINT, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
 # Keys of JSON values that say where something was loaded from.
 LOCATION_KEY = re.compile(r"(path|file|dir)$")
 SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)

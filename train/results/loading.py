@@ -17,6 +17,7 @@ from data.errors import UserError, one_line
 from data.processor import set_up_processor
 from train.model.load import load_model
 from train.results.artifact import Artifact
+from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
 Answering = VideoLlavaForConditionalGeneration | PeftModel
 
@@ -26,7 +27,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a base model, an adapter or a merged model: a folder or a hub id")
     parser.add_argument("--base", help="folder or hub id of an adapter's base, instead of the one it names")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-                        help="of the weights that are not quantised (default: as saved)")  # fmt: skip
+                        help="of weights that are not quantised (default: as in training, or as saved)")  # fmt: skip
+    parser.add_argument("--any-base", action="store_true",
+                        help="answer although the base is not the one that the adapter was trained on")  # fmt: skip
     parser.add_argument("--quantization", choices=("nf4", "fp4", "int8"), help="of the decoder (default: none)")
     parser.add_argument("--max-new-tokens", type=at_least_one, default=128, help="longest answer (default: 128)")
 
@@ -39,23 +42,31 @@ def at_least_one(text: str) -> int:
 
 
 def load(
-    artifact: Artifact, *, dtype: str = "auto", quantization: str | None = None
+    artifact: Artifact, *, dtype: str = "auto", quantization: str | None = None, any_base: bool = False
 ) -> tuple[Answering, VideoLlavaProcessor]:
     """Return model and processor, ready to answer: in eval mode, on the GPU if there is one, an adapter on its base.
 
-    `dtype` "auto" is the saved weights'; `quantization` (nf4, fp4, int8) applies to the decoder alone.
+    `dtype` "auto" is an adapter's in training, and that of saved weights else; `quantization` (nf4, fp4, int8) applies
+    to the decoder alone. Raises UserError where the model is not what was trained, see `train.results.identity`;
+    `any_base` lets another base pass.
     """
+    if artifact.is_adapter and artifact.fingerprint is None:
+        notice(missing_fingerprint(artifact))
+    dtype = artifact.answering_dtype if dtype == "auto" else dtype
     processor = processor_of(artifact)
+    check_digests(artifact, any_base)
     model = load_model(
         artifact.base,
         revision=artifact.revision,
-        dtype=artifact.dtype if dtype == "auto" else dtype,
+        dtype=dtype,
         quantization=quantization,
         device_map={"": 0} if torch.cuda.is_available() else None,
     )
     model.generation_config = greedy(processor.tokenizer)
-    answering = add_saved_adapter(model, artifact) if artifact.is_adapter else model
-    return answering.eval(), processor
+    answering = (add_saved_adapter(model, artifact) if artifact.is_adapter else model).eval()
+    if not any_base:
+        check_answers(artifact, answering, processor, dtype, quantization)
+    return answering, processor
 
 
 def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artifact) -> PeftModel:

@@ -1,0 +1,175 @@
+"""Keep beside a trained model what tells it from every other one, and compare with it.
+
+A fingerprint is a small file: digests of the base's weights, of the adapter's and of its settings, and reference
+logits, the trained model's own on a built-in picture, clip and prompt. Digests tell that the bytes are those of
+training; logits tell that the same bytes still make the same model, whatever loads them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import VideoLlavaProcessor
+
+from data.errors import UserError, one_line
+from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BaseIdentity, digest_of_files
+
+FINGERPRINT = "fingerprint.safetensors"
+QUESTION = "What can be seen here?"
+SIDE = 64  # pixels of the built-in picture and frame; the processor resizes them
+NUM_POSITIONS = 8  # the prompt's last ones, of the question's words, which have seen picture and clip; 1 MB for 7B
+# Settings of an adapter that decide what its matrices do to the base; the others name places and versions.
+DECISIVE_SETTINGS = (
+    *("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "target_modules", "bias"),
+    *("modules_to_save", "layers_to_transform", "fan_in_fan_out"),
+)
+# Largest relative difference ||found - reference|| / ||reference|| of logits that count as the same model's, by the
+# type of number that they are computed in. Machines sum in other orders, and GPUs convolve float32 in TF32; half
+# precision rounds every layer's output to 11 (float16) or 8 bits (bfloat16).
+TOLERANCES = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """`logits` (NUM_POSITIONS, vocabulary) float32 and `input_ids` (1, T) long are None where the model could not be
+    run as a whole; `quantization` and `dtype` are those of the base in training."""
+
+    base: BaseIdentity
+    dtype: str
+    quantization: str | None
+    adapter: str | None = None
+    settings: str | None = None
+    input_ids: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCES[self.dtype]
+
+
+def write_fingerprint(
+    folder: Path,
+    base: BaseIdentity,
+    dtype: str,
+    quantization: str | None,
+    model: nn.Module | None,
+    processor: VideoLlavaProcessor,
+) -> None:
+    """Write the fingerprint of what is saved in `folder`. `model` is the trained one, None where it cannot be run
+    as a whole: spread over ranks, or without its towers."""
+    values: dict[str, str | None] = {
+        "base_digest": base.digest,
+        "base_commit": base.commit,
+        "dtype": dtype,
+        "quantization": quantization,
+        "adapter": None,
+        "settings": None,
+    }
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        values["adapter"] = digest_of_files([folder / ADAPTER_WEIGHTS])
+        values["settings"] = settings_digest(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    tensors = {}
+    if model is not None:
+        inputs = reference_inputs(processor)
+        device = next(model.parameters()).device.type
+        # As in training, where Accelerate does the same: parts that are trained are float32 among halves.
+        with torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
+            tensors = {"input_ids": inputs["input_ids"], "logits": last_logits(model, inputs)}
+    known = {name: value for name, value in values.items() if value is not None}
+    save_file(tensors, folder / FINGERPRINT, metadata=known)
+
+
+def read_fingerprint(file: Path) -> Fingerprint:
+    """Read what `write_fingerprint` wrote; UserError for a damaged file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            values = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return Fingerprint(
+            base=BaseIdentity(values["base_digest"], values.get("base_commit")),
+            dtype=values["dtype"],
+            quantization=values.get("quantization"),
+            adapter=values.get("adapter"),
+            settings=values.get("settings"),
+            input_ids=tensors.get("input_ids"),
+            logits=tensors.get("logits"),
+        )
+    except (SafetensorError, OSError, KeyError) as problem:
+        raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
+
+
+def settings_digest(adapter_config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the settings that decide what an adapter's matrices do."""
+    values = {name: adapter_config.get(name) for name in DECISIVE_SETTINGS}
+    values = {name: sorted(value) if isinstance(value, list) else value for name, value in values.items()}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def reference_inputs(processor: VideoLlavaProcessor) -> Mapping[str, torch.Tensor]:
+    """Return a short prompt about a picture and a clip of one frame: every part of the model takes part.
+
+    The pixels come from a formula, so that no library's random numbers can change them.
+    """
+    row, column, colour = np.ogrid[:SIDE, :SIDE, :3]
+    pixels = ((row * 37 + column * 59 + row * column * 11 + colour * 83) % 256).astype(np.uint8)
+    parts: Any = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    as_tensors: Any = {"return_tensors": "pt"}  # ProcessorMixin's stub does not know it
+    return processor(text=text, images=Image.fromarray(pixels), videos=[255 - pixels[None]], **as_tensors)
+
+
+@torch.inference_mode()
+def last_logits(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the logits of the prompt's last positions, float32 (NUM_POSITIONS, vocabulary), on the CPU.
+
+    Leaves the model in the mode that it was in, and passes by what Accelerate wraps around `forward`.
+    """
+    parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    device, dtype = parameter.device, parameter.dtype
+    placed = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        output = type(model).forward(model, **placed, use_cache=False, logits_to_keep=NUM_POSITIONS)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return output.logits[0, -NUM_POSITIONS:].float().cpu().contiguous()
+
+
+def difference_of(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Return ||found - wanted|| / ||wanted||."""
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def check_logits(
+    fingerprint: Fingerprint, logits: torch.Tensor, input_ids: torch.Tensor, name: str, tolerance: float | None = None
+) -> float:
+    """Compare a loaded model's logits with those of training; returns their relative difference.
+
+    Raises UserError where it is more than `tolerance`, or where the processor makes other tokens of the prompt.
+    """
+    assert fingerprint.logits is not None and fingerprint.input_ids is not None
+    if not torch.equal(input_ids, fingerprint.input_ids):
+        raise UserError(
+            f"{name}: its processor makes other tokens of a prompt than the one that it was trained with; "
+            "restore the tokenizer's and processor's files that training saved"
+        )
+    difference = difference_of(logits, fingerprint.logits)
+    limit = fingerprint.tolerance if tolerance is None else tolerance
+    if not difference <= limit:
+        raise UserError(
+            f"{name} does not answer as it did when it was trained: its logits on a built-in prompt differ by "
+            f"{difference:.1e} (at most {limit:.0e}); restore the files that training saved, or install the "
+            "versions of torch, transformers and peft that provenance.json names"
+        )
+    return difference

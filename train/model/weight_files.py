@@ -1,0 +1,155 @@
+"""Find the weight files of a checkpoint, in a folder or on the hub, and tell by digests what is in them."""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from transformers.utils.hub import extract_commit_hash
+
+from data.errors import UserError, one_line
+from data.files import write_whole
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# transformers' own order: the first of these that is there is loaded.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+PIECE = 2**24  # bytes that are read and hashed at once: threads then wait for the disk, not for each other
+THREADS = 4  # hash at the same time; one core hashes 0.4 to 2 GB a second
+# Parts of weights' names that come and go between versions of transformers.
+PASSING_PARTS = {"model", "language_model", "vision_model"}
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """What tells a base model's weights from others: their digest and, from the hub, the commit."""
+
+    digest: str
+    commit: str | None = None
+
+
+def identify_base(name_or_path: str, revision: str | None = None) -> BaseIdentity:
+    """Read the weights of a checkpoint, all of them at first and none later on unless a file has changed.
+
+    Raises UserError where there are none, or where they are damaged.
+    """
+    files = weight_files(name_or_path, revision)
+    return BaseIdentity(digest_of_files(files), extract_commit_hash(str(files[0]), None))
+
+
+def find_file(name_or_path: str, filename: str, revision: str | None = None) -> Path | None:
+    """Return a file of a local folder or of a hub repository (downloaded, or cached when offline), None without it."""
+    if Path(name_or_path).exists():
+        path = Path(name_or_path, filename)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(name_or_path, filename, revision=revision))
+    except (EntryNotFoundError, HFValidationError):
+        return None  # not in the repository; not reachable and not cached; no name that the hub could know
+    except HfHubHTTPError as problem:
+        raise UserError(f"{name_or_path}: no such folder, and the hub says: {one_line(problem)}") from problem
+
+
+def weight_files(name_or_path: str, revision: str | None = None) -> list[Path]:
+    """Return the files that hold a checkpoint's weights; UserError where one is missing."""
+    for name in WEIGHTS:
+        if (file := find_file(name_or_path, name, revision)) is None:
+            continue
+        if not name.endswith(".json"):
+            return [file]
+        try:
+            shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as problem:
+            raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
+        found = {shard: find_file(name_or_path, shard, revision) for shard in shards}
+        if missing := [shard for shard, path in found.items() if path is None]:
+            raise UserError(f"{name_or_path} lacks {', '.join(missing)}, which {name} names")
+        return [path for path in found.values() if path is not None]
+    raise UserError(f"{name_or_path} has no weights: none of {', '.join(WEIGHTS)} is there")
+
+
+def digest_of_files(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of all tensors in the files, however they are spread over them and in whatever order."""
+    tensors = [item for file in files for item in _tensors_of(file).items()]
+    return hashlib.sha256(json.dumps(sorted(tensors)).encode()).hexdigest()
+
+
+def _tensors_of(file: Path) -> dict[str, str]:
+    """Return name -> digest of every tensor of a file, from the notes of an earlier time where the file is the same."""
+    status = file.stat()
+    # ctime too: a copy that keeps size and time of writing (`cp -p`, rsync) still has one of its own.
+    place = str(file.resolve())
+    stamp = [place, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    notes = os.path.join(_cache(), hashlib.sha256(place.encode()).hexdigest() + ".json")
+    try:
+        with open(notes, encoding="utf-8") as noted:
+            known = json.load(noted)
+        if known["file"] == stamp:
+            return known["tensors"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never read before, or notes that a person changed: the file itself is the truth
+    tensors = _hash_tensors(file)
+    try:
+        write_whole(notes, json.dumps({"file": stamp, "tensors": tensors}), is_flushed=False)
+    except OSError:
+        pass  # a cache that cannot be written costs the time of reading again
+    return tensors
+
+
+def _cache() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "digests")
+
+
+def _hash_tensors(file: Path) -> dict[str, str]:
+    """Return canonical name -> SHA-256 of type, shape and bytes; a file that is no safetensors is hashed as a whole."""
+    if file.suffix != ".safetensors":
+        return {file.name: _hash_range(file, 0, file.stat().st_size, "")}
+    start, header = _read_header(file)
+    header.pop("__metadata__", None)
+
+    def hash_one(name: str) -> str:
+        first, last = header[name]["data_offsets"]
+        return _hash_range(file, start + first, last - first, f"{header[name]['dtype']} {header[name]['shape']}")
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        digests = pool.map(hash_one, header)
+        return {canonical(name): digest for name, digest in zip(header, digests, strict=True)}
+
+
+def _read_header(file: Path) -> tuple[int, dict]:
+    """Return where the tensors' bytes begin, and the JSON before them (see the safetensors format)."""
+    try:
+        with open(file, "rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            return 8 + length, json.loads(opened.read(length))
+    except (struct.error, ValueError) as problem:
+        raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
+
+
+def canonical(name: str) -> str:
+    """Return a weight's name as all versions of transformers would agree on it.
+
+    `language_model.model.norm.weight` of 4.41 is `model.language_model.norm.weight` in 5: both are `norm.weight`.
+    """
+    return ".".join(part for part in name.split(".") if part not in PASSING_PARTS)
+
+
+def _hash_range(file: Path, start: int, size: int, kind: str) -> str:
+    """Return the SHA-256 of `kind` and of a part of a file; UserError where the file ends before."""
+    hashed = hashlib.sha256(kind.encode())
+    with open(file, "rb") as opened:
+        opened.seek(start)
+        while size:
+            if not (piece := opened.read(min(size, PIECE))):
+                raise UserError(f"{file} is damaged: it ends too early; copy or download it again")
+            hashed.update(piece)
+            size -= len(piece)
+    return hashed.hexdigest()

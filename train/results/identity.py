@@ -1,0 +1,73 @@
+"""Check that a trained model is still the one that training left, on the base that it was trained on."""
+
+import hashlib
+import json
+import sys
+
+from torch import nn
+from transformers import VideoLlavaProcessor
+
+from data.errors import UserError
+from train.model.fingerprint import check_logits, last_logits, reference_inputs, settings_digest
+from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, digest_of_files, identify_base
+from train.results.artifact import Artifact, read_json
+
+SHOWN = 12  # characters of a digest in a message: enough to compare by eye
+
+
+def notice(text: str) -> None:
+    """Tell the user on stderr: stdout is for answers."""
+    print(f"notice: {text}", file=sys.stderr, flush=True)
+
+
+def missing_fingerprint(artifact: Artifact) -> str:
+    """Return what to tell of an adapter that an earlier version trained."""
+    return (
+        f"{artifact.name_or_path} has no fingerprint: it was trained by an earlier version, and whether "
+        f"{artifact.base} is the base that it was trained on cannot be told"
+    )
+
+
+def check_digests(artifact: Artifact, any_base: bool = False) -> None:
+    """Compare the bytes of an adapter and of its base with those of training; UserError where they are others.
+
+    any_base: another base is what the user wants.
+    """
+    kept = artifact.fingerprint
+    if kept is None or artifact.adapter_weights is None:
+        return
+    name = artifact.name_or_path
+    settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
+    if kept.settings != settings_digest(settings):
+        raise UserError(f"{name}: {ADAPTER_CONFIG} has other settings than training saved; restore it")
+    if kept.adapter != digest_of_files([artifact.adapter_weights]):
+        raise UserError(f"{name}: {ADAPTER_WEIGHTS} is not the file that training saved; restore it")
+    if any_base:
+        return
+    base = identify_base(artifact.base, artifact.revision)
+    if base.digest != kept.base.digest:
+        commit = f", commit {kept.base.commit} on the hub" if kept.base.commit else ""
+        raise UserError(
+            f"{name} was not trained on {artifact.base}: the weights there are others (SHA-256 "
+            f"{base.digest[:SHOWN]} instead of {kept.base.digest[:SHOWN]}{commit}); give the base that it was "
+            "trained on with --base (to let it answer all the same, generate.py and evaluate.py take --any-base)"
+        )
+
+
+def check_answers(
+    artifact: Artifact, model: nn.Module, processor: VideoLlavaProcessor, dtype: str, quantization: str | None
+) -> None:
+    """Compare a loaded model's logits with those of training, where it is loaded as it was trained."""
+    kept = artifact.fingerprint
+    if kept is not None and kept.logits is not None and (dtype, quantization) == (kept.dtype, kept.quantization):
+        inputs = reference_inputs(processor)
+        check_logits(kept, last_logits(model, inputs), inputs["input_ids"], artifact.name_or_path)
+
+
+def model_digest(artifact: Artifact, dtype: str, quantization: str | None) -> str:
+    """Return a SHA-256 of everything that decides a model's answers: all weights, settings, number types."""
+    parts = [identify_base(artifact.base, artifact.revision).digest, dtype, quantization]
+    if artifact.adapter_weights is not None:
+        settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
+        parts += [digest_of_files([artifact.adapter_weights]), settings_digest(settings)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
