@@ -4,10 +4,11 @@
 class UserError(ValueError):
     """Something the user can mend: says what, which value, where, and what to do, in one line."""
 
-    row: str | None = None  # the name of the row that it is about
+    record: str | None = None  # the name of the record that it is about
 
-    def about(self, row: str) -> "UserError":
-        self.row = row
+    def about(self, record: str) -> "UserError":
+        """Note which record it is about, and return it."""
+        self.record = record
         return self
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     files = files_of(splits)
     problems = [problem for contents in splits for problem in contents.problems]
     if not splits[0].samples:
-        problems.append(Problem(str(sources[0][0][0]), None, "no conversation is left to train on"))
+        problems.append(Problem(str(sources[0][0]), None, "no conversation is left to train on"))
 
     filling = cache_filling(recipe.data, processor, arguments.fill_cache)
     memory = int(arguments.memory * 2**30)

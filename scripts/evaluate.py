@@ -13,6 +13,7 @@ from data.command import run_command
 from data.files import write_whole
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from train.model.load import quiet_libraries
 from train.results.artifact import open_artifact
 from train.results.evaluation import check_writable, evaluate, json_lines, questions_of
@@ -23,7 +24,7 @@ def main() -> None:
     arguments = parse_command_line()
     quiet_libraries()
     artifact = open_artifact(arguments.model, arguments.base)
-    conversations = read_conversations(arguments.data, arguments.media_root)
+    conversations = read_conversations(Source(arguments.data, media_root=arguments.media_root))
     questions = [question for each in conversations for question in questions_of(each, artifact.system_prompt)]
     questions = questions[: arguments.limit]
     for item in {item for question in questions for item in question.media}:

@@ -18,6 +18,7 @@ from pathlib import Path
 from data.command import run_command
 from data.files import write_whole
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from scripts.make_demo import make_demo
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
@@ -81,7 +82,7 @@ def score(model: str | Path, questions: str, quantization: str | None) -> dict:
     """Accuracy on the held-out questions "new" or "easy"; shows the first one and its answer."""
     artifact = open_artifact(str(model))
     loaded, processor = load(artifact, quantization=quantization)
-    conversations = read_conversations(DEMO / f"held_out_{questions}.json")
+    conversations = read_conversations(Source(DEMO / f"held_out_{questions}.json"))
     asked = [question for conversation in conversations for question in questions_of(conversation)]
     records, summary = evaluate(
         loaded, processor, asked, num_frames=artifact.num_frames, batch_size=BATCH_SIZE, max_new_tokens=8

@@ -12,6 +12,7 @@ import pytest
 from data.decoding.decode import decode
 from data.errors import UserError
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from tests.tiny_data import turns
 
 CLIP = {"video": "clip0.mp4", "conversations": turns("<video>\nWhat colour?", "red")}
@@ -35,8 +36,9 @@ def check_same(found, expected) -> None:
             assert np.array_equal(decode(item, 8), frames)
 
 
-def failure(*arguments) -> str:
+def failure(path: Source | str | Path, media_root: Path | None = None) -> str:
+    source = path if isinstance(path, Source) else Source(path, media_root=media_root)
     with pytest.raises(UserError) as error:
-        list(read_conversations(*arguments))
+        list(read_conversations(source))
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from data.decoding.image import check_frame_size
 from data.errors import UserError
 
-# What FFmpeg takes for a video although it is a list of other files or addresses, which no row names: it would open
+# What FFmpeg takes for a video although it is a list of other files or addresses, which no record names: it would open
 # them, wherever they are, and wait for them.
 PLAYLISTS = {"concat", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sdp", "webm_dash_manifest"}
 
@@ -31,7 +31,7 @@ def open_clip(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with av.open(f"file:{os.fspath(path)}", metadata_errors="replace", options=options) as container:
         kind = container.format.name
         if kind == "image2" or kind.endswith("_pipe"):
-            raise UserError(f"{str(path)!r} is given as video but is a picture ({kind}); correct its row")
+            raise UserError(f"{str(path)!r} is given as video but is a picture ({kind}); correct its record")
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams or streams[0].codec_context is None:
             raise UserError(f"{str(path)!r} ({kind}) has no video stream that FFmpeg can decode")

@@ -36,7 +36,7 @@ def _decode_pictures(item: Media, num_frames: int) -> np.ndarray:
             frame_times(item, len(frames)), num_frames, start=item.start, end=item.end, sampling=item.sampling
         )
     except ValueError as error:
-        raise UserError(f"{item.path!r}: {error}; correct its row") from error
+        raise UserError(f"{item.path!r}: {error}; correct its record") from error
     decoded = {index: decode(frames[index], num_frames) for index in sorted(set(wanted))}
     check_one_size(item, ((frames[index], pixels.shape) for index, pixels in decoded.items()))
     return np.stack([decoded[index] for index in wanted])

@@ -25,7 +25,7 @@ END_OF_JPEG = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class File:
-    """One picture or clip, and the parts of it that rows take: (start, end) seconds, None for its own ends."""
+    """One picture or clip, and the parts of it that records take: (start, end) seconds, None for its own ends."""
 
     kind: str  # "image" | "video"
     path: str
@@ -34,7 +34,7 @@ class File:
 
     @property
     def media(self) -> list[Media]:
-        """As rows take it."""
+        """Return what records take of it."""
         return [Media(self.kind, self.path, start, end, place=self.place) for start, end in self.spans]
 
 
@@ -69,7 +69,7 @@ def check_pictures(media: Sequence[Media]) -> list[str | None]:
             frames_between(frame_times(item, len(frames)), item.start, item.end)
             reasons.append(None)
         except ValueError as error:
-            reasons.append(f"{item.path!r}: {error}; correct its row")
+            reasons.append(f"{item.path!r}: {error}; correct its record")
     return reasons
 
 

@@ -39,7 +39,7 @@ def read_frames(
         try:
             return choose_frames(times, num_frames, start=start, end=end, sampling=sampling)
         except ValueError as error:
-            raise UserError(f"{str(path)!r}: {error}; correct its row") from error
+            raise UserError(f"{str(path)!r}: {error}; correct its record") from error
 
     try:
         with open_clip(path) as (container, stream):
@@ -78,7 +78,7 @@ def _refused_span(path: str | Path, times: np.ndarray, start: float | None, end:
     try:
         frames_between(times, start, end)
     except ValueError as error:
-        return f"{str(path)!r}: {error}; correct its row"
+        return f"{str(path)!r}: {error}; correct its record"
 
 
 def _read_in_order(path: str | Path, index: PacketIndex, choose) -> np.ndarray:

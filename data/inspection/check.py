@@ -20,6 +20,7 @@ from data.media.reference import Media, is_of_pictures, pictures_of
 from data.packing.dataset import RowDataset
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.hub_datasets import is_hub_id
+from data.sources.source import Source
 from data.tokens.columns import Ragged
 from data.tokens.encoding import encode, num_tokens
 from data.tokens.samples import Samples
@@ -62,21 +63,20 @@ class Contents:
 
 
 def read_contents(
-    sources: Sequence[tuple],
+    sources: Sequence[Source],
     tokenizer,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
 ) -> Contents:
-    """Every conversation of `sources`, each the data file, media root and outside_media_root of
-    `read_conversations`; wrong rows are kept as problems."""
+    """Read every conversation of `sources`; wrong records are kept as problems."""
     contents = Contents()
-    for path, media_root, outside_media_root in sources:
+    for source in sources:
 
-        def note(problem: UserError, path=path) -> None:
-            contents.problems.append(_row_problem(str(path), problem))
+        def note(problem: UserError, source: Source = source) -> None:
+            contents.problems.append(_row_problem(str(source), problem))
 
-        for conversation in read_conversations(path, media_root, outside_media_root, note):
+        for conversation in read_conversations(source, note):
             for media in set(conversation.media):
                 contents.uses.setdefault(media, [conversation.name, 0])[1] += 1
             try:
@@ -88,8 +88,8 @@ def read_contents(
 
 def _row_problem(path: str, problem: UserError) -> Problem:
     """Messages about rows begin with the row's name."""
-    reason = str(problem).removeprefix(problem.row or path).lstrip(",: ")
-    return Problem(path, problem.row, reason)
+    reason = str(problem).removeprefix(problem.record or path).lstrip(",: ")
+    return Problem(path, problem.record, reason)
 
 
 def _add(contents: Contents, conversation: Conversation, tokenizer, visual_tokens, max_length, system_prompt) -> None:
@@ -141,10 +141,10 @@ def probe_files(
         yield [Problem(file.path, first, reason, number) for reason, (first, number) in rows.items()]
 
 
-def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
+def unused_media(sources: Iterable[Source], files: Iterable[File]) -> list[str]:
     """Pictures and clips, by the ends of their names, that lie in a media root and in no row."""
     used = {os.path.realpath(path) for file in files for path in _paths(file.media[0])}
-    roots = {root for path, roots, _ in sources if not is_hub_id(str(path)) for root in _folders(str(path), roots)}
+    roots = {root for source in sources if not is_hub_id(str(source)) for root in _folders(source)}
     found = set()
     for folder, _, names in (entry for root in roots for entry in os.walk(root)):
         for path in (os.path.join(folder, name) for name in names):
@@ -154,10 +154,11 @@ def unused_media(sources: Iterable[tuple], files: Iterable[File]) -> list[str]:
     return sorted(found)
 
 
-def _folders(path: str, media_root: str | Sequence[str] | None) -> list[str]:
-    """Where the media of a data file lie."""
-    roots = media_root or (path if os.path.isdir(path) else os.path.dirname(path))
-    return [os.path.realpath(root) for root in ([roots] if isinstance(roots, str) else roots)]
+def _folders(source: Source) -> list[str]:
+    """Return where the media of a source lie."""
+    path = str(source)
+    roots = source.media_roots or (path if os.path.isdir(path) else os.path.dirname(path),)
+    return list(map(os.path.realpath, roots))
 
 
 def _paths(item: Media) -> list[str]:

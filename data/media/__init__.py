@@ -1,1 +1,1 @@
-"""What a row says about a picture or clip -> a file that decoders open."""
+"""What a record says about a picture or clip -> a file that decoders open."""

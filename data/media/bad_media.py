@@ -10,10 +10,10 @@ from data.media.reference import Media
 
 @dataclass(frozen=True)
 class BadMedia:
-    """rows: the conversations that are left out with it; reason: one line that names the file."""
+    """records: the conversations that are left out with it; reason: one line that names the file."""
 
     item: Media
-    rows: tuple[str, ...]
+    records: tuple[str, ...]
     reason: str
 
 

@@ -26,7 +26,7 @@ def check_media_file(path: str | Path, kind: Literal["image", "video"]) -> None:
     if not head:
         raise UserError(f"{name} is empty (0 bytes); copy or download it again")
     if _kind(head) not in (kind, None):
-        raise UserError(f"{name} is given as {kind} but holds {_kind(head)} data; correct its row")
+        raise UserError(f"{name} is given as {kind} but holds {_kind(head)} data; correct its record")
     if declared_size > size or (kind == "video" and _lacks_end(head, tail, size)):
         raise UserError(f"{name} is truncated ({size} bytes, then it stops); copy or download it again")
 

@@ -1,4 +1,4 @@
-"""What a row says about a picture or clip -> where its bytes are.
+"""What a record says about a picture or clip -> where its bytes are.
 
 A path, an address, {"bytes": base64 or a data: address}, {"frames": [pictures], "fps": 2}, or a folder of pictures.
 """
@@ -23,21 +23,21 @@ SCHEMES = ("http://", "https://")
 
 
 def default_cache() -> str:
-    """Where media that come as addresses or in rows are kept, unless a recipe says otherwise."""
+    """Where media that come as addresses or in records are kept, unless a recipe says otherwise."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "media")
 
 
 @dataclass(frozen=True)
 class Locator:
     """roots: folders of relative paths, of which the first that has a file is taken; none where only `members` can be
-    named. members: what a shard holds, by each name that a row may use: (path to show, its bytes)."""
+    named. members: what a shard holds, by each name that a record may use: (path to show, its bytes)."""
 
     roots: tuple[Path, ...]
     members: Mapping[str, tuple[str, Segment | Part]] = field(default_factory=dict)
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
 
     def __call__(self, kind: str, value, where: str, span: Mapping[str, float]) -> Media:
-        """value: as a row has it; where: row and message, for messages; span: `start` and `end` of a clip."""
+        """value: as a record has it; where: record and message, for messages; span: `start` and `end` of a clip."""
         if isinstance(value, str):
             value = {"path": value}
         elif isinstance(value, list):
@@ -78,7 +78,7 @@ class Locator:
         return next(filter(os.path.exists, (first, *others)), first) if others else first, None
 
     def _content(self, content, name, where: str) -> tuple[str, Segment | Cell | None]:
-        """Bytes in a row go into a file that is named by them, and are not kept in memory."""
+        """Bytes in a record go into a file that is named by them, and are not kept in memory."""
         if isinstance(content, Segment | Cell):
             return name, content
         if isinstance(content, str):
@@ -122,6 +122,6 @@ def without_secrets(url: str) -> str:
 
 
 def shown(value, length: int = 200) -> str:
-    """repr, cut: a row may hold a whole file."""
+    """repr, cut: a record may hold a whole file."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

@@ -1,4 +1,4 @@
-"""What a row says about a picture or a clip: where its bytes are, which part of it, which frames."""
+"""What a record says about a picture or a clip: where its bytes are, which part of it, which frames."""
 
 import os
 import re
@@ -22,11 +22,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value of a Parquet file: row and `item`, its place in a list, count from 0."""
+    """A value of a Parquet file: `record` and `item`, its place in a list, count from 0."""
 
     file: str
     column: str
-    row: int
+    record: int
     item: int | None = None
 
 
@@ -91,8 +91,8 @@ def identity(item: Media) -> tuple:
     match item.place:
         case Segment(file, offset, size):
             return *_file_identity(file), offset, size
-        case Cell(file, column, row, number):
-            return *_file_identity(file), column, row, number
+        case Cell(file, column, record, item_number):
+            return *_file_identity(file), column, record, item_number
         case Address(url):
             return (_digest(url),)
         case Part(Address(url), offset, size):
@@ -117,8 +117,8 @@ def size(item: Media) -> int | tuple:
     match item.place:
         case Segment(size=number) | Part(size=number):
             return number
-        case Cell(file, column, row, number):
-            return os.stat(file).st_size, column, row, number
+        case Cell(file, column, record, item_number):
+            return os.stat(file).st_size, column, record, item_number
         case Address():
             return ()
     if is_of_pictures(item):

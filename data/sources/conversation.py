@@ -18,7 +18,7 @@ from pathlib import Path
 from data.errors import UserError
 from data.media.locate import NOUNS, PLACE_KEYS, Locator, shown
 from data.media.reference import Media, Pictures
-from data.sources.source import Source, find_files, read_rows
+from data.sources.source import Source, find_files, read_records
 from data.video_llava import PLACEHOLDERS
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -36,44 +36,42 @@ class Conversation:
 
 
 def stop(problem: UserError) -> None:
+    """Raise it: the first problem ends the reading."""
     raise problem
 
 
-def read_conversations(
-    path: str | Path | Source,
-    media_root: str | Path | Sequence[str] | None = None,
-    outside_media_root: bool = False,
-    on_problem: Callable[[UserError], None] = stop,
-) -> Iterator[Conversation]:
-    """Every conversation of what `path` names (see `Source`), one at a time; media paths are relative to `media_root`
-    (default: the file's folder; of several the first that has the file), and may not leave one that is given unless
-    `outside_media_root`. on_problem: takes a UserError naming file, row and key; where it comes back, the next row is
-    read. In a data set from the hub, media_root is one of its folders, and nothing may leave the set."""
-    source = path if isinstance(path, Source) else Source(str(path))
+def read_conversations(source: Source, on_problem: Callable[[UserError], None] = stop) -> Iterator[Conversation]:
+    """Read every conversation of a source, one at a time.
+
+    on_problem: takes a UserError naming file, record and key; where it returns, the next record is read.
+    """
     try:
         files, folder = find_files(source)
     except UserError as problem:
         return on_problem(problem)
-    roots = [media_root] if isinstance(media_root, str | Path) else media_root or []
-    roots = tuple(Path(folder or "", root) for root in roots)
+    roots = tuple(Path(folder or "", root) for root in source.media_roots)
     bounds = [folder] if folder else roots
-    bounds = [] if outside_media_root else [os.path.abspath(bound) for bound in bounds]
+    bounds = [] if source.outside_media_root else [os.path.abspath(bound) for bound in bounds]
     for file in files:
-        for row in read_rows(file, source.downloads, on_problem):
-            in_shard = row.members is not None
-            find = Locator(roots or (() if in_shard else (Path(file).parent,)), row.members or {}, source.downloads)
+        for record in read_records(file, source.downloads, on_problem):
+            # A shard's own members need no folder; a data file's media lie beside it unless a root is given.
+            near = () if record.members is not None else (Path(file).parent,)
+            find = Locator(roots or near, record.members or {}, source.downloads)
             try:
-                conversation = parse_record(row.record, row.name, find)
+                conversation = parse_record(record.content, record.name, find)
                 if bounds:
                     _check_inside(conversation, bounds)
             except UserError as problem:
-                on_problem(problem.about(row.name))
+                on_problem(problem.about(record.name))
             else:
                 yield conversation
 
 
 def _check_inside(conversation: Conversation, roots: Sequence[str]) -> None:
-    """A data file from elsewhere names files to open. Links inside of a root are its owner's."""
+    """Raise UserError for a path that leaves the roots: a data file from elsewhere names files that we open.
+
+    Links are not followed: those inside of a root are its owner's.
+    """
     for item in conversation.media:
         frames = item.place.frames if isinstance(item.place, Pictures) else ()
         for each in frames or (item,):
@@ -86,7 +84,7 @@ def _check_inside(conversation: Conversation, roots: Sequence[str]) -> None:
 
 
 def parse_record(record: dict, name: str, find: Locator) -> Conversation:
-    """One record of either format. Raises UserError naming the row."""
+    """Read one record of either format. Raises UserError naming the record."""
     if not isinstance(record, dict):
         raise UserError(f"{name}: expected an object, got {type(record).__name__}")
     turns = record.get("conversations", record.get("messages"))
@@ -118,7 +116,7 @@ def parse_record(record: dict, name: str, find: Locator) -> Conversation:
 
 
 def _listed(record: dict, kind: str, name: str) -> list:
-    """The record's own media of one kind, as `Locator` takes them: one or a list, also under the plural."""
+    """List the record's own media of one kind, as `Locator` takes them: one or a list, also under the plural."""
     value = record.get(kind, record.get(kind + "s"))
     value = [] if value is None else [value] if isinstance(value, str | dict) else value
     if not isinstance(value, list) or not all(isinstance(file, str | dict | list) and file for file in value):
@@ -127,7 +125,7 @@ def _listed(record: dict, kind: str, name: str) -> list:
 
 
 def _listed_span(record: dict, name: str) -> dict[str, float]:
-    """The seconds of the one clip that a record lists."""
+    """Read the seconds of the one clip that a record lists."""
     span, num_clips = _span(record, name), len(_listed(record, "video", name))
     if span and num_clips != 1:
         raise UserError(f"{name}: 'start' and 'end' are those of one clip in 'video', which names {num_clips}; "
@@ -136,7 +134,7 @@ def _listed_span(record: dict, name: str) -> dict[str, float]:
 
 
 def _span(holder: dict, where: str) -> dict[str, float]:
-    """The seconds `start` and `end` of a record or a typed part, as far as it has them."""
+    """Read the seconds `start` and `end` of a record or a typed part, as far as it has them."""
     span = {key: holder[key] for key in ("start", "end") if holder.get(key) is not None}
     for key, value in span.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -169,8 +167,10 @@ def _role_and_parts(turn: dict, where: str) -> tuple[str, list[dict]]:
 
 
 def split_placeholders(text: str) -> list[dict]:
-    """A text with <image> and <video> as typed parts; blanks at its ends and the line end after an opening
-    placeholder go, because the chat template sets them."""
+    """Split a text with <image> and <video> into typed parts.
+
+    Blanks at its ends and the line end after an opening placeholder go, because the chat template sets them.
+    """
     parts: list[dict] = []
     for piece in re.split(f"({'|'.join(PLACEHOLDERS.values())})", text.strip()):
         if piece in PLACEHOLDERS.values():
@@ -181,7 +181,7 @@ def split_placeholders(text: str) -> list[dict]:
 
 
 def with_system_prompt(messages: list[dict], system_prompt: str | None) -> list[dict]:
-    """`messages` behind a system text, unless they bring their own."""
+    """Put a system text before `messages`, unless they bring their own."""
     if not system_prompt or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
@@ -189,7 +189,7 @@ def with_system_prompt(messages: list[dict], system_prompt: str | None) -> list[
 
 def _typed_part(part: dict, where: str) -> dict:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("image_url", "video_url"):  # of OpenAI
+    if kind in ("image_url", "video_url"):  # OpenAI's names
         part = {**part, "type": (kind := kind.removesuffix("_url")), kind: part.get(part["type"])}
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}

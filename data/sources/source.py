@@ -1,9 +1,9 @@
-"""What one entry of a data set's description names -> data files, and their rows."""
+"""Data files, wherever they lie and however many one name stands for, and their records."""
 
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -14,34 +14,57 @@ from data.media.locate import SCHEMES, default_cache, without_secrets
 from data.media.reference import Address, Downloads
 from data.sources import tables
 from data.sources.hub_datasets import addresses_of, files_in, is_hub_id, snapshot
-from data.sources.json_records import Row, read_json
+from data.sources.json_records import Record, read_json
 from data.sources.tar_shards import SUFFIXES, read_shard
+
+NUM_CONNECTIONS = 16  # at once: shards behind addresses may be thousands, and each answer takes a tenth of a second
 
 
 @dataclass(frozen=True)
-class Source(os.PathLike):
-    """`path`: a file, or several as {000..009}, {a,b} and * name them, addresses of tar shards, a data set's folder, or
-    its name on the hub, of which `split` or the pattern `files` chooses files. downloads: for media that rows name by
-    address or hold in themselves. in_place: tar shards on the hub, which `files` names, are not downloaded."""
+class Source:
+    """Where conversations come from, and where their media are.
 
-    path: str
+    path: a file, or several as {000..009}, {a,b} and * name them, addresses of tar shards, a data set's folder, or its
+        name on the hub, of which `split` or the pattern `files` chooses files.
+    media_root: the folder, or folders, that media paths are relative to and may not leave unless `outside_media_root`;
+        of several the first that has the file. None is the data file's own folder, without that bound. In a data set
+        from the hub it is one of its folders, and nothing may leave the set.
+    downloads: for media that records name by address or hold in themselves.
+    in_place: tar shards on the hub, which `files` names, are not downloaded.
+    """
+
+    path: str | os.PathLike[str]
     revision: str | None = None
     split: str | None = None
     files: str | None = None
+    media_root: str | os.PathLike[str] | Sequence[str] | None = None
+    outside_media_root: bool = False
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
     in_place: bool = False
 
-    def __fspath__(self) -> str:
-        return self.path
+    def __post_init__(self):
+        object.__setattr__(self, "path", os.fspath(self.path))
+
+    @property
+    def media_roots(self) -> tuple[str, ...]:
+        """Return the folders of `media_root`, none where it is None."""
+        root = self.media_root
+        if root is None:
+            return ()
+        return (os.fspath(root),) if isinstance(root, str | os.PathLike) else tuple(root)
 
     def __str__(self) -> str:
-        return without_secrets(self.path) if is_address(self.path) else self.path
+        """Return the path as messages show it."""
+        path = os.fspath(self.path)
+        return without_secrets(path) if is_address(path) else path
 
 
 def find_files(source: Source) -> tuple[list[str], str | None]:
-    """The files, and the folder that holds what was downloaded. UserError where a pattern fits no file; a name that is
-    none is taken as it is."""
-    path, choice = source.path, (source.split, source.files)
+    """Return the data files, and the folder that holds what was downloaded.
+
+    Raises UserError where a pattern fits no file; a name that is no pattern is taken as it is.
+    """
+    path, choice = str(source.path), (source.split, source.files)
     if is_address(path):
         if source.revision is not None or choice != (None, None):
             raise UserError(f"{source}: an address has no revision, split and files; remove them")
@@ -61,7 +84,7 @@ def find_files(source: Source) -> tuple[list[str], str | None]:
 
 
 def file_sizes(source: Source) -> list[tuple[str, int]]:
-    """The data files of a source as messages show them, and their sizes in bytes. UserError for a missing one."""
+    """Return the data files as messages show them, and their sizes in bytes. Raises UserError for a missing one."""
 
     def measure(path: str) -> tuple[str, int]:
         if is_address(path):
@@ -71,7 +94,7 @@ def file_sizes(source: Source) -> list[tuple[str, int]]:
         except OSError as problem:
             raise UserError(f"{path}: cannot read the data file: {problem.strerror}") from problem
 
-    with ThreadPoolExecutor(16) as pool:  # shards behind addresses may be thousands
+    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
         return list(pool.map(measure, find_files(source)[0]))
 
 
@@ -88,7 +111,7 @@ def _local_files(path: str) -> list[str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """a{08..10}{x,y} -> a08x a08y a09x ..., as shells do it."""
+    """Expand a{08..10}{x,y} into a08x a08y a09x ..., as shells do."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         return [pattern]
@@ -101,8 +124,8 @@ def expand_braces(pattern: str) -> list[str]:
     return [text for choice in choices for text in expand_braces(pattern.replace(found[0], choice, 1))]
 
 
-def read_rows(path: str, downloads: Downloads, on_problem: Callable[[UserError], None]) -> Iterator[Row]:
-    """The rows of one data file."""
+def read_records(path: str, downloads: Downloads, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
+    """Read the records of one data file, one at a time."""
     if is_address(path):
         if not urlsplit(path).path.endswith(".tar"):
             name = without_secrets(path)
@@ -116,4 +139,5 @@ def read_rows(path: str, downloads: Downloads, on_problem: Callable[[UserError],
 
 
 def is_address(path: str) -> bool:
+    """Tell an http or https address from a path."""
     return path.startswith(SCHEMES)

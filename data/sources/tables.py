@@ -1,13 +1,14 @@
-"""Parquet and Arrow files: a row is a record; media are paths, bytes, {"bytes", "path"}, or lists of these.
+"""Parquet and Arrow files of records; media are paths, bytes, {"bytes", "path"}, or lists of these.
 
-Bytes are not read with the rows. In an Arrow file they are a range of the file; in a Parquet file, whose pages are
-compressed, they are found again by column and row.
+Bytes are not read with the records. In an Arrow file they are a range of the file; in a Parquet file, whose pages are
+compressed, they are found again by column and number of the record.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from itertools import pairwise, repeat
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,22 +16,23 @@ import pyarrow.parquet as pq
 
 from data.errors import UserError
 from data.media.reference import KINDS, Cell, Segment
-from data.sources.json_records import Row
+from data.sources.json_records import Record
 
 MEDIA = (*KINDS, *(kind + "s" for kind in KINDS))
 COLUMNS = ("id", "accept", "start", "end", "conversations", "messages", *MEDIA)
 SUFFIXES = (".parquet", ".arrow")
-ROWS_AT_ONCE = 256
+RECORDS_AT_ONCE = 256  # few enough to be light, many enough for pyarrow not to be slowed down by calls
 
 
-def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Row]:
-    """Rows in the file's order, of the columns that a record may have."""
+def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
+    """Read records in the file's order, of the columns that a record may have."""
     try:
         with open(path, "rb"):  # whose errors are clearer
             pass
         records = _parquet_records(path) if path.endswith(".parquet") else _arrow_records(path)
         for number, record in enumerate(records, start=1):
-            yield Row({key: value for key, value in record.items() if value is not None}, f"{path} row {number}")
+            content = {key: value for key, value in record.items() if value is not None}
+            yield Record(content, f"{path} record {number}")
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
         on_problem(UserError(f"{path}: is damaged or not a {path.rpartition('.')[2]} file ({reason}); copy it again"))
@@ -38,9 +40,9 @@ def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[R
         on_problem(UserError(f"{path}: cannot read the data file: {error.strerror or error}"))
 
 
-def shown_path(file: str, row: int, name: str | None, place: str) -> str:
-    """What messages call bytes of a table: row 1 is the first; it ends as the original's name, where there is one."""
-    return os.path.join(file, f"row {row}", PurePath(name or place).name)
+def shown_path(file: str, number: int, name: str | None, place: str) -> str:
+    """Name bytes of a table's record, counted from 1, for messages; the original's name ends it where there is one."""
+    return os.path.join(file, f"record {number}", PurePath(name or place).name)
 
 
 def _parquet_records(path: str) -> Iterator[dict]:
@@ -49,29 +51,29 @@ def _parquet_records(path: str) -> Iterator[dict]:
         content = {leaf.path: _column(leaf) for leaf in leaves if _column(leaf) in MEDIA and _is_bytes(leaf)}
         light = [leaf.path for leaf in leaves if _column(leaf) in COLUMNS and leaf.path not in content]
         has_light = {leaf.partition(".")[0] for leaf in light}
-        row = 0
+        number = 0
         for group in range(file.num_row_groups):
             present = {leaf: column for leaf, column in content.items() if _num_null(file, group, leaf)[1]}
             shapes = {leaf: _shapes(file, group, leaf) for leaf, column in present.items() if column not in has_light}
-            for batch in file.iter_batches(ROWS_AT_ONCE, [group], light, use_threads=False):
+            for batch in file.iter_batches(RECORDS_AT_ONCE, [group], light, use_threads=False):
                 for record in batch.to_pylist():
                     for leaf, column in present.items():
                         value = next(shapes[leaf]) if leaf in shapes else record[column]
-                        record[column] = _with_cells(path, leaf, column, row, value)
+                        record[column] = _with_cells(path, leaf, column, number, value)
                     yield record
-                    row += 1
+                    number += 1
 
 
-def _column(leaf) -> str:
+def _column(leaf: pq.ColumnSchema) -> str:
     return leaf.path.partition(".")[0]
 
 
-def _is_bytes(leaf) -> bool:
+def _is_bytes(leaf: pq.ColumnSchema) -> bool:
     return leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE"
 
 
 def _num_null(file: pq.ParquetFile, group: int, leaf: str) -> tuple[int, int]:
-    """How many values of a row group are null and how many are not; where the file does not say, a mixture."""
+    """Count the values of a part of the file that are null and those that are not; (1, 1) where it does not say."""
     row_group = file.metadata.row_group(group)
     (chunk,) = (chunk for chunk in map(row_group.column, range(row_group.num_columns)) if chunk.path_in_schema == leaf)
     if chunk.statistics is None or not chunk.statistics.has_null_count:
@@ -80,31 +82,31 @@ def _num_null(file: pq.ParquetFile, group: int, leaf: str) -> tuple[int, int]:
 
 
 def _shapes(file: pq.ParquetFile, group: int, leaf: str) -> Iterator:
-    """Of a column that has nothing but bytes, row by row: {}, a list of them, or None where there are none."""
+    """Tell record by record what a column has that holds nothing but bytes: {}, a list of them, or None without any."""
     if "." not in leaf and not _num_null(file, group, leaf)[0]:
         return repeat({})
     return (_shape(batch.column(0)[0].as_py()) for batch in file.iter_batches(1, [group], [leaf], use_threads=False))
 
 
-def _shape(value):
+def _shape(value: Any) -> dict | list | None:
     if isinstance(value, list):
         return [_shape(each) for each in value]
     return None if value is None else {}
 
 
-def _with_cells(path: str, leaf: str, column: str, row: int, value):
+def _with_cells(path: str, leaf: str, column: str, number: int, value: Any) -> Any:
     """The value of a media column, read without its bytes, with references to these."""
     if isinstance(value, list):
         return [
-            _with_cell(Cell(path, leaf, row, item), each, f"{column} {item + 1}") for item, each in enumerate(value)
+            _with_cell(Cell(path, leaf, number, item), each, f"{column} {item + 1}") for item, each in enumerate(value)
         ]
-    return _with_cell(Cell(path, leaf, row), value, column)
+    return _with_cell(Cell(path, leaf, number), value, column)
 
 
 def _with_cell(cell: Cell, value: dict | None, place: str) -> dict | None:
     if value is None:
         return None
-    return {"bytes": cell, "path": shown_path(cell.file, cell.row + 1, value.get("path"), place)}
+    return {"bytes": cell, "path": shown_path(cell.file, cell.record + 1, value.get("path"), place)}
 
 
 def _arrow_records(path: str) -> Iterator[dict]:
@@ -115,23 +117,23 @@ def _arrow_records(path: str) -> Iterator[dict]:
             batches = map(reader.get_batch, range(reader.num_record_batches))
         except pa.ArrowInvalid:
             batches = pa.ipc.open_stream(whole)  # as `datasets` writes them
-        row = 0
+        number = 0
         for batch in batches:
             names = [name for name in batch.schema.names if name in COLUMNS]
             columns = [_values(batch[name], path, whole) for name in names]
             for values in zip(*columns, strict=True):
-                row += 1
-                yield {name: _named(value, path, row, name) for name, value in zip(names, values, strict=True)}
+                number += 1
+                yield {name: _named(value, path, number, name) for name, value in zip(names, values, strict=True)}
 
 
 def _values(array: pa.Array, path: str, whole: pa.Buffer) -> list:
-    """to_pylist(), but ranges of the file `whole` instead of bytes."""
+    """Do what `to_pylist` does, with ranges of the file `whole` in place of bytes."""
     if isinstance(array, pa.BinaryArray | pa.LargeBinaryArray):
         values = _segments(array, path, whole)
     elif isinstance(array, pa.StructArray):
         names = [field.name for field in array.type]
         columns = [_values(array.field(name), path, whole) for name in names]
-        values = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        values = [dict(zip(names, items, strict=True)) for items in zip(*columns, strict=True)]
     elif isinstance(array, pa.ListArray | pa.LargeListArray):
         items, ends = _values(array.values, path, whole), array.offsets.to_pylist()
         values = [items[start:end] for start, end in pairwise(ends)]
@@ -150,14 +152,14 @@ def _segments(array: pa.BinaryArray | pa.LargeBinaryArray, path: str, whole: pa.
     return [Segment(path, start + begin, end - begin) for begin, end in pairwise(ends)]
 
 
-def _named(value, path: str, row: int, place: str):
-    """A value of `_values` whose ranges became {"bytes": range, "path"}."""
+def _named(value: Any, path: str, number: int, place: str) -> Any:
+    """Turn the ranges in a value of `_values` into {"bytes": range, "path"}."""
     if isinstance(value, Segment):
-        return {"bytes": value, "path": shown_path(path, row, None, place)}
+        return {"bytes": value, "path": shown_path(path, number, None, place)}
     if isinstance(value, list):
-        return [_named(each, path, row, f"{place} {number}") for number, each in enumerate(value, start=1)]
+        return [_named(each, path, number, f"{place} {item}") for item, each in enumerate(value, start=1)]
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("bytes"), Segment):
-        return {**value, "path": shown_path(path, row, value.get("path"), place)}
-    return {key: _named(each, path, row, place) for key, each in value.items()}
+        return {**value, "path": shown_path(path, number, value.get("path"), place)}
+    return {key: _named(each, path, number, place) for key, each in value.items()}

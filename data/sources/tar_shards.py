@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.media.http_file import open_remote
 from data.media.locate import PLACE_KEYS, without_secrets
 from data.media.reference import Address, Downloads, Part, Segment
-from data.sources.json_records import Row
+from data.sources.json_records import Record
 from data.video_llava import PLACEHOLDERS
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -24,8 +24,10 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 Members = dict[str, tuple[str, Segment | Part]]
 
 
-def read_shard(path: str, on_problem: Callable[[UserError], None], downloads: Downloads | None = None) -> Iterator[Row]:
-    """Rows in the order of the shard. The headers of the whole shard are read first, and its JSON with them.
+def read_shard(
+    path: str, on_problem: Callable[[UserError], None], downloads: Downloads | None = None
+) -> Iterator[Record]:
+    """Read records in the order of the shard. The headers of the whole shard are read first, its JSON with them.
 
     path: a file, or with downloads an address, whose media are fetched when they are due.
     """
@@ -33,7 +35,7 @@ def read_shard(path: str, on_problem: Callable[[UserError], None], downloads: Do
     path = without_secrets(path) if address else path
     try:
         with open_remote(address, path) if address else open(path, "rb") as file:
-            members, rows = list_members(file, path, address)
+            members, contents = list_members(file, path, address)
     except tarfile.TarError as error:
         return on_problem(UserError(f"{path}: is truncated or not a tar file ({error}); copy or download it again"))
     except UserError as problem:
@@ -44,17 +46,20 @@ def read_shard(path: str, on_problem: Callable[[UserError], None], downloads: Do
     for name, member in members.items():
         key, extension = split_name(name)
         samples[key][extension] = member
-    for name, content in rows.items():
-        yield from _rows_of(path, name, content, samples[split_name(name)[0]], members, on_problem)
+    for name, content in contents.items():
+        yield from _records_of(path, name, content, samples[split_name(name)[0]], members, on_problem)
 
 
 def list_members(file: BinaryIO, path: str, address: Address | None = None) -> tuple[Members, dict[str, bytes]]:
-    """The files of a shard in its order, and the content of those that hold rows; UserError or tarfile's where they
-    cannot be read one by one. path: what the shard is called."""
+    """List the files of a shard in its order, and read the content of those that hold records.
+
+    path: what the shard is called. Raises UserError, or tarfile's errors, where they cannot be read one by one.
+    """
     if file.read(6).startswith(COMPRESSED):
         raise UserError(f"{path}: is compressed, so its members cannot be read one by one; unpack it to a .tar")
     file.seek(0)
-    members, rows = {}, {}
+    members: Members = {}
+    contents: dict[str, bytes] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             name, at = member.name, (member.offset_data, member.size)
@@ -62,24 +67,30 @@ def list_members(file: BinaryIO, path: str, address: Address | None = None) -> t
                 continue
             members[name] = (posixpath.join(path, name), Part(address, *at) if address else Segment(path, *at))
             if split_name(name)[1].rpartition(".")[2] == "json":
-                rows[name] = tar.extractfile(member).read()
+                contents[name] = _content(tar, member)
         file.seek(tar.offset)  # tarfile takes a damaged header for the end, and the end of a file that was cut, too
         if (block := file.read(tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
             problem = "a damaged header" if len(block) == tarfile.BLOCKSIZE else "no end mark"
             raise tarfile.ReadError(f"{problem} at byte {tar.offset}")
-    return members, rows
+    return members, contents
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "a regular file"
+    return file.read()
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """a/b.seg.mp4 -> a/b, seg.mp4"""
+    """Split a/b.seg.mp4 into a/b and seg.mp4."""
     folder, file = posixpath.split(name)
     key, _, extension = file.partition(".")
     return posixpath.join(folder, key), extension
 
 
-def _rows_of(
+def _records_of(
     shard: str, member: str, content: bytes, own: Members, members: Members, on_problem: Callable[[UserError], None]
-) -> Iterator[Row]:
+) -> Iterator[Record]:
     name = f"{shard} {member}"
     try:
         value = json.loads(content)
@@ -91,20 +102,21 @@ def _rows_of(
     siblings = {posixpath.relpath(each, folder): found for each, found in members.items()} if folder else {}
     found = ChainMap(own, siblings, members)
     if not isinstance(value, list):
-        yield Row(with_own_media(value, own), name, found)
+        yield Record(with_own_media(value, own), name, found)
     elif is_turns(value):
-        yield Row(with_own_media({"conversations": value}, own), name, found)
+        yield Record(with_own_media({"conversations": value}, own), name, found)
     else:
         for number, record in enumerate(value, start=1):
-            yield Row(with_own_media(record, own), f"{name} row {number}", found)
+            yield Record(with_own_media(record, own), f"{name} record {number}", found)
 
 
 def is_turns(value: list) -> bool:
+    """Tell the turns of one conversation from a list of records."""
     return bool(value) and all(isinstance(turn, dict) and ("from" in turn or "role" in turn) for turn in value)
 
 
 def with_own_media(record, own: Mapping) -> object:
-    """A record that says where its media stand and not which they are takes those of its sample."""
+    """Give a record that says where its media stand, and not which they are, those of its sample."""
     if not isinstance(record, dict):
         return record
     listed = {}

@@ -10,6 +10,7 @@ from data.media.bad_media import too_many
 from data.media.reference import Media
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from data.tokens.encoding import encode_all
 from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
@@ -48,21 +49,21 @@ class Corpus:
 
 
 def load_corpus(
-    sources: Sequence[tuple],
+    sources: Sequence[Source],
     tokenizer: PreTrainedTokenizerBase,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
     max_bad_media: float = 0,
 ) -> Corpus:
-    """Read and tokenise every conversation of `sources`, each the arguments of `read_conversations`; decode nothing.
+    """Read and tokenise every conversation of `sources`, and decode nothing.
 
     Raises UserError for the first record that is wrong, for media files that are missing, empty or mislabelled where
     these are more than the share `max_bad_media` of all files, and when nothing is left to train on.
     """
     corpus = Corpus(Samples(num_ids=len(tokenizer)))
     for source in sources:
-        conversations = read_conversations(*source)
+        conversations = read_conversations(source)
         for name, sample in encode_all(conversations, tokenizer, visual_tokens, max_length, system_prompt):
             if sample is None:
                 corpus.too_long.append(name)
@@ -71,7 +72,7 @@ def load_corpus(
                 _check(media, name, corpus, may_be_bad=max_bad_media > 0)
     corpus.samples.finish()
     if not corpus.samples:
-        paths = ", ".join(str(path) for path, *_ in sources)
+        paths = ", ".join(map(str, sources))
         reason = f"all {len(corpus.too_long)} conversations are longer than max_length {max_length}"
         raise UserError(f"{paths}: {reason if corpus.too_long else 'no conversation in it'}; nothing to train on")
     num_bad, num_files = len(corpus.unreadable), corpus.samples.num_files()

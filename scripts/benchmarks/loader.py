@@ -28,6 +28,7 @@ from data.cache.frame_cache import FrameCache
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import measure_visual_tokens
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from data.video_llava import VisualTokens
 from scripts.benchmarks.decode import make_clip
@@ -79,8 +80,8 @@ def make_rows(folder: Path, tokenizer, visual_tokens: VisualTokens, arguments: a
     names = [f"{number}.mp4" for number in range(arguments.clips)]
     for name in names:
         shutil.copy(folder / "clip.mp4", folder / name)
-    (folder / "rows.json").write_text(json.dumps([{"video": name, "conversations": turns} for name in names]))
-    samples = load_corpus([(str(folder / "rows.json"), None)], tokenizer, visual_tokens, 4096).samples
+    (folder / "records.json").write_text(json.dumps([{"video": name, "conversations": turns} for name in names]))
+    samples = load_corpus([Source(folder / "records.json")], tokenizer, visual_tokens, 4096).samples
     return shared_prefix_rows(samples, tokenizer, visual_tokens, 1, visual_tokens.video + 100, seed=0)
 
 

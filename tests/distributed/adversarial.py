@@ -12,6 +12,7 @@ from transformers import set_seed
 from data.batches.collator import RowCollator
 from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from train.loop.trainer import RowTrainer
 from train.model.adapters import add_adapter
@@ -54,7 +55,7 @@ def train(folder: Path, out_dir: Path) -> None:
     args = build_training_arguments({**device_defaults("float32"), **arguments})
     PartialState()
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
-    samples = load_corpus([(str(folder / "train.json"), None)], processor.tokenizer, visual_tokens, 256).samples
+    samples = load_corpus([Source(folder / "train.json")], processor.tokenizer, visual_tokens, 256).samples
     packed = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)
     rows = AdversarialRows(samples, packed.groups, 256, seed=0)
     assert len(packed.groups) == len(LAST)

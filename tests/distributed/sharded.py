@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, init_device_mesh
 from data.batches.collator import RowCollator
 from data.packing.dataset import shared_prefix_rows
 from data.processor import set_up_processor
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from train.loop.loss import labelled_positions, token_loss
 from train.model.adapters import add_adapter
@@ -50,7 +51,7 @@ def spread(model, layers: list[str]) -> list[str]:
 def batches(folder: Path, towers=()):
     """A clip with its picture, a picture, text, and nothing."""
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=2)
-    samples = load_corpus([(str(folder / "train.json"), None)], processor.tokenizer, visual_tokens, 256).samples
+    samples = load_corpus([Source(folder / "train.json")], processor.tokenizer, visual_tokens, 256).samples
     rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)
     collate = RowCollator(processor, visual_tokens, towers)
     return [collate([rows[[index]]]) for index in range(len(rows.groups))] + [collate([])]

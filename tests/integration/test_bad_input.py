@@ -83,9 +83,9 @@ def test_a_clip_named_png(start):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"conversations": turns("<video>\nWhat?", "red")}, "train.json row 1, message 1: a <video> has no clip"),
+        ({"conversations": turns("<video>\nWhat?", "red")}, "train.json record 1, message 1: a <video> has no clip"),
         ({"video": "clip.mp4", "conversations": turns("What?", "red")}, "has no <video> in the text"),
-        ({"video": "clip.mp4", "conversations": turns("<video>\nWhat?")}, "row 1: ends with the user's words"),
+        ({"video": "clip.mp4", "conversations": turns("<video>\nWhat?")}, "record 1: ends with the user's words"),
     ],
     ids=["no clip", "no placeholder", "no supervised token"],
 )

@@ -20,6 +20,7 @@ from PIL import Image
 from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from data.tokens.encoding import expand
 from tests.media_samples import cut, draw_frames, overwrite, write_clip, write_sound
@@ -58,8 +59,8 @@ def test_figures_are_those_of_the_batches(check, mixed_file, media_folder, proce
     status, report, printed = check(mixed_file, media_root=media_folder)
     assert status == 0 and report["problems"] == [] and printed.out.endswith("all is well\n")
 
-    tokenizer, path = processor.tokenizer, (str(mixed_file), str(media_folder))
-    samples = load_corpus([path], tokenizer, visual_tokens, 1000).samples
+    tokenizer, source = processor.tokenizer, Source(mixed_file, media_root=media_folder)
+    samples = load_corpus([source], tokenizer, visual_tokens, 1000).samples
     batch = [expand(sample.input_ids, sample.labels, tokenizer, visual_tokens) for sample in samples]
     ids, labels = (np.concatenate(arrays) for arrays in zip(*batch, strict=True))
     visual = np.isin(ids, [processor.image_token_id, processor.video_token_id]).sum()
@@ -71,7 +72,7 @@ def test_figures_are_those_of_the_batches(check, mixed_file, media_folder, proce
     assert sum(each["samples"] for each in report["tokens"]) == report["samples"] == len(samples) == 16
     assert (report["clips"], report["pictures"], report["files"]) == (4, 3, 7)
     # MIXED_RECORDS: three questions about each clip, and one about the first clip and a picture
-    about = Counter(media.path for c in read_conversations(*path) for media in c.media if media.kind == "video")
+    about = Counter(media.path for c in read_conversations(source) for media in c.media if media.kind == "video")
     assert (
         report["questions_per_clip"]
         == {"3": 3, "4": 1}
@@ -127,11 +128,11 @@ def test_wrong_rows_do_not_hide_each_other(check, media_folder, tmp_path):
     name = f"{tmp_path}/train.jsonl"
     expected = [
         (f"{name} line 2", "not JSON"),
-        (f"{name} row 3", "has no clip"),
-        (f"{name} row 4", "special token"),
-        (f"{name} row 5", "expected an object"),
-        (f"{name} row 7", "has no answer to train on"),
-        (f"{name} row 8", "is outside of media_root"),
+        (f"{name} record 3", "has no clip"),
+        (f"{name} record 4", "special token"),
+        (f"{name} record 5", "expected an object"),
+        (f"{name} record 7", "has no answer to train on"),
+        (f"{name} record 8", "is outside of media_root"),
         (None, "not JSON"),
     ]
     assert [row for row, _ in found] == [row for row, _ in expected]
@@ -165,7 +166,7 @@ def test_media_that_are_no_files(check, media_folder, tmp_path):
         ],
         start=2,
     ):
-        name, text = found[f"{shard} rows.json row {number}"]
+        name, text = found[f"{shard} rows.json record {number}"]
         assert name == file and reason in text and repr(file) in text
     assert report["unused_media"] == [] and "SECRET" not in printed.out
 
@@ -310,7 +311,7 @@ def test_every_hostile_file_has_one_report(check, tmp_path):
     for row, (name, reason) in enumerate(expected.items(), start=1):
         assert reason in problems[name]["reason"], name
         assert name in problems[name]["reason"] and "\n" not in problems[name]["reason"]
-        assert problems[name]["row"] == f"{tmp_path}/train.json row {row}"
+        assert problems[name]["row"] == f"{tmp_path}/train.json record {row}"
         assert problems[name]["reason"] in printed.out
     assert report["unreadable_files"] == sorted(str(folder / name) for name in expected)
 
@@ -340,7 +341,7 @@ def test_filling_the_frame_cache_goes_on(check, processor, media_folder, tmp_pat
         {"image": "picture1.png", "conversations": turns("<image>\nWhat?", "red")},
     ]
     (tmp_path / "train.json").write_text(json.dumps(records))
-    media = [item for row in read_conversations(tmp_path / "train.json", root) for item in row.media]
+    media = [item for row in read_conversations(Source(tmp_path / "train.json", media_root=root)) for item in row.media]
     loader = PixelLoader(processor, 8, FrameCache(cache, processor, 8))
     expected = [PixelLoader(processor, 8).fitted(item) for item in media[:3]]
     loader.fitted(media[0])

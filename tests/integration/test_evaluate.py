@@ -8,6 +8,7 @@ from data.errors import UserError
 from data.media.locate import Locator
 from data.media.reference import Media
 from data.sources.conversation import parse_record, read_conversations
+from data.sources.source import Source
 from scripts import evaluate as script
 from tests.tiny_data import turns
 from train.results import evaluation
@@ -22,7 +23,7 @@ def text(words):
 
 
 def conversation(tmp_path, **record):
-    return parse_record(record, "data.json row 1", Locator((tmp_path,)))
+    return parse_record(record, "data.json record 1", Locator((tmp_path,)))
 
 
 def test_every_assistant_turn_is_a_question_with_the_true_history(tmp_path):
@@ -40,7 +41,7 @@ def test_every_assistant_turn_is_a_question_with_the_true_history(tmp_path):
 def test_a_single_question_keeps_its_record_s_id_or_row(tmp_path):
     (named,) = questions_of(conversation(tmp_path, id="q1", conversations=turns("Hi?", "Ho")))
     (unnamed,) = questions_of(conversation(tmp_path, conversations=turns("Hi?", "Ho")))
-    assert (named.id, unnamed.id) == ("q1", "data.json row 1")
+    assert (named.id, unnamed.id) == ("q1", "data.json record 1")
 
 
 def test_accept_is_one_list_or_one_for_each_question(tmp_path):
@@ -56,7 +57,7 @@ def test_accept_is_one_list_or_one_for_each_question(tmp_path):
         ([""], two[:2]),
         ([["a"], ["b"]], two[:2]),
     ]:
-        with pytest.raises(UserError, match="data.json row 1, accept: expected a list of texts"):
+        with pytest.raises(UserError, match="data.json record 1, accept: expected a list of texts"):
             questions_of(conversation(tmp_path, conversations=record, accept=wrong))
 
 
@@ -98,8 +99,8 @@ def test_predictions_are_the_model_s_answers_in_the_file_s_order(
     assert status == 0 and printed == f"{correct / len(records):.1%} of {len(records)} answers correct: {out}\n"
     assert (summary["accuracy"], summary["questions"]) == (correct / len(records), len(records))
 
-    questions = [question for each in read_conversations(mixed_file) for question in questions_of(each)]
-    assert len(records) == len(questions) == sum(len(c.messages) // 2 for c in read_conversations(mixed_file))
+    questions = [question for each in read_conversations(Source(mixed_file)) for question in questions_of(each)]
+    assert len(records) == len(questions) == sum(len(c.messages) // 2 for c in read_conversations(Source(mixed_file)))
     loaded = load(open_artifact(str(model_folder)))
     for record, question in zip(records, questions, strict=True):
         assert record["media"] == [item.path for item in question.media]
@@ -112,7 +113,7 @@ def test_predictions_are_the_model_s_answers_in_the_file_s_order(
 def test_limit_counts_questions(model_folder, mixed_file, tmp_path, monkeypatch, capsys):
     out = tmp_path / "predictions.jsonl"
     run(monkeypatch, capsys, model_folder, "--data", mixed_file, "--out", out, "--limit", 2, "--max-new-tokens", 1)
-    first = [question.text for each in read_conversations(mixed_file) for question in questions_of(each)][:2]
+    first = [question.text for each in read_conversations(Source(mixed_file)) for question in questions_of(each)][:2]
     assert [json.loads(line)["question"] for line in out.read_text().splitlines()] == first
 
 

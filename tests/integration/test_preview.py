@@ -20,6 +20,7 @@ from data.decoding.video import read_frames
 from data.inspection.preview import find_spans, mask_picture, show_row
 from data.packing.dataset import shared_prefix_rows
 from data.packing.layout import RowLayout, dense_mask
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from tests.tiny_data import turns
 
@@ -97,7 +98,7 @@ def test_trained_words_are_the_answers_with_their_end(preview, packing):
 def test_trained_words_are_the_labels_of_the_batch(processor, visual_tokens, media_folder, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(RECORDS))
     samples = load_corpus(
-        [(str(tmp_path / "train.json"), str(media_folder))], processor.tokenizer, visual_tokens, 1000
+        [Source(tmp_path / "train.json", media_root=media_folder)], processor.tokenizer, visual_tokens, 1000
     ).samples
     rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 32, 400, seed=0)
     for indices in rows.rows(epoch=0):

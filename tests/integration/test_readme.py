@@ -21,6 +21,7 @@ from PIL import Image
 from data.media.locate import Locator
 from data.packing.layout import dense_mask
 from data.sources.conversation import parse_record, read_conversations
+from data.sources.source import Source
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Dataset
 from train.recipe.yaml_text import read_recipe
@@ -64,7 +65,7 @@ def checkout(media_folder, tmp_path_factory) -> Path:
     recipe = load_recipe(folder / "my_recipe.yaml")
     for source in (*recipe.data.train, *recipe.data.eval):
         (folder / source.media_root).mkdir(exist_ok=True)
-        for conversation in read_conversations(folder / source.path, folder / source.media_root):
+        for conversation in read_conversations(Source(folder / source.path, media_root=folder / source.media_root)):
             for media in conversation.media:
                 if media.kind == "video":
                     shutil.copy(media_folder / "clip0.mp4", media.path)
@@ -309,7 +310,7 @@ def test_the_examples_of_sources_are_entries_and_parts(tmp_path, monkeypatch):
         listed = {key: value for key, value in part.items() if key != "type"}
         turns = [{"from": "human", "value": f"<{part['type']}>"}, {"from": "gpt", "value": "red"}]
         records = {"messages": typed}, {part["type"]: listed, "conversations": turns}
-        media = [parse_record(record, "row 1", Locator((Path("m"),))).media for record in records]
+        media = [parse_record(record, "record 1", Locator((Path("m"),))).media for record in records]
         assert len(media[0]) == 1 and media[0] == media[1]
 
 

@@ -40,7 +40,7 @@ def conversation_of(texts):
     record = {"conversations": turns(*texts)}
     for kind, files in {"image": "i{}.png", "video": "v{}.mp4"}.items():
         record[kind] = [files.format(n) for n in range(" ".join(texts).count(f"<{kind}>"))]
-    return parse_record(record, "row 1", Locator((Path("/m"),)))
+    return parse_record(record, "record 1", Locator((Path("/m"),)))
 
 
 def encoded(conversation, processor, visual_tokens, system_prompt=None):

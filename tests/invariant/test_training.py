@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from data.batches.collator import PaddedCollator
 from data.packing.dataset import single_sample_rows
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from tests.short_run import write_recipe
 from train.sft import main
@@ -111,7 +112,7 @@ def test_resumed_is_unbroken(packing, recipe_file, tmp_path):
 
 
 def test_a_mixed_batch_is_its_samples_alone(model, processor, visual_tokens, mixed_file):
-    samples = load_corpus([(str(mixed_file), None)], processor.tokenizer, visual_tokens, 512).samples
+    samples = load_corpus([Source(mixed_file)], processor.tokenizer, visual_tokens, 512).samples
     rows = single_sample_rows(samples, visual_tokens, seed=0)
     picked = [rows[[index]] for index in (0, 12, 13, 14, 15)]  # clip, picture, two pictures, both, text
     collator = PaddedCollator(processor, visual_tokens)

@@ -99,7 +99,7 @@ def test_a_run_with_bad_media_is_one_whose_rows_lack_them(bad, sound, start, lac
         ("picture1.png", "No such file or directory", 2),
     ):
         assert reason in lines[name]["reason"] and name in lines[name]["reason"]
-        assert len(lines[name]["rows"]) in (num_rows, 1) and "train.json row" in lines[name]["rows"][0]
+        assert len(lines[name]["records"]) in (num_rows, 1) and "train.json record" in lines[name]["records"][0]
         assert sum(line.startswith("left out:") and name in line for line in printed.splitlines()) == 1
     assert set(noted(skipped, "eval")) == {"clip1.mp4"}
     assert metrics(skipped, "eval_bad_media") == [(3, 1), (6, 1)]

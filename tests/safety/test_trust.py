@@ -10,6 +10,7 @@ from data.decoding.video import read_frames
 from data.errors import UserError
 from data.inspection.check import unused_media
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from train.sft import main
 
 ROOT = Path(__file__).parents[2]
@@ -25,16 +26,17 @@ def data_file(tmp_path):
     return write
 
 
-def paths(*arguments):
-    return [item.path for conversation in read_conversations(*arguments) for item in conversation.media]
+def paths(file, media_root=None, **settings):
+    source = Source(file, media_root=media_root, **settings)
+    return [item.path for conversation in read_conversations(source) for item in conversation.media]
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/passwd", "../media2/a.png"])
 def test_a_media_path_may_not_leave_its_root(path, data_file, tmp_path):
     file, root = data_file("a.png", path), tmp_path / "media"
-    with pytest.raises(UserError, match="row 2: picture .* is outside of media_root .*; move it, or set outside_media"):
+    with pytest.raises(UserError, match="record 2: picture .* is outside of media_root .*; move it, or set outside"):
         paths(file, root)
-    assert len(paths(file, root, True)) == 2
+    assert len(paths(file, root, outside_media_root=True)) == 2
     assert len(paths(file)) == 2
 
 
@@ -58,7 +60,7 @@ def test_of_several_roots_the_first_that_has_the_file_and_none_may_be_left(data_
     assert paths(data_file("../second/only1.png"), roots) == [f"{roots[0]}/../second/only1.png"]
     with pytest.raises(UserError, match=f"is outside of media_root {roots[0]} and {roots[1]}; move it"):
         paths(data_file("../train.json"), roots)
-    assert unused_media([(str(file), roots, False)], []) == sorted(
+    assert unused_media([Source(file, media_root=roots)], []) == sorted(
         f"{root}/{name}" for root, name in zip(roots * 2, ["both.png"] * 2 + ["only0.png", "only1.png"], strict=True)
     )
 
@@ -67,7 +69,7 @@ def test_no_code_of_a_checkpoint_is_trusted():
     """transformers runs code from the hub only when it is told to, and pickle whenever it is used."""
     forbidden = r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|\bpickle\.load|\bimport pickle|dill"
     for folder in ("train", "data", "scripts"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             assert not re.search(forbidden, path.read_text()), path
 
 

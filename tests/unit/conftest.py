@@ -6,6 +6,7 @@ import pytest
 
 from data.decoding.decode import decode
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from tests.tiny_data import MIXED_RECORDS
 
 MINIMAL = """
@@ -34,5 +35,5 @@ def expected(media_folder, tmp_path_factory):
     path.write_text(json.dumps(MIXED_RECORDS))
     return [
         (conversation.messages, [decode(item, 8) for item in conversation.media])
-        for conversation in read_conversations(path, media_folder)
+        for conversation in read_conversations(Source(path, media_root=media_folder))
     ]

@@ -21,8 +21,8 @@ def files(tmp_path):
     return paths
 
 
-def bad(path, rows=("train.json row 1", "train.json row 2"), **part) -> BadMedia:
-    return BadMedia(Media("video", str(path), **part), rows, f"'{path}' is damaged")
+def bad(path, records=("train.json record 1", "train.json record 2"), **part) -> BadMedia:
+    return BadMedia(Media("video", str(path), **part), records, f"'{path}' is damaged")
 
 
 def test_it_is_left_out_from_its_step_on_in_its_part_of_the_data(files, tmp_path, capsys):
@@ -34,10 +34,10 @@ def test_it_is_left_out_from_its_step_on_in_its_part_of_the_data(files, tmp_path
     assert guard.left_out("train", 6) == guard.left_out("eval", 9) == set()
     assert guard.left_out("train", 7) == {whole, part}
     assert guard.num_left_out("train", 7) == 1
-    assert capsys.readouterr().out == f"left out: train.json row 1 and 1 more: '{files[0]}' is damaged\n"
+    assert capsys.readouterr().out == f"left out: train.json record 1 and 1 more: '{files[0]}' is damaged\n"
     lines = [json.loads(line) for line in (tmp_path / "bad_media.jsonl").read_text().splitlines()]
     assert [(line["file"], line["epoch"], line["step"]) for line in lines] == [(str(files[0]), 2, 7)] * 2
-    assert lines[0]["rows"] == ["train.json row 1", "train.json row 2"] and "is damaged" in lines[0]["reason"]
+    assert lines[0]["records"] == ["train.json record 1", "train.json record 2"] and "is damaged" in lines[0]["reason"]
 
 
 def test_it_is_read_back_unless_its_file_has_changed(files, tmp_path):
@@ -64,7 +64,7 @@ def test_keys_in_addresses_are_not_written(files, tmp_path):
     clips = [Media("video", "a.mp4", place=place) for place in (address, Part(address, 5, 9))]
     clips.append(Media("video", "frames", place=Pictures((Media("image", "a.mp4", place=address),))))
     guard = BadMediaGuard(tmp_path, max_share=1, num_files=4)
-    guard.agree([BadMedia(clip, ("row 1",), "'a.mp4' is damaged") for clip in clips], "train", epoch=0, step=1)
+    guard.agree([BadMedia(clip, ("record 1",), "'a.mp4' is damaged") for clip in clips], "train", epoch=0, step=1)
     assert "SECRET" not in (tmp_path / "bad_media.jsonl").read_text()
     assert BadMediaGuard(tmp_path).left_out("train", 1) == set(map(media_key, clips)) and len(clips) == 3
 
@@ -83,6 +83,6 @@ def test_the_share_is_one_of_files_and_counts_those_of_earlier_runs(files, tmp_p
 
 def test_fail_names_the_first_and_remembers_nothing(files, tmp_path):
     guard = BadMediaGuard(tmp_path, "fail", num_files=100)
-    with pytest.raises(UserError, match=f"^train.json row 1: '{files[0]}' is damaged; mend it"):
+    with pytest.raises(UserError, match=f"^train.json record 1: '{files[0]}' is damaged; mend it"):
         guard.agree([bad(files[0])], "eval", epoch=0, step=3)
     assert not (tmp_path / "bad_media.jsonl").exists()

@@ -13,6 +13,7 @@ from data.media.frame_sampling import Sampling, frame_indices
 from data.media.reference import Media, identity
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from tests.source_samples import CLIP, failure
 
 
@@ -48,7 +49,8 @@ def test_a_folder_and_a_list_of_frames_are_clips(frames, tmp_path):
         {**CLIP, "video": {"path": "frames", "fps": 4.0}, "start": 1.0, "end": 2.0},
     ]
     (tmp_path / "a.json").write_text(json.dumps(records))
-    items = [conversation.media[0] for conversation in read_conversations(tmp_path / "a.json", tmp_path)]
+    source = Source(tmp_path / "a.json", media_root=tmp_path)
+    items = [conversation.media[0] for conversation in read_conversations(source)]
     assert [shown(item) for item in items] == [
         frame_indices(12, 8),
         [11, 11, 11, 3, 3, 3, 5, 5],
@@ -89,5 +91,5 @@ def test_wrong_clips_of_frames_are_named(frames, tmp_path):
 def test_frames_may_not_leave_the_media_root(frames, tmp_path):
     for video in ([["a.png", "../secret.png"]], "../frames", {"path": "../frames", "fps": 2}):
         (tmp_path / "a.json").write_text(json.dumps([{**CLIP, "video": video}]))
-        assert "a.json row 1: clip" in (message := failure(tmp_path / "a.json", tmp_path / "root"))
+        assert "a.json record 1: clip" in (message := failure(tmp_path / "a.json", tmp_path / "root"))
         assert "is outside of media_root" in message

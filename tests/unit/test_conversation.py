@@ -8,12 +8,13 @@ from data.media.locate import Locator
 from data.media.reference import Media
 from data.sources.conversation import parse_record, read_conversations, split_placeholders, stop
 from data.sources.json_records import read_json
+from data.sources.source import Source
 
 ROOT = Path("/clips")
 
 
 def parse(record):
-    return parse_record(record, "train.json row 3", Locator((ROOT,)))
+    return parse_record(record, "train.json record 3", Locator((ROOT,)))
 
 
 def text(words):
@@ -154,7 +155,7 @@ HUMAN, GPT = {"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "valu
 def test_a_wrong_record_is_named_with_its_row(record, message):
     with pytest.raises(UserError) as error:
         parse(record)
-    assert str(error.value).startswith("train.json row 3")
+    assert str(error.value).startswith("train.json record 3")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -166,12 +167,12 @@ def test_json_and_jsonl_read_the_same(tmp_path):
     ]
     (tmp_path / "a.json").write_text(json.dumps(records, indent=1))
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n\n")
-    listed, lined = (list(read_conversations(tmp_path / name)) for name in ("a.json", "a.jsonl"))
+    listed, lined = (list(read_conversations(Source(tmp_path / name))) for name in ("a.json", "a.jsonl"))
     assert [c.media for c in listed] == [c.media for c in lined] == [
         (Media("video", str(tmp_path / name)),) for name in ("a.mp4", "b.mp4")
     ]  # fmt: skip
-    assert lined[1].name == f"{tmp_path}/a.jsonl row 2"
-    assert list(read_conversations(tmp_path / "a.json", media_root="/m"))[0].media[0].path == "/m/a.mp4"
+    assert lined[1].name == f"{tmp_path}/a.jsonl record 2"
+    assert list(read_conversations(Source(tmp_path / "a.json", media_root="/m")))[0].media[0].path == "/m/a.mp4"
 
 
 @pytest.mark.parametrize(
@@ -192,4 +193,4 @@ def test_unreadable_files_are_named(tmp_path, content, message):
 
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot read the data file: No such file"):
-        list(read_conversations(tmp_path / "none.json"))
+        list(read_conversations(Source(tmp_path / "none.json")))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.decoding.video import read_frames
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from scripts import make_demo
 from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, make_records
 from scripts.demo.scenes import (
@@ -124,7 +125,7 @@ def test_records_are_llava_conversations(tmp_path):
         "accept": ["purple", "violet"],
     }
     (tmp_path / "data.json").write_text(json.dumps(records))
-    conversations = list(read_conversations(tmp_path / "data.json"))
+    conversations = list(read_conversations(Source(tmp_path / "data.json")))
     assert [conversation.messages[1]["content"][0]["text"] for conversation in conversations] == [
         "purple",
         "square",
@@ -158,7 +159,7 @@ def test_data_are_a_function_of_the_seed(few, tmp_path):
 def test_held_out_clips_are_not_in_training(few, tmp_path):
     make_demo.make_data(tmp_path, seed=0)
     media = {
-        name: {media for conversation in read_conversations(tmp_path / f"{name}.json") for media in conversation.media}
+        name: {media for each in read_conversations(Source(tmp_path / f"{name}.json")) for media in each.media}
         for name in ("easy", "train", "held_out_easy", "held_out_new")
     }
     assert media["train"] == media["easy"]

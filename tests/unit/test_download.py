@@ -104,8 +104,8 @@ def test_clips_by_address_are_those_in_files(server, media_folder, tmp_path):
         },
     ]
     (tmp_path / "a.json").write_text(json.dumps(records * 2))
-    source = Source(str(tmp_path / "a.json"), downloads=Downloads(str(tmp_path / "cache")))
-    media = [item for conversation in read_conversations(source, tmp_path) for item in conversation.media]
+    source = Source(tmp_path / "a.json", media_root=tmp_path, downloads=Downloads(str(tmp_path / "cache")))
+    media = [item for conversation in read_conversations(source) for item in conversation.media]
     for item in media:
         check_media(item)
     assert server.asked == []

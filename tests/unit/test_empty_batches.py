@@ -7,6 +7,7 @@ import torch
 
 from data.batches.collator import PaddedCollator, RowCollator
 from data.packing.dataset import single_sample_rows
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from data.video_llava import IMAGE_KEY, PROJECTOR, TOWERS, is_used
 from train.loop.loss import labelled_positions, token_loss
@@ -41,7 +42,7 @@ def test_an_empty_batch_is_a_zero_with_zero_gradients_everywhere(collator, model
 
 @pytest.mark.parametrize("number", [0, 12, 15])  # a clip, a picture, text alone
 def test_towers_without_input_change_nothing(number, model, processor, visual_tokens, mixed_file):
-    samples = load_corpus([(str(mixed_file), None)], processor.tokenizer, visual_tokens, 512).samples
+    samples = load_corpus([Source(mixed_file)], processor.tokenizer, visual_tokens, 512).samples
     row = single_sample_rows(samples, visual_tokens, seed=0)[[number]]
     patient = copy.deepcopy(model)
     accept_empty_batches(patient)

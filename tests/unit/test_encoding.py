@@ -13,7 +13,7 @@ from train.model.build import build_config, build_processor, train_tokenizer
 
 
 def conversation(*texts, **media):
-    return parse_record({**media, "conversations": turns(*texts)}, "train.json row 7", Locator((Path("/m"),)))
+    return parse_record({**media, "conversations": turns(*texts)}, "train.json record 7", Locator((Path("/m"),)))
 
 
 def test_labels_of_two_turns_by_hand(processor, visual_tokens):
@@ -57,14 +57,14 @@ def test_too_long_loses_whole_trailing_turns_and_never_a_visual_token(processor,
 
 
 def test_special_tokens_in_the_text_are_refused(processor, visual_tokens):
-    with pytest.raises(UserError, match="train.json row 7: the text holds the special token '</s>'"):
+    with pytest.raises(UserError, match="train.json record 7: the text holds the special token '</s>'"):
         encode(conversation("What?", "red</s> blue"), processor.tokenizer, visual_tokens, 999)
 
 
 def test_a_template_whose_prompt_ends_inside_a_token_is_refused(processor, visual_tokens):
     joined = build_processor(train_tokenizer([WORDS]), 56)
     joined.tokenizer.chat_template = CHAT_TEMPLATE.replace("' ASSISTANT:'", "' ASSISTANT: '")
-    with pytest.raises(UserError, match="row 7: the tokenizer joins the end of the prompt and the answer"):
+    with pytest.raises(UserError, match="record 7: the tokenizer joins the end of the prompt and the answer"):
         encode(conversation("What?", "red"), joined.tokenizer, visual_tokens, 999)
 
 

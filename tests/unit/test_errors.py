@@ -9,9 +9,9 @@ from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.errors import ChangedDataError, MediaError, OutageError, SettingError, UserError, first_line, one_line
 from train.recipe.settings import in_words_of_recipes
 
-QUOTING = "train.json row 3: the answer says 'UserError: 5 is not 6', which is no number"
+QUOTING = "train.json record 3: the answer says 'UserError: 5 is not 6', which is no number"
 ERRORS = [
-    UserError(QUOTING).about("train.json row 3"),
+    UserError(QUOTING).about("train.json record 3"),
     MediaError("'a.mp4' MediaError: what its own text says"),
     OutageError("the server answers 503"),
     SettingError("max_length", "5 is less than 6"),

@@ -24,6 +24,7 @@ from data.inspection.fill import Filling
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.media.reference import Media, Segment
 from data.packing.dataset import shared_prefix_rows
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 
 KEY = {"file": ["/clips/ä.mp4", 7, 123], "start": None}
@@ -53,7 +54,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def test_the_second_epoch_decodes_nothing(mixed_file, processor, visual_tokens, tmp_path, monkeypatch):
-    samples = load_corpus([(str(mixed_file), None)], processor.tokenizer, visual_tokens, 512).samples
+    samples = load_corpus([Source(mixed_file)], processor.tokenizer, visual_tokens, 512).samples
     rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 32, 512, seed=0)
     cached = PixelLoader(processor, 8, FrameCache(tmp_path / "cache", processor, 8))
 

@@ -127,14 +127,14 @@ def test_splits_of_the_hub_are_the_local_files(hub, tmp_path, media_folder):
     # What the snapshot holds gives the samples of the files that it was made of.
     plain = tmp_path / "plain.json"
     plain.write_text(json.dumps(MIXED_RECORDS))
-    expected = list(read_conversations(plain, media_folder))
-    found = list(read_conversations(rows, Path(folder) / "clips"))
+    expected = list(read_conversations(Source(plain, media_root=media_folder)))
+    found = list(read_conversations(Source(rows, media_root=Path(folder) / "clips")))
     assert [each.messages for each in found] == [each.messages for each in expected]
     for ours, theirs in zip(found, expected, strict=True):
         for item, other in zip(ours.media, theirs.media, strict=True):
             assert np.array_equal(decode(item, 8), decode(other, 8))
     clip = decode(Media("video", str(media_folder / "clip0.mp4")), 8)
-    for (conversation,) in map(read_conversations, trained):
+    for (conversation,) in map(read_conversations, map(Source, trained)):
         assert np.array_equal(decode(conversation.media[0], 8), clip)
 
 
@@ -156,10 +156,10 @@ def test_rows_of_the_hub_open_no_file_outside_of_their_set(tmp_path, media_folde
     monkeypatch.setattr("data.sources.source.snapshot", lambda *_: str(folder))
     rows = read_conversations(Source("me/clips"))
     assert [os.path.realpath(next(rows).media[0].path) for _ in range(2)] == [str(folder / "clips" / "clip0.mp4")] * 2
-    with pytest.raises(UserError, match="train.json row 3: clip .* is outside of media_root"):
+    with pytest.raises(UserError, match="train.json record 3: clip .* is outside of media_root"):
         next(rows)
     (folder / "train.json").write_text(json.dumps([RECORD]))
-    (only,) = read_conversations(Source("me/clips"), "clips")
+    (only,) = read_conversations(Source("me/clips", media_root="clips"))
     assert only.media[0].path == str(folder / "clips" / "clip0.mp4")
 
 

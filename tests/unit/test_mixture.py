@@ -14,6 +14,7 @@ from data.media.frame_sampling import Sampling
 from data.packing.dataset import shared_prefix_rows, single_sample_rows
 from data.packing.mixture import Mixture, walk
 from data.packing.rank_sampler import RankBatchSampler
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from tests.tiny_data import MIXED_RECORDS
 
@@ -92,7 +93,7 @@ def sources(processor, visual_tokens, media_folder, tmp_path_factory):
     for name, records in (("clips", MIXED_RECORDS[:12]), ("mixed", MIXED_RECORDS[10:])):
         path = folder / f"{name}.json"
         path.write_text(json.dumps(records))
-        corpora.append(load_corpus([(str(path), str(media_folder))], tokenizer, visual_tokens, 512).samples)
+        corpora.append(load_corpus([Source(path, media_root=media_folder)], tokenizer, visual_tokens, 512).samples)
     return {
         "shared_prefix": [shared_prefix_rows(s, tokenizer, visual_tokens, 32, 512, seed=5) for s in corpora],
         "none": [single_sample_rows(s, visual_tokens, seed=5) for s in corpora],

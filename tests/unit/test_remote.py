@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,9 +47,9 @@ def at(server, tmp_path):
     return address
 
 
-def shard(at, name: str = "all.tar?key=SECRET", **limits) -> Source:
-    address = at(name, **limits)
-    return Source(address.url, downloads=address.downloads)
+def shard(at, name: str = "all.tar?key=SECRET", media_root: Path | None = None) -> Source:
+    address = at(name)
+    return Source(address.url, media_root=media_root, downloads=address.downloads)
 
 
 reads = st.lists(st.tuples(st.integers(0, 1100), st.integers(0, 300)), max_size=12)
@@ -86,9 +87,9 @@ def test_what_follows_is_fetched_ahead_and_a_jump_fetches_little(server, at, mon
 
 
 def test_a_shard_in_place_is_the_shard(server, at, tmp_path):
-    here, there = list(read_conversations(server.folder / "all.tar")), list(read_conversations(shard(at)))
+    here, there = list(read_conversations(Source(server.folder / "all.tar"))), list(read_conversations(shard(at)))
     assert [each.messages for each in there] == [each.messages for each in here]
-    assert there[1].name == f"{server.address}/all.tar train.json row 2"
+    assert there[1].name == f"{server.address}/all.tar train.json record 2"
     read = sum(number for *_, number in server.asked)
     assert read < (server.folder / "all.tar").stat().st_size / 2, "only headers and rows"
     for ours, theirs in zip(there, here, strict=True):
@@ -152,7 +153,7 @@ def test_what_is_wrong_with_a_shard_is_one_line(server, at):
     assert "has no revision, split and files" in failure(Source(f"{server.address}/all.tar", split="train"))
     problems = []
     (server.folder / "b.tar").write_bytes((server.folder / "all.tar").read_bytes())
-    found = list(read_conversations(shard(at, "{none,b}.tar"), None, False, problems.append))
+    found = list(read_conversations(shard(at, "{none,b}.tar"), problems.append))
     assert len(found) == len(MIXED_RECORDS) and len(problems) == 1
 
 
@@ -185,6 +186,6 @@ def test_rows_name_media_by_address_in_place_or_not(server, at, media_folder, tm
     """A row of a shard behind an address may name a file of media_root, as a row of a file may."""
     row = {"video": "clip1.mp4", "conversations": turns("<video>\nWhat?", "red")}
     write_tar(server.folder / "rows.tar", {"rows.json": json.dumps([row]).encode()})
-    (conversation,) = read_conversations(shard(at, "rows.tar"), media_folder)
+    (conversation,) = read_conversations(shard(at, "rows.tar", media_root=media_folder))
     assert conversation.media[0].path == str(media_folder / "clip1.mp4")
     assert "no member of its shard is named 'clip1.mp4'" in failure(shard(at, "rows.tar"))

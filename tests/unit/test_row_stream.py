@@ -35,7 +35,7 @@ class Source:
         self.num_read = 0
         for row, length in enumerate(self.lengths, start=1):
             self.num_read += 1
-            yield Conversation([], (), f"row {row}", {"length": length})
+            yield Conversation([], (), f"record {row}", {"length": length})
 
     def encode(self, conversations):
         for conversation in conversations:
@@ -82,10 +82,10 @@ def test_every_conversation_once_an_epoch(lengths, window, rows_per_step, pack):
             step = next(steps)
             assert len(step) <= rows_per_step
             order += names(step)
-        assert Counter(order) == Counter(f"row {number + 1}" for number in range(len(lengths)))
+        assert Counter(order) == Counter(f"record {number + 1}" for number in range(len(lengths)))
         starts = range(0, len(lengths), window)
         for start in starts:  # windows follow one another
-            assert {f"row {row + 1}" for row in range(start, min(start + window, len(lengths)))} == set(
+            assert {f"record {row + 1}" for row in range(start, min(start + window, len(lengths)))} == set(
                 order[start : start + window]
             )
         orders.append(order)
@@ -195,9 +195,9 @@ def test_what_is_too_long_is_counted_and_named():
     said = []
     steps = stream(Source([10, 99, 10, 99] * 6), 4, alone, say=said.append).steps(2)
     seen = [names(next(steps)) for _ in range(6)]
-    assert Counter(name for step in seen for name in step) == Counter(f"row {n}" for n in range(1, 25, 2))
+    assert Counter(name for step in seen for name in step) == Counter(f"record {n}" for n in range(1, 25, 2))
     assert said == [
-        f"left out: 2 conversations longer than max_length 50: row {4 * window + 2}, row {4 * window + 4}"
+        f"left out: 2 conversations longer than max_length 50: record {4 * window + 2}, record {4 * window + 4}"
         for window in range(3)
     ]
     next(steps)
@@ -231,8 +231,8 @@ def test_a_missing_micro_batch_is_marked():
 def test_a_row_without_its_media_is_computed_all_the_same():
     """Other ranks have rows in this micro-batch, and wait."""
     collate = StepCollator(lambda batch: {"batch": batch})
-    clip = Sample(array("i", range(5)), ((0, 5),), (Media("video", "a.mp4"),), "row 1")
-    rows = RowStream([("a", 9)], lambda: iter([None]), lambda several: [("row 1", clip)] * len(list(several)), alone,
+    clip = Sample(array("i", range(5)), ((0, 5),), (Media("video", "a.mp4"),), "record 1")
+    rows = RowStream([("a", 9)], lambda: iter([None]), lambda several: [("record 1", clip)] * len(list(several)), alone,
                      window=1, max_length=50, seed=4, say=lambda line: None)  # fmt: skip
     (batch,) = islice(StreamBatchSampler(rows, 1, 1, left_out=lambda step: {media_key(clip.media[0])}), 1)
     assert collate([rows[row] for row in batch]) == {"batch": [[]]}

@@ -33,7 +33,7 @@ def questions(number: int, per_clip: int = 25):
     for i in range(number):
         ids = array("i", [1, 7, 32000, *range(300 + i % 50, 320 + i % 50), *range(900, 906), 2])
         clip = Media("video", f"/somewhere/on/a/disk/clips/clip{i // per_clip:07}.mp4", 0.5, 2.0)
-        yield Sample(ids, ((25, 30),), (clip,), f"/somewhere/train.jsonl row {i + 1}")
+        yield Sample(ids, ((25, 30),), (clip,), f"/somewhere/train.jsonl record {i + 1}")
 
 
 media = st.builds(

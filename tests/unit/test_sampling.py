@@ -12,6 +12,7 @@ from data.decoding.video import read_frames
 from data.errors import UserError
 from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, clip_seed, frame_indices, frames_between
 from data.packing.dataset import single_sample_rows
+from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from tests.media_samples import draw_frames, write_clip
 from tests.tiny_data import turns
@@ -126,7 +127,7 @@ def test_seconds_are_those_of_the_clip(tmp_path):
 def test_rows_choose_frames_by_epoch_in_workers_too(media_folder, processor, visual_tokens, tmp_path):
     records = [{"video": f"clip{n % 2}.mp4", "conversations": turns("<video>\nHow?", a)} for n, a in enumerate("abcd")]
     (tmp_path / "a.json").write_text(json.dumps(records))
-    source = (str(tmp_path / "a.json"), str(media_folder))
+    source = Source(tmp_path / "a.json", media_root=media_folder)
     samples = load_corpus([source], processor.tokenizer, visual_tokens, 512).samples
     rows = single_sample_rows(samples, visual_tokens, seed=3)
 

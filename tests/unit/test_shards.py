@@ -18,15 +18,16 @@ from data.media.frame_sampling import UNIFORM
 from data.media.reference import Media, Segment, identity, size
 from data.media.storage import local_file
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from tests.source_samples import CLIP, check_same, failure, write_tar
 from tests.tiny_data import MIXED_RECORDS, turns
 
 
 def test_one_shard_with_all_records_is_the_files(media, expected, tmp_path):
     shard = write_tar(tmp_path / "all.tar", {**media, "train.json": MIXED_RECORDS})
-    check_same(read_conversations(shard), expected)
-    conversations = list(read_conversations(shard))
-    assert conversations[1].name == f"{shard} train.json row 2"
+    check_same(read_conversations(Source(shard)), expected)
+    conversations = list(read_conversations(Source(shard)))
+    assert conversations[1].name == f"{shard} train.json record 2"
     # Questions about one clip still share it.
     assert conversations[0].media == conversations[1].media and hash(conversations[0].media)
     assert conversations[0].media[0].path == f"{shard}/clip0.mp4"
@@ -46,14 +47,14 @@ def test_shards_of_samples_are_the_files(media, expected, tmp_path):
             members |= own | {f"{key}.json": turns_alone["conversations"] if number % 2 else turns_alone}
         write_tar(tmp_path / f"data-{shard:03d}.tar", members)
     for pattern in ("data-{000..002}.tar", "data-*.tar", "data-{000,001,002}.tar"):
-        check_same(read_conversations(str(tmp_path / pattern)), expected)
+        check_same(read_conversations(Source(tmp_path / pattern)), expected)
 
 
 def test_a_shard_is_read_lazily_and_without_its_media(media, tmp_path, monkeypatch):
     for number in range(2):
         write_tar(tmp_path / f"data-{number}.tar", {**media, "a.json": [CLIP, CLIP]})
-    rows = read_conversations(str(tmp_path / "data-{0,1,2}.tar"))
-    assert [next(rows).name for _ in range(4)][2] == f"{tmp_path}/data-1.tar a.json row 1"
+    rows = read_conversations(Source(tmp_path / "data-{0,1,2}.tar"))
+    assert [next(rows).name for _ in range(4)][2] == f"{tmp_path}/data-1.tar a.json record 1"
     with pytest.raises(UserError, match="data-2.tar: cannot read the data file: No such file"):
         next(rows)
 
@@ -64,13 +65,13 @@ def test_names_in_a_shard_are_names_only(media, tmp_path):
     members = {"../secret.mp4": media["clip0.mp4"], "/etc/x.mp4": media["clip0.mp4"]}
     records = [{**CLIP, "video": name} for name in members]
     shard = write_tar(tmp_path / "bad.tar", {**members, "a.json": records})
-    for conversation in read_conversations(shard, tmp_path / "root"):
+    for conversation in read_conversations(Source(shard, media_root=tmp_path / "root")):
         assert isinstance(conversation.media[0].place, Segment)
         with local_file(conversation.media[0]) as path:
             assert Path(path).read_bytes() == media["clip0.mp4"]
     plain = write_tar(tmp_path / "plain.tar", {"a.json": [{**CLIP, "video": "../secret.mp4"}]})
-    assert f"{plain} a.json row 1, message 1: no member of its shard is named" in failure(plain)
-    assert f"{plain} a.json row 1: clip" in failure(plain, tmp_path / "root")
+    assert f"{plain} a.json record 1, message 1: no member of its shard is named" in failure(plain)
+    assert f"{plain} a.json record 1: clip" in failure(plain, tmp_path / "root")
 
 
 def test_what_is_wrong_with_a_shard_is_named(media, tmp_path):
@@ -94,9 +95,9 @@ def test_what_is_wrong_with_a_shard_is_named(media, tmp_path):
         assert "is compressed, so its members cannot be read one by one" in failure(tmp_path / f"z{suffix}")
     broken = write_tar(tmp_path / "broken.tar", {"a.json": b"{", "b.json": [3], **media, "c.json": [CLIP]})
     problems = []
-    (sound,) = read_conversations(broken, None, False, problems.append)
-    assert sound.name == f"{broken} c.json row 1"
-    assert [problem.row for problem in problems] == [f"{broken} a.json", f"{broken} b.json row 1"]
+    (sound,) = read_conversations(Source(broken), problems.append)
+    assert sound.name == f"{broken} c.json record 1"
+    assert [problem.record for problem in problems] == [f"{broken} a.json", f"{broken} b.json record 1"]
     assert "no file fits" in failure(str(tmp_path / "none-*.tar"))
 
 
@@ -104,7 +105,7 @@ def test_a_bad_member_keeps_its_name(tmp_path, media):
     shard = write_tar(
         tmp_path / "a.tar", {"x.mp4": media["clip0.mp4"][:-2000], "x.json": turns("<video>\nWhat?", "red")}
     )
-    (conversation,) = read_conversations(shard)
+    (conversation,) = read_conversations(Source(shard))
     item = conversation.media[0]
     with pytest.raises(UserError) as error:
         decode(item, 8)
@@ -122,7 +123,7 @@ def test_a_bad_member_keeps_its_name(tmp_path, media):
 
 def test_a_copy_is_gone_afterwards(tmp_path, media):
     shard = write_tar(tmp_path / "a.tar", {"x.mp4": media["clip0.mp4"], "x.json": turns("<video>\nWhat?", "red")})
-    (conversation,) = read_conversations(shard)
+    (conversation,) = read_conversations(Source(shard))
     item = conversation.media[0]
     with local_file(item) as path:
         copy = os.fspath(path)
@@ -137,7 +138,7 @@ def test_a_copy_is_gone_afterwards(tmp_path, media):
 
 def test_a_cache_holds_the_frames_of_members(media, media_folder, tmp_path, processor):
     shard = write_tar(tmp_path / "a.tar", {**media, "a.json": MIXED_RECORDS})
-    items = {item for conversation in read_conversations(shard) for item in conversation.media}
+    items = {item for conversation in read_conversations(Source(shard)) for item in conversation.media}
     files = [File(item.kind, item.path, place=item.place) for item in items]
     cached = PixelLoader(processor, 8, FrameCache(tmp_path / "cache", processor, 8))
     filling = Filling(cached, (UNIFORM,), probes=True)
@@ -152,10 +153,10 @@ def test_a_cache_holds_the_frames_of_members(media, media_folder, tmp_path, proc
 def test_the_check_names_rows_of_shards(media, tmp_path, processor, visual_tokens):
     records = [CLIP, {**CLIP, "video": "none.mp4"}, CLIP, {"conversations": turns("Hello </s>", "a")}]
     shard = write_tar(tmp_path / "a.tar", {**media, "a.json": records})
-    contents = read_contents([(str(shard), None, False)], processor.tokenizer, visual_tokens, 1000)
+    contents = read_contents([Source(shard)], processor.tokenizer, visual_tokens, 1000)
     assert [(problem.row, problem.file) for problem in contents.problems] == [
-        (f"{shard} a.json row 2", str(shard)),
-        (f"{shard} a.json row 4", str(shard)),
+        (f"{shard} a.json record 2", str(shard)),
+        (f"{shard} a.json record 4", str(shard)),
     ]
     assert contents.problems[0].reason.startswith("message 1: no member of its shard is named 'none.mp4'")
-    assert contents.duplicates == [(f"{shard} a.json row 3", f"{shard} a.json row 1")]
+    assert contents.duplicates == [(f"{shard} a.json record 3", f"{shard} a.json record 1")]

@@ -22,7 +22,7 @@ def test_braces_as_the_shell_expands_them():
 def test_a_file_of_that_very_name_is_no_pattern(tmp_path):
     path = tmp_path / "train[1].json"
     path.write_text(json.dumps([{"conversations": turns("Hello", "fine")}]))
-    assert find_files(Source(str(path))) == ([str(path)], None) and len(list(read_conversations(path))) == 1
+    assert find_files(Source(str(path))) == ([str(path)], None) and len(list(read_conversations(Source(path)))) == 1
 
 
 def test_bytes_in_a_row_go_into_a_file_that_they_name(media, tmp_path, media_folder):
@@ -48,7 +48,7 @@ def test_bytes_in_a_row_go_into_a_file_that_they_name(media, tmp_path, media_fol
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"bytes": "###"}, "row 1, message 1, bytes: not base64"),
+        ({"bytes": "###"}, "record 1, message 1, bytes: not base64"),
         ({"bytes": ""}, "a <video> has no clip"),
         ({"bytes": [1] * 1000}, "message 1, bytes: expected the bytes of a file in base64, got [1, 1"),
         ({"frames": "a.png"}, "message 1, video: expected a path or, for a clip, a list of pictures"),
@@ -65,4 +65,4 @@ def test_a_wrong_part_is_named_with_row_and_key(part, message, tmp_path):
     }
     (tmp_path / "a.json").write_text(json.dumps([record]))
     found = failure(Source(str(tmp_path / "a.json"), downloads=Downloads(str(tmp_path / "cache"))))
-    assert found.startswith(f"{tmp_path}/a.json row 1") and message in found and len(found) < 600
+    assert found.startswith(f"{tmp_path}/a.json record 1") and message in found and len(found) < 600

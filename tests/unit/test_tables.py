@@ -8,6 +8,7 @@ import pytest
 from data.decoding.decode import decode
 from data.errors import UserError
 from data.sources.conversation import read_conversations
+from data.sources.source import Source
 from tests.source_samples import check_same, failure
 from tests.tiny_data import MIXED_RECORDS
 
@@ -46,19 +47,19 @@ def test_tables_are_the_files(form, media, expected, tmp_path):
     with pa.ipc.new_file(tmp_path / "file.arrow", table.schema) as writer:
         writer.write_table(table)
     for name in ("a.parquet", "stream.arrow", "file.arrow"):
-        check_same(read_conversations(tmp_path / name), expected)
-        first = next(read_conversations(tmp_path / name))
-        assert (first.name, first.record["id"]) == (f"{tmp_path / name} row 1", 0)
-        assert first.media[0].path == f"{tmp_path / name}/row 1/{'video' if form == 'bare' else 'clip0.mp4'}"
+        check_same(read_conversations(Source(tmp_path / name)), expected)
+        first = next(read_conversations(Source(tmp_path / name)))
+        assert (first.name, first.record["id"]) == (f"{tmp_path / name} record 1", 0)
+        assert first.media[0].path == f"{tmp_path / name}/record 1/{'video' if form == 'bare' else 'clip0.mp4'}"
 
 
 def test_what_datasets_saves_is_the_files(media, expected, tmp_path):
     table_set = datasets.Dataset(table_of(media, "conversations"))
     table_set.save_to_disk(tmp_path / "saved")
     (file,) = (tmp_path / "saved").glob("*.arrow")
-    check_same(read_conversations(file), expected)
+    check_same(read_conversations(Source(file)), expected)
     table_set.to_parquet(tmp_path / "a.parquet")
-    check_same(read_conversations(tmp_path / "a.parquet"), expected)
+    check_same(read_conversations(Source(tmp_path / "a.parquet")), expected)
 
 
 def test_bytes_of_a_table_are_not_read_with_its_rows(media, tmp_path, monkeypatch):
@@ -70,7 +71,7 @@ def test_bytes_of_a_table_are_not_read_with_its_rows(media, tmp_path, monkeypatc
         "iter_batches",
         lambda self, n, g, columns, **k: read.extend(columns) or iter_batches(self, n, g, columns, **k),
     )
-    assert len(list(read_conversations(tmp_path / "a.parquet"))) == len(MIXED_RECORDS)
+    assert len(list(read_conversations(Source(tmp_path / "a.parquet")))) == len(MIXED_RECORDS)
     assert "video.path" in read and not any("bytes" in column or column == "embedding" for column in read)
 
 
@@ -87,7 +88,7 @@ def test_paths_in_a_table_are_paths(media_folder, expected, tmp_path):
     video = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     table = table.set_column(0, "video", table["video"].cast(video))
     pq.write_table(table, tmp_path / "a.parquet")
-    check_same(read_conversations(tmp_path / "a.parquet", media_folder), expected)
+    check_same(read_conversations(Source(tmp_path / "a.parquet", media_root=media_folder)), expected)
 
 
 def test_what_is_wrong_with_a_table_is_named(media, tmp_path):
@@ -98,9 +99,9 @@ def test_what_is_wrong_with_a_table_is_named(media, tmp_path):
     path.write_bytes(content[:-100])
     assert failure(path).startswith(f"{path}: is damaged or not a parquet file")
     path.write_bytes(content)
-    item = next(read_conversations(path)).media[0]
+    item = next(read_conversations(Source(path))).media[0]
     path.write_bytes(content[:-100])
-    with pytest.raises(UserError, match="a.parquet/row 1/clip0.mp4' cannot be read: .*a.parquet: "):
+    with pytest.raises(UserError, match="a.parquet/record 1/clip0.mp4' cannot be read: .*a.parquet: "):
         decode(item, 8)
     (tmp_path / "b.arrow").write_bytes(b"nonsense")
     assert failure(tmp_path / "b.arrow").startswith(f"{tmp_path}/b.arrow: is damaged or not a arrow file")
@@ -110,4 +111,4 @@ def test_what_is_wrong_with_a_table_is_named(media, tmp_path):
     assert "its bytes are compressed: write it without compression" in failure(tmp_path / "c.arrow")
     assert "cannot read the data file: No such file" in failure(tmp_path / "none.parquet")
     pq.write_table(pa.table({"conversations": ["text"]}), path)
-    assert failure(path).startswith(f"{path} row 1: needs 'conversations'")
+    assert failure(path).startswith(f"{path} record 1: needs 'conversations'")

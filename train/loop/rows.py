@@ -27,7 +27,7 @@ def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> 
     def load(files) -> RowDataset:
         corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt, max_bad)
         rows = pack(corpus.samples, data, tokenizer, visual_tokens, seed)
-        say(f"{', '.join(str(path) for path, *_ in files)}: {len(corpus.samples)} conversations in {len(rows)} rows")
+        say(f"{', '.join(map(str, files))}: {len(corpus.samples)} conversations in {len(rows)} rows")
         for notice in corpus.notices(data.max_length):
             say(f"left out: {notice}")
         return rows
@@ -45,8 +45,8 @@ def stream_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -
     with all of them is said before a model is loaded."""
     sources = data.sources(sources, in_place=True)
     rows = RowStream(
-        [file for source, *_ in sources for file in file_sizes(source)],
-        read=lambda: chain.from_iterable(read_conversations(*source) for source in sources),
+        [file for source in sources for file in file_sizes(source)],
+        read=lambda: chain.from_iterable(map(read_conversations, sources)),
         encode=lambda several: encode_all(several, tokenizer, visual_tokens, data.max_length, data.system_prompt),
         pack=lambda samples, seed: pack(samples, data, tokenizer, visual_tokens, seed),
         window=data.stream_window,
@@ -55,7 +55,7 @@ def stream_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -
         say=say,
     )
     next(rows.encode(islice(rows.read(), 1)), None)
-    names = ", ".join(str(source) for source, *_ in sources)
+    names = ", ".join(map(str, sources))
     say(f"{names}: read while training, {data.stream_window} conversations at a time")
     return rows
 

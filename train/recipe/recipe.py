@@ -166,18 +166,13 @@ class Data(Section):
     decode_seconds: Annotated[Positive, Harmless()] = 60.0
     """What decoding one picture or clip may take before it counts as one that cannot be decoded."""
 
-    def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[tuple]:
-        """The arguments of `read_conversations` for entries of train or eval. in_place: as of `Source`."""
+    def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[Source]:
+        """Return what entries of train or eval name. in_place: tar files on the hub are read where they lie."""
         downloads = Downloads(
             self.media_cache or default_cache(), int(self.max_download_mib * 2**20), self.download_seconds
         )
         return [
-            (
-                Source(entry.path, entry.revision, entry.split, entry.files, downloads, in_place),
-                entry.media_root,
-                entry.outside_media_root,
-            )
-            for entry in entries
+            Source(**entry.model_dump(exclude={"weight"}), downloads=downloads, in_place=in_place) for entry in entries
         ]
 
 

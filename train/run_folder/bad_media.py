@@ -51,7 +51,7 @@ class BadMediaGuard:
             if self.on_bad_media == "fail":
                 first = everything[0]
                 raise UserError(
-                    f"{first.rows[0]}: {first.reason}; mend it, take it out, or leave it out with "
+                    f"{first.records[0]}: {first.reason}; mend it, take it out, or leave it out with "
                     "data.on_bad_media: skip. scripts/check_data.py names all such files"
                 )
             for bad in everything:
@@ -64,7 +64,7 @@ class BadMediaGuard:
         if key in self._lines:
             return
         line = {
-            **{"file": bad.item.path, "rows": list(bad.rows), "reason": bad.reason},
+            **{"file": bad.item.path, "records": list(bad.records), "reason": bad.reason},
             **{"data": part, "epoch": epoch, "step": step},
             **{"key": key[1], "media": _without_addresses(bad.item)},
             **{"identity": identity_now(bad.item), "size": size_now(bad.item)},
@@ -72,8 +72,8 @@ class BadMediaGuard:
         if PartialState().is_main_process:
             append_line(self.path, line)
             if bad.item.path not in {line["file"] for line in self._lines.values()}:
-                more = f" and {len(bad.rows) - 1} more" if len(bad.rows) > 1 else ""
-                print(f"left out: {bad.rows[0]}{more}: {bad.reason}", flush=True)
+                more = f" and {len(bad.records) - 1} more" if len(bad.records) > 1 else ""
+                print(f"left out: {bad.records[0]}{more}: {bad.reason}", flush=True)
         self._lines[key] = line
 
     def _files(self, part: Part, step: int) -> dict[str, dict]:
@@ -90,7 +90,7 @@ class BadMediaGuard:
             last = list(files.values())[-1]
             raise UserError(
                 f"step {step}: {too_many(len(files), self.num_files, self.max_share)}, the last one in "
-                f"{last['rows'][0]}: {last['reason']} (all: {self.path}). Checkpoints are those before it: mend the "
+                f"{last['records'][0]}: {last['reason']} (all: {self.path}). Checkpoints are those before it: mend the "
                 "files or raise data.max_bad_media, and give the same command again"
             )
 
