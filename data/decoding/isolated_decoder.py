@@ -8,12 +8,12 @@ import numpy as np
 from data.decoding.container import decode_with_threads
 from data.decoding.decode import decode
 from data.errors import MediaError, OutageError, UserError
-from data.isolation.child_process import Watched
+from data.isolation.child_process import ChildProcess
 from data.media.reference import Media, Part
 from data.media.storage import fetched
 
 
-class WatchedDecoder:
+class IsolatedDecoder:
     """`data.decoding.decode.decode` in a process beside the one that calls it: one for each data loader worker.
 
     A file that takes more than `seconds`, more than `memory` bytes, or crashes the decoder costs that process, which is
@@ -22,7 +22,7 @@ class WatchedDecoder:
 
     def __init__(self, seconds: float, memory: int = 4 * 2**30, num_threads: int = 1):
         self.seconds, self.memory, self.num_threads = seconds, memory, num_threads
-        self._process: Watched | None = None
+        self._process: ChildProcess | None = None
 
     def __call__(self, item: Media, num_frames: int) -> np.ndarray:
         """As `decode`; MediaError for whatever keeps the file from being decoded, in one line that names it.
@@ -42,12 +42,12 @@ class WatchedDecoder:
             raise MediaError(answer.result)
         return answer.result
 
-    def _own_process(self) -> Watched:
+    def _own_process(self) -> ChildProcess:
         """In a fork, the process that is found here is its parent's."""
         if self._process is None or self._process.owner != os.getpid() or not self._process.is_alive():
             if self._process is not None:
                 self._process.end()
-            self._process = Watched(decode_or_refuse, self.seconds, self.memory)
+            self._process = ChildProcess(decode_or_refuse, self.seconds, self.memory)
             weakref.finalize(self, self._process.end)
         return self._process
 

@@ -15,7 +15,7 @@ from data.decoding.probe import File, probe
 from data.digests import Digests, digest
 from data.errors import UserError
 from data.inspection.fill import Filling
-from data.isolation.process_pool import supervise
+from data.isolation.process_pool import run_in_pool
 from data.media.reference import Media, is_of_pictures, pictures_of
 from data.packing.dataset import RowDataset
 from data.sources.conversation import Conversation, read_conversations
@@ -128,9 +128,9 @@ def probe_files(
     """Decodes every file to its end, or does what `filling` says, `num_workers` at once; the problems of each as it is
     done.
 
-    seconds, memory (bytes): what a file may take, see `supervise`.
+    seconds, memory (bytes): what a file may take, see `run_in_pool`.
     """
-    for outcome in supervise(filling or probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
+    for outcome in run_in_pool(filling or probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
         file = files[outcome.job]
         reasons = outcome.result or [f"{file.path!r} {outcome.failure}"] * len(file.spans)
         rows: dict[str, list] = {}

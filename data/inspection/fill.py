@@ -15,8 +15,7 @@ class Filling:
     """What is done with a file: decoded to its end, if `probes`, and then as training does, which keeps its frames.
     What is kept already is not decoded for that.
 
-    samplings: all ways in which the frames of a clip are taken. A function for `supervise`, which sends it once to each
-    process.
+    samplings: all ways in which the frames of a clip are taken. `run_in_pool` sends it once to each process.
     """
 
     load_pixels: PixelLoader

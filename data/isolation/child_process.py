@@ -33,7 +33,7 @@ class Answer:
     failure: str | None = None
 
 
-class Watched:
+class ChildProcess:
     """function(job), one job after the other, in a process that ends with this one.
 
     function: of a module, or an object of a class of one. It and its jobs go there as multiprocessing sends them; what
@@ -155,7 +155,7 @@ class Watched:
         self._process.stdout.close()
 
 
-def wait_for_any(watched: Collection[Watched]) -> None:
+def wait_for_any(watched: Collection[ChildProcess]) -> None:
     """Until one of them has an answer or its time is over, or for a second.
 
     Seconds in which this process was stopped, and its children with it (Ctrl-Z), are not theirs.

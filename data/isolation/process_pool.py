@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.isolation.child_process import Watched, wait_for_any
+from data.isolation.child_process import ChildProcess, wait_for_any
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,18 @@ class Outcome:
     failure: str | None = None
 
 
-def supervise(
+def run_in_pool(
     function: Callable[[Any], Any], jobs: Sequence[Any], *, num_workers: int, seconds: float, memory: int
 ) -> Iterator[Outcome]:
     """function(job) for every job, each in one of `num_workers` processes; outcomes as they come, one a job.
 
-    function, seconds and memory: as of `Watched`.
+    function, seconds and memory: as of `ChildProcess`.
     """
     pending, workers = deque(range(len(jobs))), {}  # worker -> the number of its job
     try:
         while pending or workers:
             while len(workers) < min(num_workers, len(pending) + sum(worker.is_busy for worker in workers)):
-                workers[Watched(function, seconds, memory)] = None
+                workers[ChildProcess(function, seconds, memory)] = None
             wait_for_any(workers)
             for worker in list(workers):
                 if answer := worker.answer():

@@ -1,4 +1,4 @@
-"""Damaged files through the watched decoder: each is pixels or one line, and the process that asks lives on.
+"""Damaged files through the isolated decoder: each is pixels or one line, and the process that asks lives on.
 
     python tests/fuzz/fuzz.py 10000 --json outputs/fuzz.json
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import MediaError
 from data.media.reference import Media
 from tests.media_samples import draw_frames, write_clip
@@ -62,7 +62,7 @@ def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
     named, wrong = [], []
 
     def work(worker: int) -> None:
-        decoder = WatchedDecoder(seconds, memory=2**30)
+        decoder = IsolatedDecoder(seconds, memory=2**30)
         for seed in seeds[worker::num_workers]:
             source = files[seed % len(files)]
             outcome, line = try_one(decoder, source, folder / f"{worker}{source.suffix}", seed)
@@ -84,7 +84,7 @@ def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
     }
 
 
-def try_one(decoder: WatchedDecoder, source: Path, target: Path, seed: int) -> tuple[str, str]:
+def try_one(decoder: IsolatedDecoder, source: Path, target: Path, seed: int) -> tuple[str, str]:
     """The outcome of one mutation, and the line that describes it."""
     target.write_bytes(mutate(source.read_bytes(), np.random.default_rng(seed)))
     kind = "image" if source.suffix in (".jpg", ".png") else "video"

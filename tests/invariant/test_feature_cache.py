@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from data.batches.pixels import PixelLoader
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import MediaError, UserError
 from data.media.reference import Media
 from data.video_llava import IMAGE_KEY, PROJECTOR
@@ -111,7 +111,7 @@ def test_what_the_features_depend_on_is_in_the_key(model, processor, media, args
 def test_what_cannot_be_decoded_is_for_training_to_skip(model, processor, media, args, tmp_path):
     bad = Media("video", str(tmp_path / "bad.mp4"))
     (tmp_path / "bad.mp4").write_bytes(b"no clip at all")
-    pixels = PixelLoader(processor, 8, decode=WatchedDecoder(seconds=60))
+    pixels = PixelLoader(processor, 8, decode=IsolatedDecoder(seconds=60))
     load = replace_towers(model.requires_grad_(False), pixels, str(tmp_path / "f"), [bad, *media], args)
     with pytest.raises(MediaError, match="bad.mp4' is damaged or not a video"):
         load.fitted(bad)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.decoding.decode import decode
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.decoding.probe import File, probe
 from data.errors import MediaError, UserError
 from data.files import UNFINISHED
@@ -171,9 +171,9 @@ def test_a_cache_that_cannot_be_written_is_named(at, tmp_path):
     assert "cannot write" in (message := _failure(at("clip0.mp4"))) and "set media_cache" in message
 
 
-def test_a_watched_decoder_is_not_needed_for_a_failed_download(at):
+def test_an_isolated_decoder_is_not_needed_for_a_failed_download(at):
     with pytest.raises(MediaError, match="a.mp4' cannot be downloaded: ConnectError"):
-        WatchedDecoder(seconds=1)(at("http://127.0.0.1:1/a.mp4"), 8)
+        IsolatedDecoder(seconds=1)(at("http://127.0.0.1:1/a.mp4"), 8)
 
 
 def test_an_address_keeps_its_suffix(at):

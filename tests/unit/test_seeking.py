@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.decoding.container import PacketIndex, list_packets, open_clip, share_of_cores
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.decoding.seeking import Run, can_seek, nal_types, seek_frames, start_check
 from data.decoding.video import read_frames
 from data.media.reference import Media
@@ -247,5 +247,5 @@ def test_threads_decode_the_same(clips):
     path, everything = clips("slices.mp4")
     with open_clip(path) as (_, stream):
         assert stream.codec_context.thread_count == 1  # here, where workers are forked from
-    frames = WatchedDecoder(seconds=60, num_threads=4)(Media("video", str(path)), 8)
+    frames = IsolatedDecoder(seconds=60, num_threads=4)(Media("video", str(path)), 8)
     np.testing.assert_array_equal(frames, everything[::9])

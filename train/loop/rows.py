@@ -6,7 +6,7 @@ from itertools import chain, islice
 from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
 from data.decoding.container import num_cores, share_of_cores
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.packing.mixture import Mixture
 from data.packing.streaming import RowStream
@@ -75,5 +75,5 @@ def pixel_loader(data: Data, processor, num_workers: int) -> PixelLoader:
     """
     cache = data.frame_cache and FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib)
     num_threads = share_of_cores(num_cores(), num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    decode = WatchedDecoder(data.decode_seconds, num_threads=min(8, num_threads))
+    decode = IsolatedDecoder(data.decode_seconds, num_threads=min(8, num_threads))
     return PixelLoader(processor, data.num_frames, cache, decode)

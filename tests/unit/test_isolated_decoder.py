@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data.decoding.decode import decode
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import MediaError
 from data.media.reference import Media
 from tests.media_samples import cut, draw_frames, write_clip, write_endless
@@ -37,12 +37,12 @@ def endless(tmp_path_factory) -> Media:
     return Media("video", str(write_endless(tmp_path_factory.mktemp("endless") / "endless.gif")))
 
 
-def pid_of(decoder: WatchedDecoder) -> int:
+def pid_of(decoder: IsolatedDecoder) -> int:
     return decoder._process._process.pid
 
 
 def test_the_same_pixels_from_one_process(media):
-    decoder = WatchedDecoder(seconds=60)
+    decoder = IsolatedDecoder(seconds=60)
     pids = set()
     for item in media:
         there, here = decoder(item, 8), decode(item, 8)
@@ -53,7 +53,7 @@ def test_the_same_pixels_from_one_process(media):
 
 
 def test_refusals_are_the_reader_s_own_lines(media, tmp_path):
-    decoder = WatchedDecoder(seconds=60)
+    decoder = IsolatedDecoder(seconds=60)
     damaged = Media("video", str(tmp_path / "cut.mp4"))
     cut(tmp_path.joinpath(media[0].path), tmp_path / "cut.mp4", 0.6)
     for item in (Media("image", str(tmp_path / "none.png")), damaged):
@@ -66,7 +66,7 @@ def test_refusals_are_the_reader_s_own_lines(media, tmp_path):
 
 
 def test_an_endless_file_costs_its_process_and_no_more(media, endless):
-    decoder = WatchedDecoder(seconds=2)
+    decoder = IsolatedDecoder(seconds=2)
     before = decoder(media[0], 8)
     pid = pid_of(decoder)
     with pytest.raises(MediaError, match="endless.gif' takes more than 2 seconds"):
@@ -76,7 +76,7 @@ def test_an_endless_file_costs_its_process_and_no_more(media, endless):
 
 
 def test_a_crash_while_decoding_is_the_file_s_and_one_between_files_is_nobody_s(media, endless):
-    decoder = WatchedDecoder(seconds=60)
+    decoder = IsolatedDecoder(seconds=60)
     decoder(media[0], 8)
     threading.Timer(0.2, os.kill, (pid_of(decoder), signal.SIGSEGV)).start()
     with pytest.raises(MediaError, match=r"endless.gif' the decoder crashed \(SIGSEGV\)"):
@@ -88,7 +88,7 @@ def test_a_crash_while_decoding_is_the_file_s_and_one_between_files_is_nobody_s(
 
 
 def test_signals_to_the_whole_group_are_not_the_decoder_s(media):
-    decoder = WatchedDecoder(seconds=60)
+    decoder = IsolatedDecoder(seconds=60)
     decoder(media[0], 8)
     pid = pid_of(decoder)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -100,7 +100,7 @@ def test_signals_to_the_whole_group_are_not_the_decoder_s(media):
 class Decoded(list):
     """Pixels of references, as a data loader's dataset."""
 
-    decoder = WatchedDecoder(seconds=60)
+    decoder = IsolatedDecoder(seconds=60)
 
     def __getitem__(self, i):
         return self.decoder(super().__getitem__(i), 8), pid_of(self.decoder)
@@ -122,8 +122,8 @@ def test_it_ends_with_a_parent_that_is_killed(media):
     code = f"""
 import os
 from data.media.reference import Media
-from data.decoding.isolated_decoder import WatchedDecoder
-decoder = WatchedDecoder(seconds=60)
+from data.decoding.isolated_decoder import IsolatedDecoder
+decoder = IsolatedDecoder(seconds=60)
 decoder(Media("video", {media[0].path!r}), 8)
 print(decoder._process._process.pid, flush=True)
 os.kill(os.getpid(), 9)

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.isolation.process_pool import supervise
+from data.isolation.process_pool import run_in_pool
 
 
 def do(job: str) -> str:
@@ -39,7 +39,7 @@ EXPECTED = {
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_every_job_has_one_outcome(num_workers):
     jobs = ["a", "crash", "b", "eat", "leave", "hang", "raise", "c", "crash", "d"]
-    outcomes = list(supervise(do, jobs, num_workers=num_workers, seconds=3, memory=2**30))
+    outcomes = list(run_in_pool(do, jobs, num_workers=num_workers, seconds=3, memory=2**30))
     assert Counter(outcome.job for outcome in outcomes) == Counter(range(len(jobs)))
     for outcome in outcomes:
         job = jobs[outcome.job]
@@ -53,16 +53,16 @@ class Prefix(str):
 
 
 def test_an_object_that_is_called():
-    outcomes = supervise(Prefix("an "), ["a", "o"], num_workers=1, seconds=60, memory=2**30)
+    outcomes = run_in_pool(Prefix("an "), ["a", "o"], num_workers=1, seconds=60, memory=2**30)
     assert [outcome.result for outcome in outcomes] == ["an a", "an o"]
 
 
 def test_no_job_no_process():
-    assert list(supervise(do, [], num_workers=2, seconds=1, memory=2**30)) == []
+    assert list(run_in_pool(do, [], num_workers=2, seconds=1, memory=2**30)) == []
 
 
 def test_what_is_left_ends_with_the_one_who_asked():
-    outcomes = supervise(pid_or_hang, ["pid", "hang", "hang"], num_workers=1, seconds=60, memory=2**30)
+    outcomes = run_in_pool(pid_or_hang, ["pid", "hang", "hang"], num_workers=1, seconds=60, memory=2**30)
     pid = next(outcomes).result
     outcomes.close()
     with pytest.raises(ProcessLookupError):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.decoding.decode import decode
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.decoding.probe import File, probe
 from data.errors import MediaError, OutageError, UserError
 from data.media import http_file
@@ -104,9 +104,9 @@ def test_a_shard_in_place_is_the_shard(server, at, tmp_path):
     assert file_sizes(shard(at)) == [(f"{server.address}/all.tar", (server.folder / "all.tar").stat().st_size)]
 
 
-def test_a_watched_decoder_is_given_what_was_fetched(at, media_folder):
+def test_an_isolated_decoder_is_given_what_was_fetched(at, media_folder):
     (conversation, *_) = read_conversations(shard(at))
-    item, decoder = conversation.media[0], WatchedDecoder(seconds=60)
+    item, decoder = conversation.media[0], IsolatedDecoder(seconds=60)
     expected = decode(Media("video", str(media_folder / "clip0.mp4")), 8)
     assert np.array_equal(decoder(item, 8), expected)
     with fetched(item) as here:
@@ -162,7 +162,7 @@ def test_what_is_wrong_with_a_part_is_the_file_s(server, at):
     item = conversation.media[0]
     small = Media("video", item.path, place=Part(at("all.tar", max_bytes=10), item.place.offset, item.place.size))
     with pytest.raises(MediaError, match="clip0.mp4' cannot be downloaded: larger than 9.53674e-06 MiB"):
-        WatchedDecoder(seconds=60)(small, 8)
+        IsolatedDecoder(seconds=60)(small, 8)
     (server.folder / "all.tar").write_bytes((server.folder / "all.tar").read_bytes()[: item.place.offset + 100])
     (reason,) = probe(File("video", item.path, place=item.place))
     assert "clip0.mp4' cannot be read: its shard has changed" in reason
@@ -176,10 +176,10 @@ def test_a_server_may_be_away_for_a_moment(server, at):
     assert read_part(item.place, item.path) == expected
     server.failures += [503, 500, 502]
     with pytest.raises(OutageError, match="the server answers 502"):
-        WatchedDecoder(seconds=60)(item, 8)
+        IsolatedDecoder(seconds=60)(item, 8)
     server.failures += [403]
     with pytest.raises(MediaError, match="the server answers 403"):
-        WatchedDecoder(seconds=60)(item, 8)
+        IsolatedDecoder(seconds=60)(item, 8)
 
 
 def test_rows_name_media_by_address_in_place_or_not(server, at, media_folder, tmp_path):
