@@ -1,8 +1,8 @@
 """Answer every question of a data file and score the answers.
 
-A question is each of the assistant's turns, asked with the true history. An answer is correct when it holds
-one of the record's "accept" texts as whole words, or without these equals the expected answer after the usual
-VQA normalisation.
+A question is each of the assistant's turns, asked with the true history. An answer is correct when it says
+one of the record's "accept" texts (docs/scoring.md has the rule), or without these equals the expected answer after
+the usual VQA normalisation.
 """
 
 import argparse
