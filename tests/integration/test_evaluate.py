@@ -1,5 +1,7 @@
 import json
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -62,7 +64,8 @@ def test_accept_is_one_list_or_one_for_each_question(tmp_path):
 
 
 def test_scores_are_counted(monkeypatch):
-    monkeypatch.setattr(evaluation, "answer", lambda model, processor, prompts, **settings: ["It is red.", "2", "no"])
+    answers = [{2: "no"}, {0: "It is red.", 1: "2"}]
+    monkeypatch.setattr(evaluation, "answer_batches", lambda model, processor, prompts, **settings: answers)
     questions = [
         Question("a", [], (Media("video", "clips/a.mp4"),), "Colour?", "a red square", ["red"]),
         Question("b", [], (), "How many?", "Two", None),
@@ -73,7 +76,7 @@ def test_scores_are_counted(monkeypatch):
     assert records[0] == {**expected, "predicted": "It is red.", "correct": True}
     assert [record["correct"] for record in records] == [True, True, False]
     assert summary.pop("seconds") >= 0
-    assert summary == {"accuracy": 2 / 3, "questions": 3}
+    assert summary == {"accuracy": 2 / 3, "questions": 3, "left_out": 0, "bad_media": 0}
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -108,6 +111,70 @@ def test_predictions_are_the_model_s_answers_in_the_file_s_order(
         alone = answer(*loaded, [(question.messages, question.media)], num_frames=8, max_new_tokens=4)
         assert record["predicted"] == alone[0]
     assert sorted(path.name for path in out.parent.iterdir()) == ["predictions.jsonl", "summary.json"]
+
+
+@pytest.fixture
+def some_bad(media_folder, tmp_path):
+    """Two questions about sound media, three about a clip that cannot be decoded, one about one that is not there."""
+    (tmp_path / "bad.mp4").write_bytes((media_folder / "clip0.mp4").read_bytes()[:2000])
+    sound = [
+        {"video": str(media_folder / "clip0.mp4"), "conversations": turns("<video>\nWhat is shown?", "a test card")},
+        {"image": str(media_folder / "picture0.png"), "conversations": turns("<image>\nWhat is shown?", "a gradient")},
+    ]
+    bad = [{"video": "bad.mp4", "conversations": turns("<video>\nWhat?", "x", "And?", "y", "And?", "z")}]
+    missing = [{"video": "nowhere.mp4", "conversations": turns("<video>\nWhat?", "x")}]
+    (tmp_path / "data.json").write_text(json.dumps([*bad, sound[0], *missing, sound[1]]))
+    return tmp_path / "data.json"
+
+
+def test_bad_media_cost_their_own_questions_alone(model_folder, some_bad, tmp_path, monkeypatch, capsys):
+    out, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
+    command = [model_folder, "--data", some_bad, "--out", out, "--json", summary, "--max-new-tokens", 1]
+    status, printed, _ = run(monkeypatch, capsys, *command)
+    assert status == 0
+    assert [json.loads(line)["expected"] for line in out.read_text().splitlines()] == ["a test card", "a gradient"]
+    told = [line for line in printed.splitlines() if line.startswith("left out: ")]
+    assert len(told) == 2 and sum("nowhere.mp4" in line for line in told) == 1
+    assert sum("bad.mp4" in line for line in told) == 1
+    assert printed.splitlines()[-1].endswith(f" of 2 answers correct, 4 left out: {out}")
+    counts = json.loads(summary.read_text())
+    assert (counts["questions"], counts["left_out"], counts["bad_media"]) == (2, 4, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp4", "data.json", "out.jsonl", "summary.json"]
+
+
+def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.jsonl"
+    command = [model_folder, "--data", mixed_file, "--out", out, "--batch-size", 1, "--max-new-tokens", 12]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.evaluate", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    while not out.exists() or out.read_bytes().count(b"\n") < 3:
+        time.sleep(0.002)
+        assert process.poll() is None, process.stderr.read()
+    process.kill()
+    process.communicate()
+    with open(out, "ab") as file:
+        file.write(b'{"id": "half of a li')
+    kept = out.read_bytes().split(b"\n")[:-1]
+    assert 3 <= len(kept) < len(read_questions(mixed_file))
+
+    for others, changed in [(["--max-new-tokens", 11], "settings"), (["--limit", 4], "questions")]:
+        before = out.read_bytes()
+        status, _, error = run(monkeypatch, capsys, *command, *others)
+        assert status == 2 and f"unfinished evaluation with another {changed}; give another --out" in error
+        assert out.read_bytes() == before
+    status, printed, _ = run(monkeypatch, capsys, *command)
+    assert status == 0 and f"{len(kept)} of {len(read_questions(mixed_file))} answers are in {out} already" in printed
+    command[4] = tmp_path / "unbroken.jsonl"
+    run(monkeypatch, capsys, *command)
+    assert out.read_bytes() == command[4].read_bytes()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def read_questions(file):
+    return [question for each in read_conversations(Source(file)) for question in questions_of(each)]
 
 
 def test_limit_counts_questions(model_folder, mixed_file, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """Answer prompts about pictures and clips, in batches padded on the left."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,16 +10,34 @@ from tqdm import tqdm
 from transformers import VideoLlavaProcessor
 
 from data.batches.collator import PromptCollator
+from data.batches.pixels import PixelLoader
+from data.errors import MediaError
+from data.media.bad_media import BadMedia
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.tokens.encoding import encode_prompt
 from train.results.loading import Answering
 
 Prompt = tuple[list[dict], Sequence[Media]]
+Decode = Callable[[Media, int], np.ndarray]
 MIN_KEPT_MEDIA = 8  # pictures and clips whose pixels are kept for the next question, at least
 
 
-def answer(
+def answer(model: Answering, processor: VideoLlavaProcessor, prompts: Sequence[Prompt], **settings: Any) -> list[str]:
+    """Return the model's answer to each prompt, in the order given; `settings` go to `answer_batches`.
+
+    Raises MediaError for a picture or clip that cannot be decoded.
+    """
+    answers = [""] * len(prompts)
+    for batch in answer_batches(model, processor, prompts, **settings):
+        for index, answered in batch.items():
+            if isinstance(answered, BadMedia):
+                raise MediaError(answered.reason)
+            answers[index] = answered
+    return answers
+
+
+def answer_batches(
     model: Answering,
     processor: VideoLlavaProcessor,
     prompts: Sequence[Prompt],
@@ -27,34 +45,47 @@ def answer(
     num_frames: int,
     max_new_tokens: int = 64,
     batch_size: int = 8,
+    decode: Decode | None = None,
     show_progress: bool = False,
-) -> list[str]:
-    """Return the model's answer to each (messages, media), in the order given.
+) -> Iterator[dict[int, str | BadMedia]]:
+    """Answer (messages, media) a batch at a time; yields, by their prompts' indices, each batch's answers, or what is
+    wrong with a prompt's media.
 
     `messages` end with the user's words; `media` are their pictures and clips in order of appearance, mixed
-    as you like over a batch. Greedy, unless model.generation_config says otherwise. UserError names a bad file.
+    as you like over a batch. Greedy, unless model.generation_config says otherwise. `decode` is used in place of
+    `data.decoding.decode.decode`.
     """
     visual_tokens = measure_visual_tokens(processor, num_frames)
     encoded = [(encode_prompt(messages, processor.tokenizer, visual_tokens), media) for messages, media in prompts]
     order = sorted(range(len(encoded)), key=lambda index: _place(*encoded[index]))
 
     collate = PromptCollator(processor, num_frames)
+    load_pixels = PixelLoader(processor, num_frames, decode=decode)
 
     @lru_cache(maxsize=max(MIN_KEPT_MEDIA, batch_size))
-    def pixels_of(item: Media) -> dict[str, torch.Tensor]:
-        return collate.load_pixels([item])
+    def pixels_of(item: Media) -> dict[str, torch.Tensor] | BadMedia:
+        """Return an item's pixels, or why there are none: a clip that costs a minute is not tried for each question."""
+        try:
+            return load_pixels([item])
+        except MediaError as problem:
+            return BadMedia(item, (), str(problem))
 
-    answers = [""] * len(encoded)
     with tqdm(total=len(encoded), unit="question", disable=not show_progress) as progress:
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            inputs = collate([(encoded[index][0], ()) for index in chosen])
-            inputs |= _joined(pixels_of(item) for index in chosen for item in encoded[index][1])
-            texts = _generate(model, processor, inputs, max_new_tokens)
-            for index, text in zip(chosen, texts, strict=True):
-                answers[index] = text
-            progress.update(len(chosen))
-    return answers
+            answers: dict[int, str | BadMedia] = {}
+            chosen, pixels = [], []
+            for index in order[start : start + batch_size]:
+                found = [pixels_of(item) for item in encoded[index][1]]
+                if bad := [each for each in found if isinstance(each, BadMedia)]:
+                    answers[index] = bad[0]
+                else:
+                    chosen.append(index)
+                    pixels += found
+            if chosen:
+                inputs = collate([(encoded[index][0], ()) for index in chosen]) | _joined(pixels)
+                answers |= zip(chosen, _generate(model, processor, inputs, max_new_tokens), strict=True)
+            yield answers
+            progress.update(min(batch_size, len(order) - start))
 
 
 def _place(ids: np.ndarray, media: Sequence[Media]) -> tuple:
