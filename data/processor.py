@@ -1,5 +1,7 @@
 """A Video-LLaVA checkpoint's processor: loaded, made to agree with its model, measured and checked."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, VideoLlavaProcessor
@@ -90,9 +92,11 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
 
 
 def _ends_turns_with_eos(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    turns = [{"role": role, "content": [{"type": "text", "text": "x"}]} for role in ("user", "assistant") * 2]
+    turns: list[Any] = [
+        {"role": role, "content": [{"type": "text", "text": "x"}]} for role in ("user", "assistant") * 2
+    ]
     texts = [tokenizer.apply_chat_template(turns[:n], tokenize=False, chat_template=template) for n in (2, 4)]
-    return all(text.rstrip().endswith(tokenizer.eos_token) for text in texts)
+    return all(str(text).rstrip().endswith(str(tokenizer.eos_token)) for text in texts)
 
 
 def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, VideoLlavaForConditionalGeneration, V
 DECODER = "language_model"
 PROJECTOR = "multi_modal_projector"
 TOWERS = ("image_tower", "video_tower")
+NUM_FRAMES = 8  # of a clip, as Video-LLaVA was trained
 PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
 # transformers 5.23 renamed `pixel_values_images`.
 IMAGE_KEY = next(

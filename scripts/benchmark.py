@@ -25,9 +25,9 @@ CASES = {
 def main() -> None:
     arguments = parse_command_line()
     quiet_libraries()
-    rows = CASES[arguments.case].run(arguments)
+    figures = CASES[arguments.case].run(arguments)
     if arguments.json:
-        write_whole(arguments.json, json.dumps(rows, indent=2) + "\n")
+        write_whole(arguments.json, json.dumps(figures, indent=2) + "\n")
 
 
 def parse_command_line() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse_command_line() -> argparse.Namespace:
     cases = parser.add_subparsers(dest="case", required=True)
     for name, case in CASES.items():
         options = cases.add_parser(name, description=case.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        options.add_argument("--json", type=Path, help="the rows are written here")
+        options.add_argument("--json", type=Path, help="write the figures of each case")
         case.add_options(options)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Draws the README's picture of the attention mask, .github/images/shared_prefix_mask.svg, from the mask itself.
+"""Draw the README's picture of the attention mask, .github/images/shared_prefix_mask.svg, from the mask itself.
 
 python scripts/draw_mask.py
 """
@@ -17,8 +17,8 @@ WORDS = "two clips and five questions in one row: each line's token sees the col
 
 
 def spans(layout: RowLayout) -> list[tuple[str, str, int, int]]:
-    """(name, colour, start, end) of each prefix and suffix, in the order of the tokens."""
-    named = []
+    """Return (name, colour, start, end) of each prefix and suffix, in the order of the tokens."""
+    named: list[tuple[str, str, int]] = []
     for clip, (prefix_length, suffix_lengths) in enumerate(layout.groups):
         named.append((f"clip {'AB'[clip]}", PREFIX, prefix_length))
         for number, length in enumerate(suffix_lengths):
@@ -28,7 +28,7 @@ def spans(layout: RowLayout) -> list[tuple[str, str, int, int]]:
 
 
 def cells(layout: RowLayout) -> list[str]:
-    """A square for each (query, key) that the mask lets through, pale where a question sees its clip."""
+    """Draw a square for each (query, key) that the mask lets through, pale where a question sees its clip."""
     drawn = []
     owner = [span for span in spans(layout) for _ in range(span[2], span[3])]
     for query, key in dense_mask(layout).nonzero().tolist():
@@ -41,7 +41,7 @@ def cells(layout: RowLayout) -> list[str]:
 
 
 def labels(layout: RowLayout) -> list[str]:
-    """The name of each span left of its lines, and a bar of its colour above its columns."""
+    """Draw the name of each span left of its lines, and a bar of its colour above its columns."""
     drawn = []
     for name, colour, start, end in spans(layout):
         y = TOP + (start + end) / 2 * CELL + 4
@@ -52,6 +52,7 @@ def labels(layout: RowLayout) -> list[str]:
 
 
 def mask_svg(layout: RowLayout = LAYOUT) -> str:
+    """Return the picture, with a legend."""
     edge = sum(layout.group_lengths) * CELL
     width, height = LEFT + edge + 10, TOP + edge + 34
     return "\n".join(

@@ -22,10 +22,10 @@ import numpy as np
 
 from data.decoding.video import read_frames
 from data.media.frame_sampling import frame_indices
-from scripts.benchmarks.measure import machine, seconds
+from data.video_llava import NUM_FRAMES
+from scripts.benchmarks.measure import MB, Figures, machine, seconds, spread
 
-NUM_FRAMES = 8
-Reader = Callable[[Path], np.ndarray]  # -> uint8 (8, H, W, 3)
+Reader = Callable[[Path], np.ndarray]  # returns uint8 (8, H, W, 3)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,49 +36,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetitions", type=int, default=5)
 
 
-def run(arguments: argparse.Namespace) -> list[dict]:
-    """Measure and print clip by clip; returns the rows of `--json`."""
-    about = {"machine": machine(), "av": av.__version__, "torchcodec": None}
+def run(arguments: argparse.Namespace) -> list[Figures]:
+    """Measure and print clip by clip; return the figures of each."""
+    about: Figures = {"machine": machine(), "av": av.__version__, "torchcodec": None}
     readers: dict[str, Reader] = {"plain": read_in_order, "ours": lambda path: read_frames(path, NUM_FRAMES)}
     if importlib.util.find_spec("torchcodec"):
         readers["torchcodec"], about["torchcodec"] = read_with_torchcodec, version("torchcodec")
     print("{machine}, PyAV {av}, torchcodec {torchcodec}\n".format(**about) + HEADING, flush=True)
-    rows = []
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         for length in arguments.seconds:
             path = Path(folder) / "clip.mp4"
             num_frames = make_clip(path, length, arguments.gop, arguments.height, arguments.rate)
             clip = {"clip_s": length, "clip_frames": num_frames, "gop_s": arguments.gop, "height": arguments.height}
-            size = path.stat().st_size / 1e6
-            rows.append({"case": "decode", **clip, "clip_mb": size, **compare(readers, path, arguments), **about})
-            print(describe(rows[-1]), flush=True)
-    return rows
+            compared = compare(readers, path, arguments.repetitions)
+            figures.append({"case": "decode", **clip, "clip_mb": path.stat().st_size / MB, **compared, **about})
+            print(describe(figures[-1]), flush=True)
+    return figures
 
 
-def compare(readers: dict[str, Reader], path: Path, arguments: argparse.Namespace) -> dict:
-    """All readers in turns, after one round that warms up and compares their frames. Seconds are medians, ratios are to
-    ours; `spread` has [min, max]."""
+def compare(readers: dict[str, Reader], path: Path, repetitions: int) -> Figures:
+    """Time all readers in turns, after one round that warms up and compares their frames.
+
+    Seconds are medians, ratios are to ours; `spread` has [min, max].
+    """
     frames = {name: reader(path) for name, reader in readers.items()}
-    times = {f"{name}_s": [] for name in readers}
-    for _ in range(arguments.repetitions):
+    times: dict[str, list[float]] = {f"{name}_s": [] for name in readers}
+    for _ in range(repetitions):
         for name, reader in readers.items():
             times[f"{name}_s"].append(seconds(lambda reader=reader: reader(path)))
-    row = {name: median(values) for name, values in times.items()}
+    figures: Figures = {name: median(values) for name, values in times.items()}
     for name, key in {"plain": "ratio", "torchcodec": "torchcodec_ratio"}.items():
         if name in readers:
             times[key] = [theirs / ours for theirs, ours in zip(times[f"{name}_s"], times["ours_s"], strict=True)]
-            row[key] = row[f"{name}_s"] / row["ours_s"]
-            row[key.replace("ratio", "difference")] = largest_difference(frames["ours"], frames[name])
-    return {**row, "spread": {name: [min(values), max(values)] for name, values in times.items()}}
+            figures[key] = figures[f"{name}_s"] / figures["ours_s"]
+            figures[key.replace("ratio", "difference")] = largest_difference(frames["ours"], frames[name])
+    return {**figures, "spread": spread(**times)}
 
 
 def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> int:
-    """Of any two bytes; 0 says that all are equal."""
+    """Return the largest difference of any two bytes; 0 says that all are equal."""
     return int(np.abs(ours.astype(np.int16) - theirs).max())
 
 
 def read_in_order(path: Path) -> np.ndarray:
-    """`read_video_pyav` as the documentation calls it, with the container closed."""
+    """Read as the documentation's `read_video_pyav` does, and close the container."""
     with av.open(str(path)) as container:
         indices = np.arange(0, container.streams.video[0].frames, container.streams.video[0].frames / NUM_FRAMES)
         wanted, frames = set(indices.astype(int).tolist()), []
@@ -91,14 +93,15 @@ def read_in_order(path: Path) -> np.ndarray:
 
 
 def read_with_torchcodec(path: Path) -> np.ndarray:
-    from torchcodec.decoders import VideoDecoder  # an option, which needs FFmpeg's libraries
+    # pyrefly: ignore[missing-import]  an option, which needs FFmpeg's libraries
+    from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(path), seek_mode="exact", dimension_order="NHWC")
     return decoder.get_frames_at(frame_indices(len(decoder), NUM_FRAMES)).data.numpy()
 
 
 def make_clip(path: Path, length: float, gop: float, height: int, rate: int) -> int:
-    """Film a textured plain that moves past, with some noise; returns the number of frames."""
+    """Film a textured plain that moves past, with some noise; return the number of frames."""
     width, num_frames, random = height * 16 // 18 * 2, round(length * rate), np.random.default_rng(0)
     coarse = random.integers(40, 200, (height // 4, width // 4), dtype=np.uint8)
     ground = np.tile(coarse.repeat(8, axis=0).repeat(8, axis=1), (2, 2))  # (4 height, 4 width)
@@ -123,10 +126,10 @@ def make_clip(path: Path, length: float, gop: float, height: int, rate: int) -> 
 
 
 def fill(plane: av.video.plane.VideoPlane, values: np.ndarray) -> None:
-    """Lines of a plane may be longer than the picture."""
+    """Copy values (h, w) into a plane, whose lines may be longer than the picture's."""
     lines = np.zeros((plane.height, plane.line_size), np.uint8)
     lines[:, : plane.width] = values
-    plane.update(lines)
+    plane.update(lines.tobytes())
 
 
 COLUMNS = {
@@ -144,11 +147,12 @@ COLUMNS = {
 HEADING = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"  # as the README shows it
 
 
-def describe(row: dict) -> str:
-    low, high = row["spread"]["ratio"]
-    shown = {"torchcodec_s": "-", "torchcodec_ratio": "-", "torchcodec_difference": "-", **row}
-    if row["torchcodec"]:
-        shown["torchcodec_s"] = f"{row['torchcodec_s']:.3f} s"
-        spread = row["spread"]["torchcodec_ratio"]
-        shown["torchcodec_ratio"] = "{:.2f}x ({:.2f} to {:.2f})".format(row["torchcodec_ratio"], *spread)
+def describe(figures: Figures) -> str:
+    """Return a line of the table."""
+    low, high = figures["spread"]["ratio"]
+    shown = {"torchcodec_s": "-", "torchcodec_ratio": "-", "torchcodec_difference": "-", **figures}
+    if figures["torchcodec"]:
+        shown["torchcodec_s"] = f"{figures['torchcodec_s']:.3f} s"
+        bounds = figures["spread"]["torchcodec_ratio"]
+        shown["torchcodec_ratio"] = "{:.2f}x ({:.2f} to {:.2f})".format(figures["torchcodec_ratio"], *bounds)
     return f"| {' | '.join(COLUMNS.values())} |".format(**shown, low=low, high=high)

@@ -1,12 +1,12 @@
-"""What reading a large data set takes, from the data file to the first batch: seconds and memory.
+"""Seconds and memory for reading a large data set, from the data file to the first batch.
 
 A fresh process does what train/sft.py does: read, check, tokenise, group, plan the rows of an epoch, fingerprint, start
 the loader's workers, take a batch. Two data sets: many questions about each clip, and one question about each, which
-has most clips and most groups (parts of a few files: what counts is that all differ).
+has most clips and most groups (parts of a few files, because all that counts is that they differ).
 
-base    of the process when everything is imported and the processor loaded, before a row is read
+base    the process when everything is imported and the processor loaded, before a record is read
 rss     resident, with the libraries' files, which all processes share; peak: the highest so far; anon: without files
-own     of a worker: what it shares with no other process (USS)
+own     memory that a worker shares with no other process (USS)
 """
 
 import argparse
@@ -17,9 +17,25 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import numpy as np
+import psutil
+from accelerate.data_loader import DataLoaderShard
+
+import train.sft  # noqa: F401  all that training imports
+from data.batches.collator import RowCollator
+from data.batches.workers import loader_workers
+from data.processor import set_up_processor
+from data.video_llava import NUM_FRAMES
+from scripts.benchmarks.measure import Figures, machine
+from scripts.demo.scenes import film, random_scene
+from train.loop.rows import load_rows
+from train.model.build import SHAPES, build_config, build_processor, train_tokenizer
+from train.model.load import quiet_libraries
+from train.recipe.recipe import Data, Dataset
+from train.run_folder.bad_media import size_now
+
 NUM_FILES = 4
-NUM_FRAMES = 8
+KIB, MB = 2**10, 10**6
 QUESTIONS = (
     ("What colour is the shape in number {}?", "red"),
     ("Which way does it move after {}?", "left"),
@@ -28,37 +44,32 @@ QUESTIONS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--records", type=int, default=1_000_000, help="conversations in the data file")
     parser.add_argument("--questions-per-clip", type=int, nargs="+", default=[25, 1])
     parser.add_argument("--workers", type=int, default=2, help="of the data loader")
 
 
-def run(arguments: argparse.Namespace) -> list[dict]:
-    """Measure and print case by case; returns the rows of `--json`."""
-    from scripts.benchmarks.measure import machine
-
-    rows = []
+def run(arguments: argparse.Namespace) -> list[Figures]:
+    """Measure and print case by case; return the figures of each."""
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         write_processor_and_clips(Path(folder))
         for questions_per_clip in arguments.questions_per_clip:
-            write_records(Path(folder), arguments.rows, questions_per_clip)
+            write_records(Path(folder), arguments.records, questions_per_clip)
             command = [sys.executable, "-m", "scripts.benchmarks.load", folder, str(arguments.workers)]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            figures = json.loads(printed.splitlines()[-1])
-            about = {"case": "load", "rows": arguments.rows, "questions_per_clip": questions_per_clip}
-            rows.append({**about, **figures, "machine": machine()})
-            print(describe(rows[-1]), flush=True)
-    return rows
+            measured = json.loads(printed.splitlines()[-1])
+            about = {"case": "load", "records": arguments.records, "questions_per_clip": questions_per_clip}
+            figures.append({**about, **measured, "machine": machine()})
+            print(describe(figures[-1]), flush=True)
+    return figures
 
 
 def write_processor_and_clips(folder: Path) -> None:
-    import numpy as np
-
-    from scripts.demo.scenes import film, random_scene
-    from train.model.build import build_config, build_processor, train_tokenizer
-
     words = [text for pair in QUESTIONS for text in pair]
-    processor = build_processor(train_tokenizer([f"USER: ASSISTANT: 0123456789 {' '.join(words)}"] * 4), image_size=56)
+    processor = build_processor(
+        train_tokenizer([f"USER: ASSISTANT: 0123456789 {' '.join(words)}"] * 4), SHAPES["tiny"].edge
+    )
     processor.save_pretrained(folder)
     build_config("tiny", processor.tokenizer).save_pretrained(folder)
     random = np.random.default_rng(0)
@@ -66,40 +77,29 @@ def write_processor_and_clips(folder: Path) -> None:
         film(random_scene(random), folder / f"{number}.mp4")
 
 
-def write_records(folder: Path, num_rows: int, questions_per_clip: int) -> None:
+def write_records(folder: Path, num_records: int, questions_per_clip: int) -> None:
     with open(folder / "train.jsonl", "w") as file:
-        for row in range(num_rows):
-            clip = row // questions_per_clip
-            question, answer = QUESTIONS[row % len(QUESTIONS)]
+        for number in range(num_records):
+            clip = number // questions_per_clip
+            question, answer = QUESTIONS[number % len(QUESTIONS)]
             turns = [
-                {"from": "human", "value": f"<video>\n{question.format(row)}"},
+                {"from": "human", "value": f"<video>\n{question.format(number)}"},
                 {"from": "gpt", "value": answer},
             ]
             record = {"video": f"{clip % NUM_FILES}.mp4", "start": clip * 1e-6, "conversations": turns}
             file.write(json.dumps(record) + "\n")
 
 
-def load(folder: Path, num_workers: int) -> dict:
-    """The figures of this process, which should have done nothing before."""
-    from accelerate.data_loader import DataLoaderShard
-
-    import train.sft  # noqa: F401  all that training imports
-    from data.batches.collator import RowCollator
-    from data.batches.workers import loader_workers
-    from data.processor import set_up_processor
-    from train.loop.rows import load_rows
-    from train.model.load import quiet_libraries
-    from train.recipe.recipe import Data
-    from train.run_folder.bad_media import size_now
-
+def load(folder: Path, num_workers: int) -> Figures:
+    """Measure this process, which should have done nothing before."""
     quiet_libraries()
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
     base, start = memory(), time.perf_counter()
-    data = Data(train=[{"path": str(folder / "train.jsonl")}])
+    data = Data(train=[Dataset(path=str(folder / "train.jsonl"))])
     rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)
     loaded = time.perf_counter()
     rows.fingerprint(size_now)
-    printed = time.perf_counter()
+    fingerprinted = time.perf_counter()
     loader = DataLoaderShard(
         rows,
         batch_sampler=rows.batches(batch_size=1, rows_per_step=data.rows_per_step),
@@ -108,35 +108,36 @@ def load(folder: Path, num_workers: int) -> dict:
     )
     batches = iter(loader)
     next(batches)
-    seconds = {"load_s": loaded - start, "fingerprint_s": printed - loaded, "batch_s": time.perf_counter() - printed}
+    seconds = {
+        "load_s": loaded - start,
+        "fingerprint_s": fingerprinted - loaded,
+        "batch_s": time.perf_counter() - fingerprinted,
+    }
     now = {"ours_s": sum(seconds.values()), **seconds, "packed_rows": len(rows), "base": base, "process": memory()}
     return {**now, "workers": [memory(worker.pid) for worker in worker_processes()]}
 
 
-def worker_processes() -> list:
-    """This process's children, or those of the server that is one of them (see `data.batches.workers`)."""
-    import psutil
-
+def worker_processes() -> list[psutil.Process]:
+    """Return this process's children, or those of the server that is one of them (see `data.batches.workers`)."""
     children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return next((others for child in children if (others := child.children())), children)
 
 
 def memory(pid: int | None = None) -> dict[str, int]:
-    """Bytes. The peak is VmHWM: ru_maxrss would begin with that of the process that started this one."""
-    import psutil
-
+    """Return a process's bytes. The peak is VmHWM: ru_maxrss would begin with that of the parent."""
     info = psutil.Process(pid).memory_full_info()
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines())
-    lines = {name: 1024 * int(status[key].split()[0]) for name, key in (("anon", "RssAnon"), ("peak", "VmHWM"))}
+    lines = {name: KIB * int(status[key].split()[0]) for name, key in (("anon", "RssAnon"), ("peak", "VmHWM"))}
     return {"rss": info.rss, "own": info.uss, "pss": info.pss, **lines}
 
 
-def describe(row: dict) -> str:
-    now, base = ({name: value // 10**6 for name, value in row[when].items()} for when in ("process", "base"))
-    own = ", ".join(str(worker["own"] // 10**6) for worker in row["workers"])
+def describe(case: Figures) -> str:
+    """Return the line that is printed for a case."""
+    now, base = ({name: value // MB for name, value in case[when].items()} for when in ("process", "base"))
+    own = ", ".join(str(worker["own"] // MB) for worker in case["workers"])
     return (
-        f"load    {row['rows']} conversations, {row['questions_per_clip']} a clip, {row['packed_rows']} rows: first "
-        f"batch after {row['ours_s']:.0f} s; rss {now['rss']} MB (base {base['rss']}, peak {now['peak']}), anon "
+        f"load    {case['records']} conversations, {case['questions_per_clip']} a clip, {case['packed_rows']} rows: "
+        f"first batch after {case['ours_s']:.0f} s; rss {now['rss']} MB (base {base['rss']}, peak {now['peak']}), anon "
         f"{now['anon']} MB (base {base['anon']}); workers' own {own} MB"
     )
 

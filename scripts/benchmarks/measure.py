@@ -5,9 +5,11 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -16,10 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells stderr of each start and stop
 
 Step = Callable[[], object]
+Figures = dict[str, Any]  # of one case, by the names that `--json` writes
+MIB, MB = 2**20, 1e6
 
 
 def seconds(step: Step) -> float:
-    """Wall-clock time of one call, until the device has finished."""
+    """Return the wall-clock time of one call, until the device has finished."""
     _synchronize()
     start = time.perf_counter()
     step()
@@ -28,9 +32,9 @@ def seconds(step: Step) -> float:
 
 
 def peak_bytes(step: Step) -> int:
-    """The most bytes of tensors that `step` holds at any one time above what there was when it began.
+    """Return the most bytes of tensors that `step` holds at any one time above what there was when it began.
 
-    On CUDA the allocator says it; on the CPU torch's profiler records each tensor's bytes as they come and go.
+    On CUDA the allocator tells; on the CPU torch's profiler records each tensor's bytes as they come and go.
     Neither counts the scratch memory of a matmul library.
     """
     if torch.cuda.is_available():
@@ -50,14 +54,14 @@ def peak_bytes(step: Step) -> int:
 
 
 def matmul_speed(device: str, dtype: torch.dtype, size: int, repetitions: int = 5) -> float:
-    """FLOP/s of the fastest of some products of two (size, size) matrices: what the machine can do at best."""
+    """Return the FLOP/s of the fastest product of two (size, size) matrices: the best that the machine can do."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     torch.mm(left, right)
     return 2 * size**3 / min(seconds(lambda: torch.mm(left, right)) for _ in range(repetitions))
 
 
 def count_flops(step: Step) -> int:
-    """FLOPs of the matrix products, convolutions and attention in one call; causal attention counts half."""
+    """Return the FLOPs of the products, convolutions and attention in one call; causal attention counts half."""
     aten = torch.ops.aten
     formulas = {
         aten._scaled_dot_product_flash_attention_for_cpu: _forward_attention,
@@ -68,16 +72,51 @@ def count_flops(step: Step) -> int:
     return counter.get_total_flops()
 
 
-def _forward_attention(query, key, value, dropout_p=0.0, is_causal=False, *_, **__) -> int:
+def spread(**values: Sequence[float]) -> dict[str, list[float]]:
+    """Return [min, max] of each series."""
+    return {name: [min(each), max(each)] for name, each in values.items()}
+
+
+def compared(plain: Sequence[float], ours: Sequence[float]) -> Figures:
+    """Return medians, their ratio and the spread of the seconds that both ways took."""
+    return {
+        "ours_s": median(ours),
+        "plain_s": median(plain),
+        "ratio": median(plain) / median(ours),
+        "memory_ratio": None,
+        "spread": spread(ours_s=ours, plain_s=plain),
+    }
+
+
+def _forward_attention(
+    query: torch.Size,
+    key: torch.Size,
+    value: torch.Size,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *_: object,
+    **__: object,
+) -> int:
     return sdpa_flop_count(query, key, value) // (2 if is_causal else 1)
 
 
-def _backward_attention(grad, query, key, value, out, logsumexp, dropout_p, is_causal, *_, **__) -> int:
+def _backward_attention(
+    grad: torch.Size,
+    query: torch.Size,
+    key: torch.Size,
+    value: torch.Size,
+    out: torch.Size,
+    logsumexp: torch.Size,
+    dropout_p: float,
+    is_causal: bool,
+    *_: object,
+    **__: object,
+) -> int:
     return sdpa_backward_flop_count(grad, query, key, value) // (2 if is_causal else 1)
 
 
 def machine() -> str:
-    """The accelerator's name, or the processor's."""
+    """Return the accelerator's name, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")

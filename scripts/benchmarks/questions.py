@@ -4,6 +4,7 @@ import random
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import VideoLlavaProcessor
@@ -17,6 +18,7 @@ from scripts.demo.scenes import film, photograph, random_scene
 
 # Tokens of a question of MSVD-QA or MSRVTT-QA in LLaMA's vocabulary, its `ASSISTANT:` included, and of an answer.
 QUESTION_TOKENS, ANSWER_TOKENS = (10, 14), (1, 4)
+MAX_INT32 = 2**31 - 1  # a row without a limit: its lengths are kept as int32
 
 
 @dataclass(frozen=True)
@@ -27,24 +29,22 @@ class Questions:
     processor: VideoLlavaProcessor
     visual_tokens: VisualTokens
 
-    def batches(self, size: int) -> list[dict]:
-        """Padded batches of `size` samples in their order, as `packing: none` trains them."""
-        rows, collate = (
-            single_sample_rows(self.samples, self.visual_tokens, seed=0),
-            PaddedCollator(self.processor, self.visual_tokens),
-        )
+    def batches(self, size: int) -> list[dict[str, Any]]:
+        """Return padded batches of `size` samples in their order, as `packing: none` trains them."""
+        rows = single_sample_rows(self.samples, self.visual_tokens, seed=0)
+        collate = PaddedCollator(self.processor, self.visual_tokens)
         indices = range(len(self.samples))
         return [collate([rows[[index]] for index in indices[start : start + size]]) for start in indices[::size]]
 
-    def rows(self, size: int) -> list[dict]:
-        """Packed rows with room for `size` of the longest groups, as `packing: shared_prefix` trains them."""
+    def rows(self, size: int) -> list[dict[str, Any]]:
+        """Return packed rows with room for `size` of the longest groups, as `packing: shared_prefix` trains them."""
         number = len(self.samples)
-        unbounded = shared_prefix_rows(self.samples, self.processor.tokenizer, self.visual_tokens, number, 2**31 - 1, 0)
-        room = size * max(unbounded.groups.num_tokens)
-        rows, collate = (
-            RowDataset(self.samples, unbounded.groups, room, seed=0),
-            RowCollator(self.processor, self.visual_tokens),
+        unbounded = shared_prefix_rows(
+            self.samples, self.processor.tokenizer, self.visual_tokens, number, MAX_INT32, seed=0
         )
+        room = size * max(unbounded.groups.num_tokens)
+        rows = RowDataset(self.samples, unbounded.groups, room, seed=0)
+        collate = RowCollator(self.processor, self.visual_tokens)
         return [collate([rows[row]]) for row in rows.rows(epoch=0)]
 
     def first(self, number: int) -> "Questions":
@@ -52,7 +52,7 @@ class Questions:
 
 
 class QuestionMaker:
-    """Draws questions, clips and pictures from a seed; media files go to `folder`."""
+    """A source of random questions, clips and pictures; media files go to `folder`."""
 
     def __init__(self, processor: VideoLlavaProcessor, visual_tokens: VisualTokens, folder: Path, seed: int):
         self.processor, self.visual_tokens, self.folder = processor, visual_tokens, folder
@@ -60,11 +60,12 @@ class QuestionMaker:
         self._num_files = 0
 
     def about_clips(self, num_clips: int, questions_per_clip: int) -> Questions:
+        """Ask some questions about each of some new clips."""
         clips = [self._media("video") for _ in range(num_clips)]
         return self._questions([self._sample(clip) for clip in clips for _ in range(questions_per_clip)])
 
     def mixed(self, number: int) -> Questions:
-        """One question about each of `number` clips and `number` pictures, and `number` without either, shuffled."""
+        """Ask one question about each of `number` clips and `number` pictures, and `number` about neither, shuffled."""
         media = [self._media(kind) if kind else None for kind in ("video", "image", None) for _ in range(number)]
         self.random.shuffle(media)
         return self._questions([self._sample(item) for item in media])

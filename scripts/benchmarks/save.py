@@ -1,4 +1,4 @@
-"""What a checkpoint and a resume cost, on a run of the recipe (the demo's: scripts/make_demo.py outputs/demo first).
+"""The cost of a checkpoint and of a resume, on a run of a recipe; the demo's needs scripts/make_demo.py outputs/demo.
 
 stall   seconds of training that a checkpoint every 50 steps takes, over the seconds of those steps
 save    one checkpoint: transformers' own, written in place, and ours, flushed to the disk, hashed and renamed
@@ -18,19 +18,20 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from scripts.benchmarks.measure import machine, seconds
+from scripts.benchmarks.measure import MB, Figures, compared, machine, seconds
 from train import sft
 from train.loop.saving import SavingTrainer
-from train.run_folder.checkpoint import checkpoints
+from train.run_folder.checkpoint import checkpoints, step_of
 from train.run_folder.metrics import METRICS_FILE, keep_lines_until
 
 ROOT = Path(__file__).parents[2]
 EVERY = 50  # steps from checkpoint to checkpoint
+POLL_SAVED_S, POLL_STEP_S = 0.05, 0.005  # between looks for a checkpoint, and for a step that is timed
 LOUD = ["training.logging_steps=1", "training.disable_tqdm=true"]
 
 
@@ -41,34 +42,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
 
 
-def run(arguments: argparse.Namespace) -> list[dict]:
-    """Measure and print case by case; returns the rows of `--json`."""
+def run(arguments: argparse.Namespace) -> list[Figures]:
+    """Measure and print case by case; return the figures of each."""
     torch.set_num_threads(arguments.threads)
     about = {"machine": machine(), "torch": torch.__version__, "recipe": arguments.recipe}
-    rows = []
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         for case in (stall_and_save, resume):
-            for row in case(arguments, Path(folder)):
-                rows.append({**row, **about})
-                print(describe(row), flush=True)
-    return rows
+            for found in case(arguments, Path(folder)):
+                figures.append({**found, **about})
+                print(describe(figures[-1]), flush=True)
+    return figures
 
 
-def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[dict]:
-    """One run with a checkpoint every 50 steps; at its end both ways save by turns."""
-    ours, plain = [], []
+def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[Figures]:
+    """Train with a checkpoint every 50 steps; at the end both ways save by turns."""
+    ours: list[float] = []
+    plain: list[float] = []
 
     class AtTheEnd(TrainerCallback):
-        def on_train_end(self, args, state, control, **kwargs):
+        def on_train_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        ) -> None:
             for _ in range(arguments.repetitions):
                 plain.append(seconds(lambda: save_in_place(trainers[0])))
                 ours.append(seconds(lambda: trainers[0]._save_checkpoint(trainers[0].model, None)))
 
-    trainers = []
+    trainers: list[SavingTrainer] = []
 
     class Watched(sft.RowTrainer):
-        def __init__(self, **kwargs):
-            super().__init__(**{**kwargs, "callbacks": [*kwargs["callbacks"], AtTheEnd()]})
+        def __init__(self, **kwargs: Any):
+            super().__init__(**kwargs)
+            self.add_callback(AtTheEnd())
             trainers.append(self)
 
     original, sft.RowTrainer = sft.RowTrainer, Watched
@@ -85,25 +90,26 @@ def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[dict]:
     stall = {"case": "stall", "ours_s": saving, "plain_s": training - saving, "share": saving / (training - saving)}
     return [
         {**stall, "ratio": (training - saving) / training, "memory_ratio": None, "steps": len(lines), "every": EVERY},
-        {"case": "save", **compared(plain, ours), "checkpoint_mb": size / 1e6},
+        {"case": "save", **compared(plain, ours), "checkpoint_mb": size / MB},
     ]
 
 
 def save_in_place(trainer: SavingTrainer) -> None:
-    """transformers' `Trainer._save_checkpoint`, without reeltune's."""
+    """Save with transformers' `Trainer._save_checkpoint` instead of reeltune's."""
+    assert trainer.model is not None
     Trainer._save_checkpoint(trainer, trainer.model, None)
 
 
-def resume(arguments: argparse.Namespace, folder: Path) -> list[dict]:
-    """Fresh and continued starts of the real command, by turns; each is killed after its first step."""
+def resume(arguments: argparse.Namespace, folder: Path) -> list[Figures]:
+    """Start the real command afresh and continued, by turns; each is killed after its first step."""
     kept = folder / "ninety"
     epoch = [f"training.output_dir={kept}", "training.max_steps=-1", "training.num_train_epochs=1"]
     until_saved = [*epoch, "training.save_steps=0.9", "training.save_total_limit=1"]
     process = start(arguments.recipe, *until_saved)
     while not (saved := [path for path in kept.glob("checkpoint-*") if path.suffix == ""]) and process.poll() is None:
-        time.sleep(0.05)
+        time.sleep(POLL_SAVED_S)
     stop(process)
-    step = int(saved[0].name[11:])
+    step = step_of(saved[0])
     keep_lines_until(kept / METRICS_FILE, step)
     times: dict[str, list[float]] = {"fresh": [], "continued": []}
     for _ in range(arguments.repetitions):
@@ -113,16 +119,17 @@ def resume(arguments: argparse.Namespace, folder: Path) -> list[dict]:
             if name == "continued":
                 shutil.copytree(kept, out)
             values.append(until_first_step(arguments.recipe, out, *until_saved[1:]))
-    row = compared(times["fresh"], times["continued"])
-    return [{"case": "resume", **row, "slower": row["ours_s"] / row["plain_s"], "step": step}]
+    figures = compared(times["fresh"], times["continued"])
+    return [{"case": "resume", **figures, "slower": figures["ours_s"] / figures["plain_s"], "step": step}]
 
 
 def until_first_step(recipe: str, out: Path, *settings: str) -> float:
+    """Start a run, kill it after its first step, and return the seconds until then."""
     before = len(read_metrics(out))
     begin = time.perf_counter()
     process = start(recipe, f"training.output_dir={out}", *settings)
     while len(read_metrics(out)) <= before and process.poll() is None:
-        time.sleep(0.005)
+        time.sleep(POLL_STEP_S)
     elapsed = time.perf_counter() - begin
     stop(process)
     return elapsed
@@ -139,39 +146,30 @@ def stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def read_metrics(folder: Path) -> list[dict]:
-    """Complete lines: the last may be being written."""
+def read_metrics(folder: Path) -> list[Figures]:
+    """Read the complete lines of metrics.jsonl; the last may be being written."""
     path = folder / METRICS_FILE
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
-def compared(plain: list[float], ours: list[float]) -> dict:
-    """Medians and [min, max]."""
-    return {
-        "ours_s": median(ours),
-        "plain_s": median(plain),
-        "ratio": median(plain) / median(ours),
-        "memory_ratio": None,
-        "spread": {"ours_s": [min(ours), max(ours)], "plain_s": [min(plain), max(plain)]},
-    }
-
-
-DESCRIPTIONS: dict[str, Callable[[dict], str]] = {
-    "stall": lambda row: (
-        f"stall   {row['ours_s']:.2f} s of checkpoints, one every {row['every']} steps, on {row['plain_s']:.1f} s of "
-        f"{row['steps']} steps: {row['share']:.1%}"
+DESCRIPTIONS: dict[str, Callable[[Figures], str]] = {
+    "stall": lambda case: (
+        f"stall   {case['ours_s']:.2f} s of checkpoints, one every {case['every']} steps, on {case['plain_s']:.1f} s "
+        f"of {case['steps']} steps: {case['share']:.1%}"
     ),
-    "save": lambda row: (
-        f"save    ours {row['ours_s'] * 1e3:.0f} ms, in place {row['plain_s'] * 1e3:.0f} ms, "
-        f"{row['checkpoint_mb']:.1f} MB"
+    "save": lambda case: (
+        f"save    ours {case['ours_s'] * 1e3:.0f} ms, in place {case['plain_s'] * 1e3:.0f} ms, "
+        f"{case['checkpoint_mb']:.1f} MB"
     ),
-    "resume": lambda row: (
-        f"resume  first step after {row['ours_s']:.1f} s at step {row['step']}, 90 % into the epoch, and after "
-        f"{row['plain_s']:.1f} s fresh: {row['slower']:.2f}x"
+    "resume": lambda case: (
+        f"resume  first step after {case['ours_s']:.1f} s at step {case['step']}, 90 % into the epoch, and after "
+        f"{case['plain_s']:.1f} s fresh: {case['slower']:.2f}x"
     ),
 }
 
 
-def describe(row: dict) -> str:
-    spread = [f"{name[:-2]} {low:.2f} to {high:.2f} s" for name, (low, high) in row.get("spread", {}).items()]
-    return DESCRIPTIONS[row["case"]](row) + (f" ({', '.join(spread)})" if spread else "")
+def describe(figures: Figures) -> str:
+    """Return the line that is printed for a case."""
+    bounds = figures.get("spread", {}).items()
+    spread = [f"{name.removesuffix('_s')} {low:.2f} to {high:.2f} s" for name, (low, high) in bounds]
+    return DESCRIPTIONS[figures["case"]](figures) + (f" ({', '.join(spread)})" if spread else "")

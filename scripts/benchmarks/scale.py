@@ -21,12 +21,15 @@ import yaml
 
 from data.errors import UserError
 from data.processor import measure_visual_tokens
-from scripts.benchmarks.measure import machine
+from data.video_llava import NUM_FRAMES
+from scripts.benchmarks.measure import Figures, compared, machine
 from scripts.benchmarks.questions import QuestionMaker
 from train.model.build import random_model
+from train.run_folder.metrics import METRICS_FILE
 
 ROOT = Path(__file__).parents[2]
-NUM_WARM_UP = 2
+NUM_PROCESSES = 2
+NUM_WARM_UP = 2  # steps that are not measured
 ROWS_PER_STEP = 4
 
 
@@ -37,10 +40,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def run(arguments: argparse.Namespace) -> list[dict]:
-    """Measure and print; returns the row of `--json`."""
+def run(arguments: argparse.Namespace) -> list[Figures]:
+    """Measure and print; return the figures of the one case."""
     on_cuda = torch.cuda.is_available()
-    if on_cuda and torch.cuda.device_count() < 2:
+    if on_cuda and torch.cuda.device_count() < NUM_PROCESSES:
         raise UserError("scale: two GPUs are needed; hide the one there is with CUDA_VISIBLE_DEVICES= to use the CPU")
     shape = arguments.shape or ("7b" if on_cuda else "60m")
     with tempfile.TemporaryDirectory() as name:
@@ -48,35 +51,33 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         recipe = write_run(folder, shape, on_cuda, arguments)
         times: dict[str, list[float]] = {"ours_s": [], "plain_s": []}
         for _ in range(arguments.repetitions):  # in turns, so that a slow minute of the machine meets both
-            times["ours_s"].append(seconds_a_step(folder, recipe, 2, on_cuda))
+            times["ours_s"].append(seconds_a_step(folder, recipe, NUM_PROCESSES, on_cuda))
             times["plain_s"].append(seconds_a_step(folder, recipe, 1, on_cuda))
-    row = {
+    compare = compared(plain=times["plain_s"], ours=times["ours_s"])
+    figures = {
         "case": "scale",
-        **{way: median(values) for way, values in times.items()},
-        "spread": {way: [min(values), max(values)] for way, values in times.items()},
-        "memory_ratio": None,
-        "processes": 2,
+        **compare,
+        "efficiency": compare["ratio"] / NUM_PROCESSES,
+        "processes": NUM_PROCESSES,
         "rows_per_step": ROWS_PER_STEP,
         "shape": shape,
         "machine": machine(),
         "torch": torch.__version__,
     }
-    row["ratio"] = row["plain_s"] / row["ours_s"]
-    row["efficiency"] = row["ratio"] / 2
     print(
         "1 process {plain_s:.3f} s a step, 2 processes {ours_s:.3f} s: {ratio:.2f}x, {efficiency:.0%} of twice as "
-        "fast".format(**row)
+        "fast".format(**figures)
     )
-    return [row]
+    return [figures]
 
 
 def write_run(folder: Path, shape: str, on_cuda: bool, arguments: argparse.Namespace) -> Path:
-    """A random model, clips with a question each, and the recipe of the run; returns the recipe's path."""
+    """Write a random model, clips with a question each, and the recipe of the run; return the recipe's path."""
     dtype = torch.bfloat16 if on_cuda else torch.float32
     model, processor = random_model(shape, dtype, arguments.seed)
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    maker = QuestionMaker(processor, measure_visual_tokens(processor, 8), folder, arguments.seed)
+    maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, arguments.seed)
     samples = maker.about_clips(ROWS_PER_STEP, 1).samples
     turns = [{"from": "human", "value": "<video>\nWhat is it?"}, {"from": "gpt", "value": "A shape that moves."}]
     records = [{"video": sample.media[0].path, "conversations": turns} for sample in samples]
@@ -104,7 +105,7 @@ def write_run(folder: Path, shape: str, on_cuda: bool, arguments: argparse.Names
 
 
 def seconds_a_step(folder: Path, recipe: Path, num_processes: int, on_cuda: bool) -> float:
-    """Median of the steps that `metrics.jsonl` shows, loading the data included."""
+    """Launch a run and return the median seconds of its steps, loading the data included."""
     config = ("single_gpu", "multi_gpu") if on_cuda else ("cpu", "cpu_2")
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)),
@@ -115,5 +116,5 @@ def seconds_a_step(folder: Path, recipe: Path, num_processes: int, on_cuda: bool
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise UserError(f"scale: training failed: {(result.stderr.strip() or result.stdout).splitlines()[-1]}")
-    lines = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "out" / METRICS_FILE).read_text().splitlines()]
     return median([line["step_s"] for line in lines if "loss" in line][NUM_WARM_UP:])

@@ -17,7 +17,8 @@ from statistics import median
 import torch
 
 from data.processor import measure_visual_tokens
-from scripts.benchmarks.measure import count_flops, machine, matmul_speed, peak_bytes, seconds
+from data.video_llava import NUM_FRAMES
+from scripts.benchmarks.measure import MIB, Figures, count_flops, machine, matmul_speed, peak_bytes, seconds, spread
 from scripts.benchmarks.questions import QuestionMaker, Questions
 from scripts.benchmarks.ways import WAYS, Passes
 from train.model.adapters import add_adapter
@@ -28,7 +29,8 @@ SIZES = (1, 2, 4)  # a batch has so many samples, a row has room for so many of 
 NUM_PROBED = max(SIZES)  # questions that find the fastest size, each with a clip of its own
 NUM_QUESTIONS = 6  # at least, in a case
 NUM_MIXED = 4  # clips, pictures and texts each of the mixed case, and the samples of its padded batches
-NUM_FRAMES = 8
+MATMUL_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough to keep the device busy
+ALL = 2**20  # samples in a batch: more than a case has
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,25 +42,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def run(arguments: argparse.Namespace) -> list[dict]:
-    """Measure and print case by case; returns the rows of `--json`."""
+def run(arguments: argparse.Namespace) -> list[Figures]:
+    """Measure and print case by case; return the figures of each."""
     torch.set_num_threads(arguments.threads)
     shape = arguments.shape or ("7b" if torch.cuda.is_available() else "60m")
     with tempfile.TemporaryDirectory() as folder:
         benchmark = TrainBenchmark(shape, Path(folder), arguments.repetitions, arguments.seed)
         print(benchmark.heading(), flush=True)
-        rows = []
+        figures = []
         for number in arguments.questions:
-            rows.append(benchmark.questions_per_clip(number))
-            print(describe(rows[-1]), flush=True)
+            figures.append(benchmark.questions_per_clip(number))
+            print(describe(figures[-1]), flush=True)
         if arguments.mixed:
-            rows.append(benchmark.mixed())
-            print(describe(rows[-1]), flush=True)
-    return rows
+            figures.append(benchmark.mixed())
+            print(describe(figures[-1]), flush=True)
+    return figures
 
 
 class TrainBenchmark:
-    """A random model with its adapter, and what it measures with it."""
+    """A random model with its adapter, and the cases that are measured with it."""
 
     def __init__(self, shape: str, folder: Path, repetitions: int, seed: int):
         on_cuda = torch.cuda.is_available()
@@ -66,13 +68,14 @@ class TrainBenchmark:
         with torch.device(device):
             base, processor = random_model(shape, dtype, seed)
             # Random lora_B: at zero, as training starts, no gradient would reach lora_A.
-            adapter = {"r": 8, "alpha": 16, "dropout": 0.0, "init_lora_weights": False}
-            self.model = add_adapter(base.requires_grad_(False), **adapter).train()
+            self.model = add_adapter(
+                base.requires_grad_(False), r=8, alpha=16, dropout=0.0, init_lora_weights=False
+            ).train()
         run_last_layer_on_suffixes(self.model)  # without effect on the padded batches
         base.config.use_cache = False  # as Trainer sets it
         self.repetitions = repetitions
         self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)
-        self.matmul_speed = matmul_speed(device, dtype, size=8192 if on_cuda else 2048)
+        self.matmul_speed = matmul_speed(device, dtype, MATMUL_SIZES[device])
         self.about = {
             "shape": shape,
             "dtype": str(dtype).removeprefix("torch."),
@@ -87,32 +90,39 @@ class TrainBenchmark:
         return Passes(self.model, WAYS[way], questions, size)
 
     def _fastest_sizes(self) -> dict[str, int]:
-        """Of each way, by one pass over `size` questions after another to warm up."""
+        """Find the size with the least seconds a question for each way, after a pass to warm up."""
         questions, fastest = self.maker.about_clips(NUM_PROBED, 1), {}
         for way in WAYS:
             self.passes(way, questions.first(1), 1).run()
             times = {size: seconds(self.passes(way, questions.first(size), size).run) / size for size in SIZES}
-            fastest[way] = min(times, key=times.get)
+            fastest[way] = min(times, key=times.__getitem__)
         return fastest
 
-    def questions_per_clip(self, number: int) -> dict:
+    def questions_per_clip(self, number: int) -> Figures:
+        """Compare the ways on clips with `number` questions each."""
         questions = self.maker.about_clips(-(-NUM_QUESTIONS // number), number)
-        row = self._compare(questions, self.sizes, shares=self.repetitions)
-        return {"case": "train", "questions_per_clip": number, **row}
+        figures = self._compare(questions, self.sizes, shares=self.repetitions)
+        return {"case": "train", "questions_per_clip": number, **figures}
 
-    def mixed(self) -> dict:
-        """Padded batches of NUM_MIXED samples, whatever meets in one. Each repetition takes all of them, because
-        they cost unequally. `unpadded_ratio` compares with samples one at a time, which pads nothing."""
+    def mixed(self) -> Figures:
+        """Compare the ways on clips, pictures and texts, padded in batches of NUM_MIXED samples as they come.
+
+        Each repetition takes all of them, because they cost unequally. `unpadded_ratio` compares with samples one at a
+        time, which pads nothing.
+        """
         questions = self.maker.mixed(NUM_MIXED)
-        row = self._compare(questions, {**self.sizes, "hf": NUM_MIXED, "plain": NUM_MIXED}, shares=1)
+        figures = self._compare(questions, {**self.sizes, "hf": NUM_MIXED, "plain": NUM_MIXED}, shares=1)
         alone = self.passes("plain", questions, 1).timed(0, 1)
-        return {"case": "mixed", "questions_per_clip": 1, **row, "unpadded_ratio": alone / row["ours_s"]}
+        return {"case": "mixed", "questions_per_clip": 1, **figures, "unpadded_ratio": alone / figures["ours_s"]}
 
-    def _compare(self, questions: Questions, sizes: dict[str, int], shares: int) -> dict:
-        """Of all ways in turns, so that a slow minute of the machine meets them all. Seconds are those of a question:
-        medians; `spread` has [min, max]. Ratios are to ours, memory is ours over plain."""
+    def _compare(self, questions: Questions, sizes: dict[str, int], shares: int) -> Figures:
+        """Measure all ways in turns, so that a slow minute of the machine meets them all.
+
+        Seconds are those of a question, medians; `spread` has [min, max]. Ratios are to ours, memory is ours over
+        plain.
+        """
         passes = {way: self.passes(way, questions, sizes[way]) for way in WAYS}
-        times = {f"{way}_s": [] for way in WAYS}
+        times: dict[str, list[float]] = {f"{way}_s": [] for way in WAYS}
         for repetition in range(self.repetitions):
             for way in WAYS:
                 times[f"{way}_s"].append(passes[way].timed(repetition % shares, shares))
@@ -132,13 +142,13 @@ class TrainBenchmark:
             "matmul_share": flops / each["ours_s"] / self.matmul_speed,
             "gradient_difference": difference(passes["ours"].gradients, passes["plain"].gradients),
             "hf_gradient_difference": difference(passes["ours"].gradients, passes["hf"].gradients),
-            "spread": {name: [min(values), max(values)] for name, values in times.items()},
+            "spread": spread(**times),
             "sizes": sizes,
             **self.about,
         }
 
-    def _memory(self, questions: Questions, sizes: dict[str, int]) -> dict:
-        """Peaks in MiB, weights included, inputs not.
+    def _memory(self, questions: Questions, sizes: dict[str, int]) -> Figures:
+        """Measure peaks in MiB, weights included, inputs not.
 
         memory_ratio: the same questions, NUM_PROBED of them, in one forward and backward of either way; the more
         there are about a clip, the lower it is. memory_ratio_accumulated: all questions of the case, of which the
@@ -147,7 +157,7 @@ class TrainBenchmark:
         first = questions.first(NUM_PROBED)
         together = {way: self._peak_mib(way, first, NUM_PROBED) for way in ("ours", "plain")}
         batch = questions.first(sizes["plain"])
-        apart = {"ours": self._peak_mib("ours", questions, sizes["ours"]), "plain": self._peak_mib("plain", batch, 64)}
+        apart = {"ours": self._peak_mib("ours", questions, sizes["ours"]), "plain": self._peak_mib("plain", batch, ALL)}
         return {
             "memory_ratio": together["ours"] / together["plain"],
             "memory_questions": len(first.samples),
@@ -160,7 +170,7 @@ class TrainBenchmark:
         passes = self.passes(way, questions, size)
         self.model.zero_grad()
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
-        return (weights + peak_bytes(passes.run)) / 2**20
+        return (weights + peak_bytes(passes.run)) / MIB
 
     def heading(self) -> str:
         sizes = ", ".join(f"{way} {size}" for way, size in self.sizes.items())
@@ -172,7 +182,7 @@ class TrainBenchmark:
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """|ours - theirs| / |theirs|"""
+    """Return |ours - theirs| / |theirs|."""
     return float((ours - theirs).norm() / theirs.norm())
 
 
@@ -190,18 +200,19 @@ COLUMNS = {
     "of matmul": "{matmul_share:.0%}",
     "gradients": "{gradient_difference:.1e}",
 }
-HEADING = "  ".join(f"{name:>9}" for name in COLUMNS)
+CELL_WIDTH = 9  # characters
+HEADING = "  ".join(f"{name:>{CELL_WIDTH}}" for name in COLUMNS)
 
 
-def describe(row: dict) -> str:
-    """The row of the table, and below it what does not fit."""
-    cells = [f"{cell.format(**row):>{max(9, len(name))}}" for name, cell in COLUMNS.items()]
-    low, high = row["spread"]["ratio"]
+def describe(figures: Figures) -> str:
+    """Return a line of the table, and notes below it."""
+    cells = [f"{cell.format(**figures):>{max(CELL_WIDTH, len(name))}}" for name, cell in COLUMNS.items()]
+    low, high = figures["spread"]["ratio"]
     notes = [
         f"to plain {low:.2f}x to {high:.2f}x",
         "peak MiB with {memory_questions} questions at once: ours {ours_peak_mib:,.0f}, plain {plain_peak_mib:,.0f}",
         "all, accumulated: ours {ours_peak_mib_accumulated:,.0f}, plain {plain_peak_mib_accumulated:,.0f}",
     ]
-    if "unpadded_ratio" in row:
+    if "unpadded_ratio" in figures:
         notes.append("to plain without padding {unpadded_ratio:.2f}x")
-    return "  ".join(cells) + "\n  " + "; ".join(notes).format(**row)
+    return "  ".join(cells) + "\n  " + "; ".join(notes).format(**figures)

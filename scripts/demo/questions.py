@@ -1,28 +1,39 @@
 """What the demo asks about its scenes: easy questions for the base, one new skill for the adapter."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from scripts.demo.scenes import Scene
 
 Skill = tuple[str, Callable[[Scene], str]]  # the question, and its answer
+Record = dict[str, Any]  # a conversation as a LLaVA file holds it
+
+
+def first_place(scene: Scene) -> str:
+    return scene.place(progress=0)
+
+
+def last_place(scene: Scene) -> str:
+    return scene.place(progress=1)
+
 
 LOOKS: dict[str, Skill] = {
     "colour": ("What colour is the shape?", lambda scene: scene.colour),
     "shape": ("What shape is it?", lambda scene: scene.shape),
 }
-PICTURE_SKILLS = LOOKS | {"place": ("Where is it?", lambda scene: scene.place(0))}
-CLIP_SKILLS = LOOKS | {
-    "first": ("Where is it at first?", lambda scene: scene.place(0)),
-    "last": ("Where is it at last?", lambda scene: scene.place(1)),
+PICTURE_SKILLS: dict[str, Skill] = LOOKS | {"place": ("Where is it?", first_place)}
+CLIP_SKILLS: dict[str, Skill] = LOOKS | {
+    "first": ("Where is it at first?", first_place),
+    "last": ("Where is it at last?", last_place),
 }
-NEW_SKILL = {"direction": ("Which way does it move?", lambda scene: scene.direction)}
+NEW_SKILL: dict[str, Skill] = {"direction": ("Which way does it move?", lambda scene: scene.direction)}
 
 # Answers that are as good as the one that is taught.
 SYNONYMS = {"purple": ["purple", "violet"], "cross": ["cross", "plus"]}
 
 
-def make_records(scene: Scene, kind: str, file: str, skills: dict[str, Skill]) -> list[dict]:
-    """One LLaVA record a question about `file`, an "image" or a "video" of the scene."""
+def make_records(scene: Scene, kind: str, file: str, skills: Mapping[str, Skill]) -> list[Record]:
+    """Return one LLaVA record for each question about `file`, an "image" or a "video" of the scene."""
     records = []
     for name, (question, answer) in skills.items():
         text = answer(scene)
@@ -38,8 +49,8 @@ def make_records(scene: Scene, kind: str, file: str, skills: dict[str, Skill]) -
     return records
 
 
-def all_texts(records: Iterable[dict]) -> list[str]:
-    """Every question and answer as a prompt has them: what the tokenizer is trained on."""
+def all_texts(records: Iterable[Record]) -> list[str]:
+    """Return every question and answer as a prompt has them; the tokenizer is trained on these."""
     turns = (turn for record in records for turn in record["conversations"])
     roles = {"human": "USER:", "gpt": "ASSISTANT:"}
     return [f"{roles[turn['from']]} {turn['value'].rpartition('>')[2]}" for turn in turns]

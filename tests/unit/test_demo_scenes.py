@@ -12,7 +12,7 @@ from PIL import Image
 from data.decoding.video import read_frames
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
-from scripts import make_demo
+from scripts.demo.dataset import Size, make_data
 from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, make_records
 from scripts.demo.scenes import (
     COLOURS,
@@ -138,15 +138,12 @@ def test_records_are_llava_conversations(tmp_path):
     }
 
 
-@pytest.fixture
-def few(monkeypatch):
-    for name in ("NUM_CLIPS", "NUM_PICTURES"):
-        monkeypatch.setattr(make_demo, name, {"train": 3, "held_out": 2})
+FEW = {"train": Size(3, 3), "held_out": Size(2, 2)}
 
 
-def test_data_are_a_function_of_the_seed(few, tmp_path):
+def test_data_are_a_function_of_the_seed(tmp_path):
     for folder, seed in {"a": 5, "b": 5, "c": 6}.items():
-        make_demo.make_data(tmp_path / folder, seed)
+        make_data(tmp_path / folder, seed, FEW)
     contents = {
         folder: {path.relative_to(tmp_path / folder): path.read_bytes() for path in (tmp_path / folder).rglob("*.*")}
         for folder in "abc"
@@ -156,8 +153,8 @@ def test_data_are_a_function_of_the_seed(few, tmp_path):
     assert contents["a"].keys() == contents["c"].keys() and contents["a"] != contents["c"]
 
 
-def test_held_out_clips_are_not_in_training(few, tmp_path):
-    make_demo.make_data(tmp_path, seed=0)
+def test_held_out_clips_are_not_in_training(tmp_path):
+    make_data(tmp_path, 0, FEW)
     media = {
         name: {media for each in read_conversations(Source(tmp_path / f"{name}.json")) for media in each.media}
         for name in ("easy", "train", "held_out_easy", "held_out_new")
@@ -169,8 +166,8 @@ def test_held_out_clips_are_not_in_training(few, tmp_path):
     assert len(seen) == 6 and len(unseen) == 4 and not seen & unseen
 
 
-def test_the_base_is_not_taught_the_new_skill(few, tmp_path):
-    make_demo.make_data(tmp_path, seed=0)
+def test_the_base_is_not_taught_the_new_skill(tmp_path):
+    make_data(tmp_path, 0, FEW)
     (question, _) = NEW_SKILL["direction"]
     counts = {
         name: (tmp_path / f"{name}.json").read_text().count(question)

@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
@@ -17,29 +19,55 @@ from transformers import (
     VideoLlavaVideoProcessor,
 )
 
-from data.video_llava import CHAT_TEMPLATE, PLACEHOLDERS
+from data.video_llava import CHAT_TEMPLATE, NUM_FRAMES, PLACEHOLDERS
 
-# hidden, intermediate, layers, heads of the decoder and of a tower, then the picture's edge in pixels. The 7b
-# row is Video-LLaVA-7B's (Vicuna and LanguageBind's CLIP ViT-L/14); tiny keeps the geometry at a quarter edge.
+
+@dataclass(frozen=True)
+class Widths:
+    """The sizes of a transformer, be it the decoder or a tower."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a whole model; `edge` is that of a picture, in pixels."""
+
+    decoder: Widths
+    tower: Widths
+    edge: int
+
+
+# 7b has the sizes of Video-LLaVA-7B (Vicuna and LanguageBind's CLIP ViT-L/14); tiny keeps its geometry at a quarter
+# of the edge.
 SHAPES = {
-    "tiny": ((128, 384, 4, 4), (64, 128, 3, 4), 56),
-    "60m": ((512, 1376, 12, 8), (256, 1024, 6, 4), 224),
-    "7b": ((4096, 11008, 32, 32), (1024, 4096, 24, 16), 224),
+    "tiny": Shape(Widths(128, 384, 4, 4), Widths(64, 128, 3, 4), 56),
+    "60m": Shape(Widths(512, 1376, 12, 8), Widths(256, 1024, 6, 4), 224),
+    "7b": Shape(Widths(4096, 11008, 32, 32), Widths(1024, 4096, 24, 16), 224),
 }
-PATCH_SIZE = 14
+PATCH_SIZE = 14  # pixels, CLIP ViT-L/14's
+VOCAB_SIZE = 400  # tokens that the tokenizer learns, special ones and bytes included
+LLAMA_VOCAB_SIZE = 32064  # Video-LLaVA-7B's: LLaMA's 32,000 tokens, its own, and padding to a multiple of 64
+MAX_POSITIONS = 4096  # Vicuna 1.5's context
+# Features come from the towers' last layer but one, as in LLaVA.
+FEATURE_LAYER = -2
 # Any few words do for a random model: the tokenizer spells everything else in bytes.
 WORDS = "USER: ASSISTANT: What colour is the shape? Which way does it move? It moves to the left and up."
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 400) -> PreTrainedTokenizerFast:
-    """A byte-fallback BPE tokenizer that behaves as LLaMA's: prefix blank, <unk> <s> </s>, BOS put in front."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
+    """Train a byte-fallback BPE tokenizer that behaves as LLaMA's: prefix blank, <unk> <s> </s>, BOS put in front."""
     special = ["<unk>", "<s>", "</s>", "<pad>", *PLACEHOLDERS.values()]
     byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     # Merges are learned word by word, as SentencePiece does: none may join a blank to the word before it.
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(byte_pieces), special_tokens=special, show_progress=False)
     learned = Tokenizer(models.BPE(unk_token="<unk>"))
     learned.train_from_iterator((f"▁{word}" for text in texts for word in text.split()), trainer)
-    pieces = sorted(learned.get_vocab(), key=learned.token_to_id)
+    ids = learned.get_vocab()
+    pieces = sorted(ids, key=ids.__getitem__)
     # The trainer takes byte pieces as special tokens only, which decoding would skip.
     vocab = {piece: number for number, piece in enumerate(special + byte_pieces + pieces[len(special) :])}
     merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
@@ -63,58 +91,61 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 400) -> PreTrainedTo
     )
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast, image_size: int) -> VideoLlavaProcessor:
-    """Video-LLaVA's processor for pictures and frames of `image_size` pixels."""
+def build_processor(
+    tokenizer: PreTrainedTokenizerBase, image_size: int, patch_size: int = PATCH_SIZE
+) -> VideoLlavaProcessor:
+    """Build Video-LLaVA's processor for pictures and frames of `image_size` pixels."""
     tokenizer.chat_template = CHAT_TEMPLATE
     size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
     return VideoLlavaProcessor(
         image_processor=VideoLlavaImageProcessor(**size),
         video_processor=VideoLlavaVideoProcessor(**size),
         tokenizer=tokenizer,
-        patch_size=PATCH_SIZE,
+        patch_size=patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def build_config(shape: str, tokenizer: PreTrainedTokenizerFast, num_frames: int = 8) -> VideoLlavaConfig:
-    """The config of one of SHAPES with this tokenizer's vocabulary (never under LLaMA's 32,064 rows but for tiny)."""
-    (hidden, intermediate, layers, heads), (v_hidden, v_intermediate, v_layers, v_heads), edge = SHAPES[shape]
-    vocab_size = len(tokenizer) if shape == "tiny" else max(32064, len(tokenizer))
-    num_patches = (edge // PATCH_SIZE) ** 2
+def build_config(shape: str, tokenizer: PreTrainedTokenizerBase, num_frames: int = NUM_FRAMES) -> VideoLlavaConfig:
+    """Return the config of one of SHAPES, with embeddings for this tokenizer, and at least LLaMA's unless tiny."""
+    decoder, tower, edge = SHAPES[shape].decoder, SHAPES[shape].tower, SHAPES[shape].edge
+    vocab_size = len(tokenizer) if shape == "tiny" else max(LLAMA_VOCAB_SIZE, len(tokenizer))
+    num_patches, ids = (edge // PATCH_SIZE) ** 2, tokenizer.get_vocab()
     return VideoLlavaConfig(
         text_config=LlamaConfig(
             vocab_size=vocab_size,
-            hidden_size=hidden,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=4096,
+            hidden_size=decoder.hidden,
+            intermediate_size=decoder.intermediate,
+            num_hidden_layers=decoder.layers,
+            num_attention_heads=decoder.heads,
+            max_position_embeddings=MAX_POSITIONS,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         ),
         vision_config=CLIPVisionConfig(
-            hidden_size=v_hidden,
-            intermediate_size=v_intermediate,
-            num_hidden_layers=v_layers,
-            num_attention_heads=v_heads,
+            hidden_size=tower.hidden,
+            intermediate_size=tower.intermediate,
+            num_hidden_layers=tower.layers,
+            num_attention_heads=tower.heads,
             image_size=edge,
             patch_size=PATCH_SIZE,
-            projection_dim=v_hidden,
+            projection_dim=tower.hidden,
         ),
-        image_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDERS["image"]),
-        video_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDERS["video"]),
+        image_token_index=ids[PLACEHOLDERS["image"]],
+        video_token_index=ids[PLACEHOLDERS["video"]],
         image_seq_length=num_patches,
         video_seq_length=(num_patches + 1) * num_frames,
-        vision_feature_layer=-2,
+        vision_feature_layer=FEATURE_LAYER,
         vision_feature_select_strategy="default",
     )
 
 
 def build_model(config: VideoLlavaConfig, seed: int = 0) -> VideoLlavaForConditionalGeneration:
-    """A float32 model with every matrix drawn from N(0, 1/fan_in); one row of an embedding is one input, so N(0, 1).
+    """Build a float32 model with every matrix drawn from N(0, 1/fan_in), and embeddings from N(0, 1), because one
+    token is one input.
 
     HF's default standard deviation of 0.02 is far too small for a width of 128: training stalls at chance, and the
     towers do not learn where a patch is.
@@ -132,8 +163,10 @@ def build_model(config: VideoLlavaConfig, seed: int = 0) -> VideoLlavaForConditi
     return model
 
 
-def random_model(shape: str, dtype: torch.dtype, seed: int):
-    """(model, processor) of one of SHAPES, every matrix random."""
+def random_model(
+    shape: str, dtype: torch.dtype, seed: int
+) -> tuple[VideoLlavaForConditionalGeneration, VideoLlavaProcessor]:
+    """Build the model and the processor of one of SHAPES, every matrix random."""
     tokenizer = train_tokenizer([WORDS])
     config = build_config(shape, tokenizer)
     default = torch.get_default_dtype()
@@ -142,4 +175,4 @@ def random_model(shape: str, dtype: torch.dtype, seed: int):
         model = build_model(config, seed)
     finally:
         torch.set_default_dtype(default)
-    return model, build_processor(tokenizer, config.vision_config.image_size)
+    return model, build_processor(tokenizer, SHAPES[shape].edge)

@@ -9,6 +9,7 @@ from transformers import BitsAndBytesConfig, VideoLlavaForConditionalGeneration
 from transformers.utils import logging
 
 from data.errors import UserError, first_line
+from data.processor import HUB_DEFAULT
 from data.video_llava import PROJECTOR, TOWERS
 from train.model.attention import SHARED_PREFIX
 from train.ranks.processes import uses_fsdp
@@ -24,7 +25,7 @@ def load_model(
     double_quantization: bool = True,
     device_map: str | dict | None = None,
 ) -> VideoLlavaForConditionalGeneration:
-    """The model in eval mode, every parameter frozen.
+    """Load the model in eval mode, every parameter frozen.
 
     The decoder's linear layers alone are quantised; towers, projector and head keep `dtype`. `auto` and `sdpa` give
     the decoder the shared-prefix attention, which is plain sdpa for ordinary batches.
@@ -33,9 +34,10 @@ def load_model(
     tower_attention = "sdpa" if attn_implementation == "auto" else attn_implementation
     # transformers' warning about unexpected or missing weights is an error here: such a model answers nonsense.
     try:
+        # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
         model, loading = VideoLlavaForConditionalGeneration.from_pretrained(
             name_or_path,
-            revision=revision,
+            revision=revision or HUB_DEFAULT,
             dtype=getattr(torch, dtype),
             attn_implementation={"text_config": decoder_attention, "vision_config": tower_attention},
             quantization_config=quantization_config(quantization, dtype, double_quantization),
@@ -56,15 +58,18 @@ def load_model(
 
 
 def keep_weights_trainable(model: nn.Module) -> None:
-    """bitsandbytes 0.50 repacks 4-bit weights in the first evaluation on a CPU with AVX512-BF16, for a kernel that
-    rounds to bfloat16 and has no gradient: training that goes on after it would train the layers behind alone."""
+    """Keep bitsandbytes from repacking 4-bit weights.
+
+    bitsandbytes 0.50 does so in the first evaluation on a CPU with AVX512-BF16, for a kernel that rounds to bfloat16
+    and has no gradient: training that goes on after it would train the layers behind alone.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-argument-type]  a plain attribute
 
 
 def quantization_config(quantization: str | None, dtype: str, double: bool) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings for the decoder's linear layers: null, nf4, fp4 or int8."""
+    """Return bitsandbytes' settings for the decoder's linear layers; `quantization` is None, nf4, fp4 or int8."""
     if quantization is None:
         return None
     # Full names: transformers matches these patterns from the start, a bare "image_tower" would protect nothing.

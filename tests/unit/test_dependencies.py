@@ -1,0 +1,83 @@
+"""What the packages and the scripts import is declared in pyproject.toml."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("data", "train", "scripts")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def normalized(name: str) -> str:
+    """Distributions' names are compared as PEP 503 says."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {normalized(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
+
+
+def imported_packages(source: str) -> set[str]:
+    """Top-level names of all imports, but those that have an `except ImportError` beside them."""
+    tree = ast.parse(source)
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        and any(isinstance(handler.type, ast.Name) and handler.type.id == "ImportError" for handler in node.handlers)
+        for inner in ast.walk(node)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if node in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def undeclared(names: set[str], declared: set[str]) -> set[str]:
+    """Modules that neither Python, nor this project, nor a declared distribution has."""
+    others = names - sys.stdlib_module_names - set(FOLDERS)
+    owners = {module: set(map(normalized, found)) for module, found in packages_distributions().items()}
+    return {name for name in others if not (owners.get(name) or {normalized(name)}) & declared}
+
+
+def test_imports_are_found_in_functions_and_not_behind_a_guard():
+    source = """
+import os.path
+def f():
+    from yaml.a import b
+try:
+    import x
+except ImportError:
+    import y
+"""
+    assert imported_packages(source) == {"os", "yaml"}
+    assert undeclared({"os", "yaml", "torch", "data"}, {"pyyaml"}) == {"torch"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_everything_that_is_imported_is_declared(folder):
+    optional = names_of(
+        [one for group, all_ in PROJECT["optional-dependencies"].items() if group != "dev" for one in all_]
+    )
+    declared = names_of(PROJECT["dependencies"]) | optional
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")]
+    names = set().union(*map(imported_packages, sources))
+    assert "torch" in names
+    assert undeclared(names, declared) == set()
+
+
+def test_every_dependency_has_a_tested_version():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = names_of([line for line in lines if "==" in line])
+    assert names_of(PROJECT["dependencies"]) <= pinned
