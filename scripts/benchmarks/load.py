@@ -97,6 +97,7 @@ def load(folder: Path, num_workers: int) -> Figures:
     base, start = memory(), time.perf_counter()
     data = Data(train=[Dataset(path=str(folder / "train.jsonl"))])
     rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)
+    assert rows is not None
     loaded = time.perf_counter()
     rows.fingerprint(size_now)
     fingerprinted = time.perf_counter()

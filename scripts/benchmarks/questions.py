@@ -12,6 +12,7 @@ from transformers import VideoLlavaProcessor
 from data.batches.collator import PaddedCollator, RowCollator
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
+from data.packing.pack import EpochRow
 from data.tokens.encoding import Sample
 from data.video_llava import PLACEHOLDERS, VisualTokens
 from scripts.demo.scenes import film, photograph, random_scene
@@ -33,8 +34,8 @@ class Questions:
         """Return padded batches of `size` samples in their order, as `packing: none` trains them."""
         rows = single_sample_rows(self.samples, self.visual_tokens, seed=0)
         collate = PaddedCollator(self.processor, self.visual_tokens)
-        indices = range(len(self.samples))
-        return [collate([rows[[index]] for index in indices[start : start + size]]) for start in indices[::size]]
+        alone = [EpochRow([index], epoch=0) for index in range(len(self.samples))]
+        return [collate([rows[row] for row in alone[start : start + size]]) for start in range(0, len(alone), size)]
 
     def rows(self, size: int) -> list[dict[str, Any]]:
         """Return packed rows with room for `size` of the longest groups, as `packing: shared_prefix` trains them."""
