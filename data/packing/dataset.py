@@ -81,9 +81,9 @@ class RowDataset(Dataset):
     def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
         return fingerprint_samples(self.samples, size_of)
 
-    def __getitem__(self, row: EpochRow) -> list[tuple[Group, list[Sample]]]:
-        groups = [self.groups[index] for index in row]
-        return [(group, [self._sampled(self.samples[index], row) for index in group.samples]) for group in groups]
+    def __getitem__(self, index: EpochRow) -> list[tuple[Group, list[Sample]]]:
+        groups = [self.groups[number] for number in index]
+        return [(group, [self._sampled(self.samples[number], index) for number in group.samples]) for group in groups]
 
     def _sampled(self, sample: Sample, row: EpochRow) -> Sample:
         """Choose the frames of the sample's clips as `sampling` says; the same for all questions about a clip."""

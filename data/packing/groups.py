@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -11,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from data.digests import Digests, digest
 from data.errors import SettingError
 from data.tokens.columns import Column, Ragged
-from data.tokens.encoding import num_tokens
+from data.tokens.encoding import num_tokens, placeholder_ids
 from data.tokens.samples import Samples
-from data.video_llava import PLACEHOLDERS, VisualTokens
+from data.video_llava import VisualTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,15 @@ class Groups(Sequence[Group]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, index: int) -> Group:
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         samples = tuple(self._samples[index])
         prefix_length, lengths = self._prefix_lengths.view()[index], self._sample_lengths.view()
         return Group(samples, prefix_length, tuple(lengths[i] - prefix_length for i in samples))
@@ -92,7 +101,7 @@ def shared_prefix_groups(
         samples.input_ids,
         samples.first_labels(),
         samples.media_numbers,
-        {tokenizer.convert_tokens_to_ids(token): visual_tokens.of(kind) for kind, token in PLACEHOLDERS.items()},
+        {number: visual_tokens.of(kind) for kind, number in placeholder_ids(tokenizer).items()},
         max_questions_per_clip,
         max_tokens_per_row,
     )
@@ -163,10 +172,10 @@ def make_groups(
     groups = Groups(lengths)
     # Sorted by head, the samples of a group stand together, in the order of the data: flat arrays, where a dict of
     # lists would hold a million Python objects.
-    order = memoryview(np.argsort(heads, kind="stable"))
+    order = np.argsort(heads, kind="stable").data
     ends = np.cumsum(np.bincount(heads)) if lengths else np.arange(0)
     del numbers, heads  # tens of MB each in large data sets
-    for start, end in pairwise(memoryview(np.insert(ends, 0, 0))):
+    for start, end in pairwise(np.insert(ends, 0, 0).data):
         samples = order[start:end].tolist()
         longest_prefix = max(0, min(first_labels[i] for i in samples) - 1)
         num_shared = _common_prefix([input_ids[i] for i in samples], longest_prefix)

@@ -27,7 +27,7 @@ class RowLayout:
 
 
 def packed_inputs(layout: RowLayout) -> dict:
-    """The keyword arguments that, next to `input_ids` (1, L) and pixels, make `model.forward` a packed pass.
+    """Return the keyword arguments that, next to `input_ids` (1, L) and pixels, make `model.forward` a packed pass.
 
     row_layout: reaches the attention of every decoder layer through forward's `**kwargs`.
     suffix_positions: (S,) long, for the last layer in the same way, see `train.model.last_layer`.
@@ -46,8 +46,8 @@ def packed_inputs(layout: RowLayout) -> dict:
     }
 
 
-def position_ids(layout: RowLayout) -> torch.LongTensor:
-    """(1, L): from 0 in each prefix; each suffix goes on from the end of its prefix, as if it were alone."""
+def position_ids(layout: RowLayout) -> torch.Tensor:
+    """Return (1, L) long: from 0 in each prefix; each suffix goes on behind its prefix, as if it were alone."""
     spans = []
     for prefix_length, suffix_lengths in layout.groups:
         spans.append(torch.arange(prefix_length))
@@ -55,8 +55,8 @@ def position_ids(layout: RowLayout) -> torch.LongTensor:
     return torch.cat(spans).unsqueeze(0)
 
 
-def suffix_positions(layout: RowLayout) -> torch.LongTensor:
-    """(S,): where the suffixes stand in the row, and the groups that have none."""
+def suffix_positions(layout: RowLayout) -> torch.Tensor:
+    """Return (S,) long: where the suffixes stand in the row, and the groups that have none."""
     spans, start = [], 0
     for (prefix_length, suffix_lengths), length in zip(layout.groups, layout.group_lengths, strict=True):
         spans.append(torch.arange(start + (prefix_length if suffix_lengths else 0), start + length))
@@ -64,16 +64,18 @@ def suffix_positions(layout: RowLayout) -> torch.LongTensor:
     return torch.cat(spans)
 
 
-def suffix_mask(prefix_length: int, suffix_lengths: tuple[int, ...], device: torch.device | None = None):
-    """(S, P + S) bool: the keys of a group, prefix first, that each of its S suffix tokens sees."""
+def suffix_mask(
+    prefix_length: int, suffix_lengths: tuple[int, ...], device: torch.device | None = None
+) -> torch.Tensor:
+    """Return (S, P + S) bool: the keys of a group, prefix first, that each of its S suffix tokens sees."""
     lengths = torch.tensor(suffix_lengths, dtype=torch.long, device=device)
     suffix = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)  # (S,)
     own = (suffix[:, None] == suffix).tril()
     return torch.nn.functional.pad(own, (prefix_length, 0), value=True)
 
 
-def dense_mask(layout: RowLayout) -> torch.BoolTensor:
-    """(L, L): True where the query (row) sees the key (column). To look at: training never builds it."""
+def dense_mask(layout: RowLayout) -> torch.Tensor:
+    """Return (L, L) bool: True where the query (first index) sees the key; training never makes it."""
     blocks = []
     for prefix_length, suffix_lengths in layout.groups:
         prefix = torch.ones(prefix_length, prefix_length, dtype=torch.bool).tril()

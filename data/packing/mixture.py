@@ -104,8 +104,8 @@ class Mixture(Dataset):
         for source in self.sources:
             source.sampling = sampling
 
-    def __getitem__(self, row: SourceRow) -> list[tuple[Group, list[Sample]]]:
-        number, groups = row
+    def __getitem__(self, index: SourceRow) -> list[tuple[Group, list[Sample]]]:
+        number, groups = index
         return self.sources[number][groups]
 
 

@@ -70,15 +70,15 @@ def plan_rows(
     look for equals. Best fit, longest first. Each epoch packs anew and shuffles the rows, a function of its
     arguments alone, always into the same number of rows: a schedule of steps must not depend on the epoch.
     """
-    lengths = np.asarray(lengths, dtype=np.int32)
-    if len(lengths) and lengths.max() > max_tokens:
-        raise ValueError(f"a group of {lengths.max()} tokens does not fit a row of {max_tokens}")
+    tokens = np.asarray(lengths, dtype=np.int32)
+    if len(tokens) and tokens.max() > max_tokens:
+        raise ValueError(f"a group of {tokens.max()} tokens does not fit a row of {max_tokens}")
     # Packing without chance sets the number of rows. An epoch's own packing that needs fewer gets some rows halved; one
     # that needs more, which is rare, is given up for the packing without chance.
-    base = _pack(np.argsort(-lengths, kind="stable"), lengths, media, max_tokens)
+    base = _pack(np.argsort(-tokens, kind="stable"), tokens, media, max_tokens)
     random = np.random.default_rng((seed, epoch))
-    coarse = lengths // max(1, max_tokens // LENGTHS_TOLD_APART)
-    order, starts, sizes = _pack(np.lexsort((random.random(len(lengths)), -coarse)), lengths, media, max_tokens)
+    coarse = tokens // max(1, max_tokens // LENGTHS_TOLD_APART)
+    order, starts, sizes = _pack(np.lexsort((random.random(len(tokens)), -coarse)), tokens, media, max_tokens)
     num_rows = len(base[2])
     if len(sizes) <= num_rows:
         starts, sizes = _split_widest(starts, sizes, num_rows)
@@ -92,8 +92,8 @@ def _pack(
     order: np.ndarray, lengths: np.ndarray, media: Sequence[Collection[Hashable]], max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the groups row by row, where each row starts among them, and how many it has; int32."""
-    rows, tokens = _OpenRows(max_tokens), memoryview(lengths)  # whose items are ints of Python, which are faster here
-    row_of = array("i", (rows.place(tokens[group], media[group]) for group in memoryview(order)))
+    rows, tokens = _OpenRows(max_tokens), lengths.data  # a view, whose items are ints of Python and faster here
+    row_of = array("i", (rows.place(tokens[group], media[group]) for group in order.data))
     sizes = np.bincount(row_of, minlength=rows.num_rows).astype(np.int32)
     starts = (np.cumsum(sizes) - sizes).astype(np.int32)
     return order.astype(np.int32)[np.argsort(row_of, kind="stable")], starts, sizes

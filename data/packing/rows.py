@@ -28,11 +28,15 @@ class Rows(Protocol):
     A row is planned in the process that trains and looked up, by `rows[plan]`, in a data loader's worker. What plans
     are like is each class's own business: they come from `rows` or `batches` and go into `[]`, `without` and no
     other place.
-
-    sampling: which frames of the clips are taken.
     """
 
-    sampling: Sampling
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames of the clips are taken."""
+        ...
+
+    @sampling.setter
+    def sampling(self, sampling: Sampling, /) -> None: ...
 
     def rows(self, epoch: int) -> Iterable[Any]:
         """Return the plans of all rows of an epoch, in the order of training; a function of seed and epoch alone."""
@@ -49,11 +53,11 @@ class Rows(Protocol):
         """Return the micro-batches of one rank: lists of plans. rows_per_step None: an epoch is one step."""
         ...
 
-    def __getitem__(self, plan: Any) -> Row | None:
+    def __getitem__(self, plan: Any, /) -> Row | None:
         """Return a row; None where all ranks have nothing to compute."""
         ...
 
-    def without(self, plan: Any, left_out: Set[str]) -> Any:
+    def without(self, plan: Any, left_out: Set[str], /) -> Any:
         """Return the plan of a row without the groups that show media whose `media_key` is in `left_out`."""
         ...
 
@@ -89,6 +93,6 @@ class PlannedRows(Rows, Protocol):
 
     def rows(self, epoch: int) -> Sequence[Any]: ...
 
-    def num_tokens(self, plan: Any) -> int:
+    def num_tokens(self, plan: Any, /) -> int:
         """Return the length of a row in the decoder's input, visual tokens included."""
         ...

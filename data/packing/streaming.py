@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import count, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -93,7 +93,8 @@ class RowStream(Dataset):
         for epoch in count():
             rows = self.rows(epoch, (self._num_skipped - number) * rows_per_step)
             while step := list(islice(rows, rows_per_step)):
-                yield [] if number < self._num_skipped else step
+                # None stands for rows of skipped steps alone.
+                yield [] if number < self._num_skipped else cast("list[StreamedRow]", step)
                 number += 1
 
     def rows(self, epoch: int, num_skipped: int = 0) -> Iterator[StreamedRow | None]:
@@ -171,8 +172,8 @@ class RowStream(Dataset):
         kept = [pair for pair in row if left_out.isdisjoint(map(media_key, pair[1][0].media))]
         return StreamedRow(kept, row.num_tokens)
 
-    def __getitem__(self, row: StreamedRow | None) -> list[tuple[Group, list[Sample]]] | None:
-        return row
+    def __getitem__(self, index: StreamedRow | None) -> list[tuple[Group, list[Sample]]] | None:
+        return index
 
     def __getstate__(self) -> dict:
         """Send a data loader's workers nothing: `__getitem__` needs nothing."""

@@ -32,6 +32,8 @@ class WindowCounts:
 
     def load(self) -> None:
         """Take what the file says, if anything."""
+        if self.path is None:
+            return
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self.path.read_text())
             self._rows, self._is_complete = list(map(int, kept["rows"])), bool(kept["is_complete"])

@@ -6,20 +6,22 @@ whole text gives the tokens that inference sees, and offsets say which of them a
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, Unigram
+from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError
 from data.media.reference import Media
 from data.sources.conversation import Conversation, with_system_prompt
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
-IGNORE_INDEX = -100
+IGNORE_INDEX = -100  # what torch's cross-entropy and transformers leave out of the loss
 BATCH = 128  # conversations that are rendered and tokenised together
 
 
@@ -32,14 +34,14 @@ class Sample:
     trailing questions that `max_length` cost.
     """
 
-    input_ids: array
+    input_ids: "array[int]"
     trained: tuple[tuple[int, int], ...]
     media: tuple[Media, ...]
     name: str
     num_turns_dropped: int = 0
 
     @property
-    def labels(self) -> array:
+    def labels(self) -> "array[int]":
         """`input_ids` where trained, -100 elsewhere; unshifted."""
         labels = array("i", [IGNORE_INDEX]) * len(self.input_ids)
         for start, end in self.trained:
@@ -47,24 +49,29 @@ class Sample:
         return labels
 
 
-def render(messages: list[dict], tokenizer, *, generation_prompt: bool) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+def render(messages: list[dict], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool) -> str:
+    (text,) = render_all([messages], tokenizer, generation_prompt=generation_prompt)
+    return text
 
 
-def render_all(dialogues: list[list[dict]], tokenizer, *, generation_prompt: bool) -> list[str]:
-    # An empty list would be taken for one dialogue.
-    return render(dialogues, tokenizer, generation_prompt=generation_prompt) if dialogues else []
+def render_all(
+    dialogues: list[list[dict]], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool
+) -> list[str]:
+    if not dialogues:  # an empty list would be taken for one dialogue
+        return []
+    texts = tokenizer.apply_chat_template(dialogues, tokenize=False, add_generation_prompt=generation_prompt)
+    return cast("list[str]", texts)
 
 
-def encode_prompt(messages: list[dict], tokenizer, visual_tokens: VisualTokens) -> np.ndarray:
-    """The ids, int32 (T,), that `generate` is given for `messages`, placeholders expanded."""
+def encode_prompt(messages: list[dict], tokenizer: PreTrainedTokenizerBase, visual_tokens: VisualTokens) -> np.ndarray:
+    """Return the ids, int32 (T,), that `generate` is given for `messages`, placeholders expanded."""
     ids = tokenizer(render(messages, tokenizer, generation_prompt=True)).input_ids
     return expand(ids, ids, tokenizer, visual_tokens)[0]
 
 
 def encode(
     conversation: Conversation,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
@@ -72,7 +79,7 @@ def encode(
     """Tokenise one conversation and find the assistant's tokens.
 
     Whole trailing turns are dropped until at most `max_length` tokens are left, visual tokens included; None when
-    not even the first turn fits. Raises UserError naming the row.
+    not even the first turn fits. Raises UserError naming the record.
     """
     ((_, sample),) = encode_all([conversation], tokenizer, visual_tokens, max_length, system_prompt)
     return sample
@@ -80,12 +87,12 @@ def encode(
 
 def encode_all(
     conversations: Iterable[Conversation],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
 ) -> Iterator[tuple[str, Sample | None]]:
-    """The name of each conversation, and what `encode` makes of it; many at once, which is faster."""
+    """Yield the name of each conversation and what `encode` makes of it; many at once, which is faster."""
     find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
     keep_no_texts(tokenizer.backend_tokenizer)
     for batch in _batches(conversations):
@@ -102,15 +109,17 @@ def encode_all(
 
 
 def keep_no_texts(tokenizer: Tokenizer) -> None:
-    """A tokenizer remembers the last 10,000 words that it has split. To LLaMA's a whole text is one word, which does
-    not come again: 50 MB for nothing."""
+    """Stop a tokenizer from remembering the last 10,000 words that it has split, where a word is a whole text.
+
+    To LLaMA's tokenizer it is, and a text does not come again: 50 MB for nothing.
+    """
     splitter, model = tokenizer.pre_tokenizer, tokenizer.model
     if isinstance(model, BPE | Unigram) and (splitter is None or len(splitter.pre_tokenize_str("two words")) == 1):
         model._resize_cache(0)  # it has no public name
 
 
 def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    """Those before a row that cannot be read come out before its error."""
+    """Yield batches. Conversations before a record that cannot be read come out before its error."""
     batch = []
     try:
         for conversation in conversations:
@@ -127,17 +136,22 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversatio
 
 
 def _sample(
-    conversation: Conversation, ids: list[int], trained: list[tuple[int, int]], tokenizer, visual_tokens, max_length
+    conversation: Conversation,
+    ids: list[int],
+    trained: list[tuple[int, int]],
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    max_length: int,
 ) -> Sample | None:
-    """`conversation` up to the last turn that fits."""
+    """Make a sample of `conversation` up to the last turn that fits; None where none does."""
     lengths = np.cumsum(_repeats(np.array(ids), tokenizer, visual_tokens))
     fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
     if not fitting:
         return None
-    ids = array("i", ids[: fitting[-1][1]])
-    num_media = sum(ids.count(tokenizer.convert_tokens_to_ids(token)) for token in PLACEHOLDERS.values())
+    kept = array("i", ids[: fitting[-1][1]])
+    num_media = sum(kept.count(number) for number in placeholder_ids(tokenizer).values())
     return Sample(
-        input_ids=ids,
+        input_ids=kept,
         trained=tuple(fitting),
         media=conversation.media[:num_media],
         name=conversation.name,
@@ -145,11 +159,18 @@ def _sample(
     )
 
 
-def expand(ids, labels, tokenizer, visual_tokens: VisualTokens) -> tuple[np.ndarray, np.ndarray]:
+def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return for each kind of media the id of its placeholder."""
+    return {kind: cast("int", tokenizer.convert_tokens_to_ids(token)) for kind, token in PLACEHOLDERS.items()}
+
+
+def expand(
+    ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase, visual_tokens: VisualTokens
+) -> tuple[np.ndarray, np.ndarray]:
     """Repeat each placeholder id as often as its picture or clip has visual tokens; int32 (T,) ids and labels."""
-    ids, labels = np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)
-    counts = _repeats(ids, tokenizer, visual_tokens)
-    return np.repeat(ids, counts), np.repeat(labels, counts)
+    short = np.asarray(ids, dtype=np.int32)
+    counts = _repeats(short, tokenizer, visual_tokens)
+    return np.repeat(short, counts), np.repeat(np.asarray(labels, dtype=np.int32), counts)
 
 
 def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
@@ -157,16 +178,23 @@ def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
     return len(sample.input_ids) + sum(visual_tokens.of(media.kind) - 1 for media in sample.media)
 
 
-def _repeats(ids: np.ndarray, tokenizer, visual_tokens: VisualTokens) -> np.ndarray:
+def _repeats(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, visual_tokens: VisualTokens) -> np.ndarray:
+    """Return how many tokens of the decoder's input each id stands for, int64 (T,)."""
     counts = np.ones(len(ids), dtype=np.int64)
-    for kind, token in PLACEHOLDERS.items():
-        counts[ids == tokenizer.convert_tokens_to_ids(token)] = visual_tokens.of(kind)
+    for kind, number in placeholder_ids(tokenizer).items():
+        counts[ids == number] = visual_tokens.of(kind)
     return counts
 
 
-def _answer_spans(dialogues: list[list[dict]], texts: list[str], tokenizer) -> Iterator[list[tuple[int, int]] | None]:
-    """Of each dialogue the half-open character ranges from the end of each generation prompt to the end of the EOS
-    behind the answer; None where its text, or that of a shorter dialogue, does not begin with them."""
+def _answer_spans(
+    dialogues: list[list[dict]], texts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[tuple[int, int]] | None]:
+    """Find the answers in the text of each dialogue: half-open character ranges, each from the end of a generation
+    prompt to the end of the EOS behind the answer.
+
+    A prompt, and the dialogue up to an answer, are rendered by themselves, as inference renders them, and must be
+    beginnings of the whole text. Yields None where one of them is not.
+    """
     eos, roles = tokenizer.eos_token, [[message["role"] for message in messages] for messages in dialogues]
     answers = [[number for number, role in enumerate(each) if role == "assistant"] for each in roles]
     cuts = [(messages, number) for messages, numbers in zip(dialogues, answers, strict=True) for number in numbers]
@@ -184,7 +212,7 @@ def _answer_spans(dialogues: list[list[dict]], texts: list[str], tokenizer) -> I
 
 
 def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
-    """The half-open token ranges of character ranges, which must begin and end between two tokens."""
+    """Return the half-open token ranges of character ranges, which must begin and end between two tokens."""
     if spans is None:
         raise UserError(
             f"{name}: the chat template rewrites earlier turns when a turn is added, so training and inference "
@@ -193,7 +221,7 @@ def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int
     firsts, lasts = np.array(offsets).T
     ranges = []
     for start, end in spans:
-        inside = np.flatnonzero((start <= firsts) & (firsts < end))
+        inside = np.flatnonzero((start <= firsts) & (firsts < end))  # tokens that begin within the answer
         if any(((firsts < edge) & (edge < lasts)).any() for edge in (start, end)):
             raise UserError(
                 f"{name}: the tokenizer joins the end of the prompt and the answer in one token, so the prompt at "

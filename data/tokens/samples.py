@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 from data.digests import Digests, digest
 from data.media.media_json import from_json, to_json
@@ -9,25 +10,29 @@ from data.media.reference import Media
 from data.tokens.columns import Column, Ragged
 from data.tokens.encoding import Sample
 
+IDS_IN_TWO_BYTES = 2**16
+
 
 class Samples(Sequence[Sample]):
-    """Reads like a list of samples; each is made anew when it is asked for.
+    """A sequence that reads like a list of samples and makes each anew when it is asked for.
 
-    input_ids: of each sample; media_numbers: of each sample, numbers that are equal for equal media, from 0;
-    turns_dropped: of each sample. kinds: the kinds of all media.
+    The columns, one entry a sample: input_ids, media_numbers (from 0, equal for equal media) and turns_dropped.
+    kinds: the kinds of all media.
     """
 
     def __init__(self, samples: Iterable[Sample] = (), num_ids: int = 2**31):
-        """num_ids: size of the vocabulary; up to 65536 ids are kept in two bytes."""
-        self.input_ids, self.media_numbers = Ragged("H" if num_ids <= 2**16 else "i"), Ragged("i")
+        """num_ids: size of the vocabulary."""
+        self.input_ids, self.media_numbers = Ragged("H" if num_ids <= IDS_IN_TWO_BYTES else "i"), Ragged("i")
         self._spans, self._names, self._media = Ragged("i"), Ragged("B"), Ragged("B")
-        self._turns_dropped, self._known = Column("i"), Digests()
+        self._turns_dropped = Column("i")
+        self._known: Digests | None = Digests()  # of the media so far
         self.kinds: set[str] = set()
         for sample in samples:
             self.append(sample)
 
     def append(self, sample: Sample) -> list[Media]:
-        """Returns those of its media that no sample before has."""
+        """Take in a sample; return those of its media that no sample before has."""
+        assert self._known is not None, "nothing is appended after `finish`"
         num_known, new = len(self._media), []
         numbers = []
         for item in sample.media:
@@ -45,8 +50,8 @@ class Samples(Sequence[Sample]):
         return new
 
     def finish(self) -> None:
-        """No more are appended: everything is in the files before processes are started, which share them, and what
-        only appending needs is given back."""
+        """Write everything into the files that processes share, and free what only `append` needs, which may not be
+        called after this."""
         self._known = None
         self._turns_dropped.view()
         for rows in (self.input_ids, self.media_numbers, self._spans, self._names, self._media):
@@ -55,7 +60,13 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         edges = self._spans[index].tolist()
@@ -76,17 +87,17 @@ class Samples(Sequence[Sample]):
 
     @property
     def num_media(self) -> int:
-        """Different ones."""
+        """How many different pictures and clips there are."""
         return len(self._media)
 
     def media(self) -> Iterator[Media]:
-        """Every picture and clip, or part of a clip, once."""
+        """Yield every picture and clip, or part of a clip, once."""
         return (from_json(bytes(text)) for text in self._media)
 
     def num_files(self) -> int:
-        """Different ones: two parts of a clip are of one file."""
+        """Return how many different files there are: two parts of a clip are of one file."""
         return len({item.path for item in self.media()})
 
-    def first_labels(self) -> array:
-        """Of each sample the index of its first trained token."""
+    def first_labels(self) -> "array[int]":
+        """Return for each sample the index of its first trained token."""
         return array("i", (span[0] for span in self._spans))
