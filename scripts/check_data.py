@@ -1,4 +1,4 @@
-"""Read all rows of a recipe's data and decode all their files, to the end: what is in them, and what is wrong.
+"""Read all records of a recipe's data and decode all their files, to the end: what is in them, and what is wrong.
 
     python scripts/check_data.py my_recipe.yaml --json outputs/data.json
 
@@ -6,7 +6,7 @@ A recipe with data.frame_cache gets the frames of all sound files put there. Wit
 decoded, and what is there already is not: a fill that was interrupted goes on.
 
 Needs the checkpoint's processor and config, no weights and no GPU. `section.key=value` changes the recipe.
-Exit status: 0 when all is well, 1 when a row or a file is wrong, 2 for a wrong recipe or command line.
+Exit status: 0 when all is well, 1 when a record or a file is wrong, 2 for a wrong recipe or command line.
 """
 
 import argparse
@@ -15,8 +15,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
@@ -29,12 +31,14 @@ from data.inspection.fill import Filling
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
+from data.video_llava import VisualTokens
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Data
 from train.recipe.settings import in_words_of_recipes
 
-MAX_SHOWN = 20
+MAX_SHOWN = 20  # names under a heading; --json has all
+HISTOGRAM_WIDTH = 40  # characters of the longest bar
 
 
 @in_words_of_recipes()
@@ -96,8 +100,8 @@ def parse_command_line() -> argparse.Namespace:
     return arguments
 
 
-def cache_filling(data: Data, processor, is_all: bool) -> Filling | None:
-    """What puts frames into the recipe's cache, and looks at the rest of the files unless that is all."""
+def cache_filling(data: Data, processor: VideoLlavaProcessor, is_all: bool) -> Filling | None:
+    """Return what puts frames into the recipe's cache; it looks at the rest of the files, too, unless that is all."""
     if data.frame_cache is None:
         if is_all:
             raise UserError("--fill-cache: the recipe has no data.frame_cache; name a folder there")
@@ -106,13 +110,16 @@ def cache_filling(data: Data, processor, is_all: bool) -> Filling | None:
     samplings = {Sampling(data.frame_sampling, data.frames_per_second): None}
     if data.eval:
         samplings[UNIFORM] = None
+    # Without the tokenizer, which pixels do not need: it goes to other processes.
     sides = SimpleNamespace(image_processor=processor.image_processor, video_processor=processor.video_processor)
-    loader = PixelLoader(sides, data.num_frames, cache)  # without the tokenizer: it goes to other processes
+    loader = PixelLoader(cast("VideoLlavaProcessor", sides), data.num_frames, cache)
     return Filling(loader, tuple(samplings), probes=not is_all)
 
 
-def packed_rows(contents: Contents, data: Data, tokenizer, visual_tokens) -> RowDataset:
-    """With shared prefixes, also where the recipe does not share them."""
+def packed_rows(
+    contents: Contents, data: Data, tokenizer: PreTrainedTokenizerBase, visual_tokens: VisualTokens
+) -> RowDataset:
+    """Pack rows with shared prefixes, also where the recipe does not share them, to tell what sharing saves."""
     max_tokens = data.max_tokens_per_row
     if data.packing == "none":
         max_tokens = max(max_tokens, data.max_length)
@@ -122,7 +129,7 @@ def packed_rows(contents: Contents, data: Data, tokenizer, visual_tokens) -> Row
 
 
 def summary(report: dict, max_length: int) -> list[str]:
-    """Lines for a person: figures first, what to mend last."""
+    """Return lines for a person: figures first, what to mend last."""
     tokens, sharing = report["num_tokens"], report["sharing"]
     lines = [
         f"{report['samples']} conversations about {report['clips']} clips and {report['pictures']} pictures",
@@ -136,7 +143,7 @@ def summary(report: dict, max_length: int) -> list[str]:
         *listed(f"cut to data.max_length, {report['num_turns_cut']} trailing turns in all", report["cut"]),
         *listed("duplicates", [f"{row} repeats {first}" for row, first in report["duplicates"]]),
         *listed("in training and in evaluation", report["in_several_splits"]),
-        *listed("media that no row names", report["unused_media"]),
+        *listed("media that no record names", report["unused_media"]),
     ]
     if cache := report.get("frame_cache"):
         lines.append(f"frames of {cache['kept']} of {cache['wanted']} pictures and clips are in {cache['folder']}")
@@ -156,13 +163,13 @@ def histogram_lines(bins: list[dict]) -> list[str]:
     width = len(str(bins[-1]["to"])) if bins else 0
     lines = []
     for each in bins:
-        bar = "#" * -(-40 * each["samples"] // most)
+        bar = "#" * -(-HISTOGRAM_WIDTH * each["samples"] // most)
         lines.append(f"  {each['from']:>{width}} to {each['to'] - 1:>{width}} {bar} {each['samples']}")
     return lines
 
 
 def listed(title: str, names: list[str]) -> list[str]:
-    """A heading with its number and the first of its lines; nothing where there are none."""
+    """Return a heading with the number of names, and the first of them; nothing where there are none."""
     if not names:
         return []
     rest = [f"  ... and {len(names) - MAX_SHOWN} more, see --json"] if len(names) > MAX_SHOWN else []

@@ -6,6 +6,7 @@ Needs the checkpoint's processor and config, no weights and no GPU. `section.key
 """
 
 import argparse
+from collections.abc import Sized
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from data.files import write_whole
 from data.inspection.preview import show_row
 from data.inspection.preview_page import page
 from data.media.frame_sampling import Sampling
+from data.packing.rows import Rows
 from data.processor import set_up_processor
 from train.loop.rows import load_rows, pixel_loader, stream_rows
 from train.model.load import quiet_libraries
@@ -47,15 +49,16 @@ def main() -> None:
     say(*notices)
     seed = recipe.training_arguments().seed
     load = stream_rows if recipe.data.streaming else load_rows
-    rows = load(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
+    rows: Rows | None = load(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
+    assert rows is not None, "a recipe without data to train on is refused"
     rows.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
     is_packed = recipe.data.packing == "shared_prefix"
     collate = (RowCollator if is_packed else PaddedCollator)(
         processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
     )
-    first = [rows[row] for row in islice(rows.rows(epoch=0), arguments.rows)]
+    first = [row for plan in islice(rows.rows(epoch=0), arguments.rows) if (row := rows[plan]) is not None]
     shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
-    total = "" if recipe.data.streaming else f" of {len(rows)}"
+    total = f" of {len(rows)}" if isinstance(rows, Sized) else ""  # a stream has no end
     say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
     html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
     try:

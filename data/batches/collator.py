@@ -2,12 +2,14 @@
 
 from array import array
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.batches.group_pixels import load_groups
-from data.batches.pixels import PixelLoader
+from data.batches.pixels import MediaLoader, PixelLoader
 from data.media.reference import Media
 from data.packing.groups import Group
 from data.packing.layout import RowLayout, packed_inputs
@@ -25,14 +27,20 @@ class RowCollator:
     cannot be decoded are left out and listed as `bad_media` (see `load_groups`).
     """
 
-    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = (), load_pixels=None):
+    def __init__(
+        self,
+        processor: VideoLlavaProcessor,
+        visual_tokens: VisualTokens,
+        towers: Collection[str] = (),
+        load_pixels: MediaLoader | None = None,
+    ):
         """towers: kinds of media whose tower runs in every batch, on nothing where there are none of them.
-        load_pixels: a `PixelLoader`, or what gives the towers something else in its place."""
+        load_pixels: a `PixelLoader` unless it is given."""
         self.processor, self.visual_tokens = processor, visual_tokens
         self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
         self.no_pixels = self.load_pixels.empty(towers)
 
-    def __call__(self, batch: Sequence[Row]) -> dict:
+    def __call__(self, batch: Sequence[Row]) -> dict[str, Any]:
         (row,) = batch or [[]]
         kept, pixels, bad = load_groups([samples for _, samples in row], self.load_pixels)
         row = [row[number] for number in kept]
@@ -62,13 +70,19 @@ class PaddedCollator:
     tokens without a label. Samples whose media cannot be decoded are left out as in `RowCollator`.
     """
 
-    def __init__(self, processor, visual_tokens: VisualTokens, towers: Collection[str] = (), load_pixels=None):
-        """towers, load_pixels: as of `RowCollator`."""
+    def __init__(
+        self,
+        processor: VideoLlavaProcessor,
+        visual_tokens: VisualTokens,
+        towers: Collection[str] = (),
+        load_pixels: MediaLoader | None = None,
+    ):
+        """See `RowCollator`."""
         self.processor, self.visual_tokens = processor, visual_tokens
         self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
         self.no_pixels = self.load_pixels.empty(towers)
 
-    def __call__(self, batch: Sequence[Row]) -> dict:
+    def __call__(self, batch: Sequence[Row]) -> dict[str, Any]:
         tokenizer = self.processor.tokenizer
         samples = [sample for row in batch for _, members in row for sample in members]
         kept, pixels, bad = load_groups([[sample] for sample in samples], self.load_pixels)
@@ -78,7 +92,7 @@ class PaddedCollator:
         media = [item for sample in samples for item in sample.media]
         return {
             "input_ids": pad(ids, tokenizer.pad_token_id),
-            "attention_mask": pad([np.ones_like(row) for row in ids], 0),
+            "attention_mask": pad([np.ones_like(each) for each in ids], 0),
             "labels": pad(labels, IGNORE_INDEX),
             **self.no_pixels,
             **pixels,
@@ -92,10 +106,10 @@ class PromptCollator:
     """Prompts (ids, media) -> what `generate` takes: input_ids and attention_mask (B, T) long, padded on the LEFT,
     so that every answer begins behind the last token of its prompt; pixels."""
 
-    def __init__(self, processor, num_frames: int):
+    def __init__(self, processor: VideoLlavaProcessor, num_frames: int):
         self.processor, self.load_pixels = processor, PixelLoader(processor, num_frames)
 
-    def __call__(self, batch: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[Media]]]) -> dict:
+    def __call__(self, batch: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[Media]]]) -> dict[str, Any]:
         ids = [np.asarray(ids) for ids, _ in batch]
         media = [item for _, items in batch for item in items]
         return {
@@ -105,17 +119,20 @@ class PromptCollator:
         }
 
 
-def nothing_to_learn(tokenizer) -> Sample:
-    """Stands in an empty batch: a rank without a row of its own computes with the others, to a loss of 0."""
+def nothing_to_learn(tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """Return what stands in an empty batch: a rank without a row of its own computes with the others, to a loss of 0.
+
+    Two tokens, because the loss looks at each token's successor.
+    """
     return Sample(array("i", [tokenizer.eos_token_id] * 2), trained=(), media=(), name="an empty batch")
 
 
-def pad(rows: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
-    """(B, T) long from rows of unequal lengths."""
-    length = max(len(row) for row in rows)
-    padded = np.full((len(rows), length), value, dtype=np.int64)
-    for target, row in zip(padded, rows, strict=True):
-        target[slice(len(row)) if side == "right" else slice(length - len(row), length)] = row
+def pad(sequences: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
+    """Pad sequences of unequal lengths to one tensor, (B, T) long."""
+    length = max(map(len, sequences))
+    padded = np.full((len(sequences), length), value, dtype=np.int64)
+    for target, ids in zip(padded, sequences, strict=True):
+        target[slice(len(ids)) if side == "right" else slice(length - len(ids), length)] = ids
     return torch.from_numpy(padded)
 
 

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 import torch
 
-from data.batches.pixels import PixelLoader
+from data.batches.pixels import MediaLoader
 from data.errors import MediaError
 from data.media.bad_media import BadMedia
 from data.tokens.encoding import Sample
 
 
-def load_groups(groups: Sequence[Sequence[Sample]], load_pixels: PixelLoader) -> tuple[list[int], dict, list[BadMedia]]:
+def load_groups(
+    groups: Sequence[Sequence[Sample]], load_pixels: MediaLoader
+) -> tuple[list[int], dict[str, torch.Tensor], list[BadMedia]]:
     """Decode the media that each group of samples shares.
 
-    Returns which groups can be decoded, their inputs (see `PixelLoader`), and why the others cannot: a group goes with
+    Returns which groups can be decoded, their inputs (see `MediaLoader`), and why the others cannot: a group goes with
     the first of its media of which the decoder says MediaError. Every other error is raised.
     """
     kept, bad = [], []
@@ -29,7 +31,7 @@ def load_groups(groups: Sequence[Sequence[Sample]], load_pixels: PixelLoader) ->
     return kept, load_pixels.inputs(fitted["image"], fitted["video"]), bad
 
 
-def _fitted(samples: Sequence[Sample], load_pixels: PixelLoader) -> list[torch.Tensor] | BadMedia:
+def _fitted(samples: Sequence[Sample], load_pixels: MediaLoader) -> list[torch.Tensor] | BadMedia:
     pixels = []
     for item in samples[0].media:
         try:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
@@ -28,16 +29,18 @@ PRELOADED = ("data.batches.collator", "data.decoding.isolated_decoder")
 
 
 def can_fork() -> bool:
-    """Whether this process has no such threads. Elsewhere than on Linux the system's libraries have some."""
+    """Tell whether this process has no such threads. Elsewhere than on Linux the system's libraries have some."""
     return sys.platform == "linux" and not (dist.is_initialized() or torch.cuda.is_available())
 
 
 def start_server(*modules: str) -> None:
-    """Where one is needed. Early, so that it imports what workers need while this process does something else; once is
-    enough. It outlives the signals that end a run, as what cleans up behind it does, and ends with this process.
+    """Start the server, unless this process can fork; a second call does nothing.
 
-    modules: what else it imports. Each worker runs the imports of the program's main module, which take no time where
-    the server has done them (by itself it does so in new Pythons only: python/cpython#126631).
+    Started early, it imports what workers need while this process does something else. It and the process that cleans
+    up behind it outlive the signals that end a run; both end with this process.
+
+    modules: what the server imports besides. Each worker runs the imports of the program's main module, which take no
+    time where the server has done them (by itself it does so in new Pythons only: python/cpython#126631).
     """
     if can_fork():
         return
@@ -47,8 +50,8 @@ def start_server(*modules: str) -> None:
             begin()
 
 
-def loader_workers(number: int) -> dict:
-    """What a `DataLoader` is told of its workers."""
+def loader_workers(number: int) -> dict[str, Any]:
+    """Return the arguments that tell a `DataLoader` of its workers."""
     if not number:
         return {"num_workers": 0}
     start_server()
@@ -81,8 +84,11 @@ def raise_returned(batch: T | UserError) -> T:
 
 
 def _begin(worker: int) -> None:
-    """Signals are the parent's: a worker that left would take the step with it. The second SIGTERM, the data loader's
-    own, still ends it. So does the parent's end, which torch would not notice: it watches the server."""
+    """Get a worker ready.
+
+    Signals are the parent's business: a worker that left would take the step with it. The second SIGTERM, the data
+    loader's own, still ends it. So does the parent's end, which torch would not notice: it watches the server.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -90,6 +96,6 @@ def _begin(worker: int) -> None:
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def _end_with(parent) -> None:
+def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)

@@ -3,8 +3,10 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import VideoLlavaProcessor
 
 from data.cache.frame_cache import FrameKeys
 from data.cache.tensor_files import TensorFiles
@@ -18,7 +20,7 @@ INPUTS = {"image": IMAGE_KEY, "video": "pixel_values_videos"}
 
 @dataclass(frozen=True)
 class Features:
-    """What the features of the two towers are like.
+    """The properties of the two towers' features.
 
     layers: whose hidden states are taken, as `vision_feature_layer` names them; num_tokens: of a picture or frame,
     class token included; width: of a hidden state; digests: kind of media -> SHA-256 of its tower's weights;
@@ -34,17 +36,17 @@ class Features:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(L, T, D) of a picture or frame."""
+        """The shape (L, T, D) of a picture's or frame's features."""
         return len(self.layers), self.num_tokens, self.width
 
 
 class FeatureLoader:
-    """Takes the place of a `PixelLoader`: gives the inputs of `train.loop.ready_features.ReadyFeatures`.
+    """The inputs of `train.loop.ready_features.ReadyFeatures`, in place of a `PixelLoader`.
 
     SettingError where the folder cannot be written at the start.
     """
 
-    def __init__(self, folder: str | Path, processor, num_frames: int, features: Features):
+    def __init__(self, folder: str | Path, processor: VideoLlavaProcessor, num_frames: int, features: Features):
         self.folder, self.num_frames, self.features = folder, num_frames, features
         self.refused: dict[Media, str] = {}  # what cannot be decoded, and why
         self._key_of_frames = FrameKeys(processor, num_frames)
@@ -54,7 +56,7 @@ class FeatureLoader:
             reason = f"cannot write {folder}: {problem.strerror}; take another folder or remove the setting"
             raise SettingError("feature_cache", reason) from problem
 
-    def __call__(self, media: Iterable[Media]) -> dict:
+    def __call__(self, media: Iterable[Media]) -> dict[str, Any]:
         """Under the names of pixels: of pictures (N, L, T, D), of clips (M, F, L, T, D). A kind that is absent has no
         key. SettingError for a picture or clip without features, MediaError for one that cannot be decoded."""
         found: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
@@ -62,13 +64,13 @@ class FeatureLoader:
             found[item.kind].append(self.fitted(item))
         return self.inputs(found["image"], found["video"])
 
-    def inputs(self, pictures: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]) -> dict:
-        """Of what `fitted` returns."""
+    def inputs(self, pictures: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Put together what `fitted` returned."""
         found = {INPUTS["image"]: pictures, INPUTS["video"]: clips}
         return {name: torch.stack(list(values)) for name, values in found.items() if values}
 
-    def empty(self, kinds: Collection[str]) -> dict:
-        """The inputs of no picture (0, L, T, D) and no clip (0, F, L, T, D), for the kinds that are named."""
+    def empty(self, kinds: Collection[str]) -> dict[str, Any]:
+        """Return the inputs of no picture (0, L, T, D) and no clip (0, F, L, T, D), for the kinds that are named."""
         shapes = {"image": (0, *self.features.shape), "video": (0, self.num_frames, *self.features.shape)}
         return {INPUTS[kind]: torch.zeros(shapes[kind], dtype=self.features.dtype) for kind in kinds}
 
@@ -87,7 +89,10 @@ class FeatureLoader:
             raise SettingError("feature_cache", reason) from problem
 
     def fitted(self, item: Media) -> torch.Tensor:
-        """Its features: of a picture (L, T, D), of a clip (F, L, T, D)."""
+        """Return the features of a picture (L, T, D) or a clip (F, L, T, D).
+
+        Raises MediaError for what cannot be decoded, UserError for what has no features.
+        """
         if item in self.refused:
             raise MediaError(self.refused[item])
         try:
@@ -102,7 +107,7 @@ class FeatureLoader:
             )
         return found
 
-    def _key(self, item: Media) -> dict:
+    def _key(self, item: Media) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "frames": self._key_of_frames(item),

@@ -8,20 +8,23 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import VideoLlavaProcessor
+from transformers.image_processing_base import ImageProcessingMixin
 
 from data.cache.tensor_files import TensorFiles
 from data.errors import SettingError
 from data.media.reference import Media, identity
 
 FORMAT = 1
-# What makes of a file the pixels that are kept. Another version may round otherwise: its frames are others.
+# The packages between a file and the pixels that are kept: another version of one may round otherwise.
 READERS = {
     "image": ("pillow", "torch", "torchvision", "transformers"),
     "video": ("av", "torch", "torchvision", "transformers"),
 }
-# Of a processor's settings: those that come behind `fit`, or say nothing about pixels.
+# The settings of a processor that come behind `fit`, or say nothing about pixels.
 LATER_SETTINGS = {
     "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "processor_class", "return_metadata",
     "data_format", "return_tensors", "device",
@@ -29,9 +32,9 @@ LATER_SETTINGS = {
 
 
 class FrameKeys:
-    """What the fitted pixels of a picture or clip depend on: its file, which frames, how they are fitted."""
+    """Keys of everything that the fitted pixels of a picture or clip depend on: file, frames, way of fitting."""
 
-    def __init__(self, processor, num_frames: int):
+    def __init__(self, processor: VideoLlavaProcessor, num_frames: int):
         self.num_frames = num_frames
         sides = {"image": processor.image_processor, "video": processor.video_processor}
         self._common = {
@@ -44,8 +47,8 @@ class FrameKeys:
             for kind, side in sides.items()
         }
 
-    def __call__(self, item: Media) -> dict:
-        """Plain values for JSON. OSError for a file that is missing."""
+    def __call__(self, item: Media) -> dict[str, Any]:
+        """Return plain values for JSON. Raises OSError for a file that is missing."""
         key = {**self._common[item.kind], "file": list(identity(item))}
         if item.kind == "video":
             key |= {
@@ -57,8 +60,8 @@ class FrameKeys:
         return key
 
 
-def _settings(side) -> dict:
-    """Of an image or video processor; the class says which library resizes."""
+def _settings(side: ImageProcessingMixin) -> dict[str, Any]:
+    """Return the settings of an image or video processor; its class says which library resizes."""
     settings = json.loads(side.to_json_string())  # a processor that was saved and loaded has lists for tuples
     return {"class": type(side).__name__} | {k: v for k, v in settings.items() if k not in LATER_SETTINGS}
 
@@ -71,14 +74,20 @@ def _version(package: str) -> str | None:
 
 
 class FrameCache:
-    """Files of uint8 pixels in `folder`. `max_gib` as of `TensorFiles`: what does not fit is decoded every time, and so
-    is everything new once the disk refuses a write; both are said once.
+    """Files of uint8 pixels in `folder`, at most `max_gib` of them.
+
+    What does not fit is decoded every time, and so is everything new once the disk refuses a write; both are said once.
 
     SettingError where the folder cannot be written at the start.
     """
 
     def __init__(
-        self, folder: str | Path, processor, num_frames: int, max_gib: float | None = None, is_quiet: bool = False
+        self,
+        folder: str | Path,
+        processor: VideoLlavaProcessor,
+        num_frames: int,
+        max_gib: float | None = None,
+        is_quiet: bool = False,
     ):
         self.key_of = FrameKeys(processor, num_frames)
         try:
@@ -90,7 +99,7 @@ class FrameCache:
         self._is_closed = RawValue("b", False)  # of this process and of its data loader's workers
 
     def get(self, item: Media, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The pixels that are kept for `item`, or those of `make()`, which are then kept."""
+        """Return the pixels that are kept for `item`, or those of `make()`, which are then kept."""
         try:
             key = self.key_of(item)
         except OSError:  # the file is missing: its reader has the words for that
@@ -101,14 +110,14 @@ class FrameCache:
         return pixels
 
     def __contains__(self, item: Media) -> bool:
-        """Whether there is a file for it; nobody has looked into it."""
+        """Tell whether there is a file for it, without a look into it."""
         try:
             return self._files.path(self.key_of(item)).exists()
         except OSError:
             return False
 
-    def __getstate__(self) -> dict:
-        """Only a process that is being started can share `_is_closed`; others find out for themselves."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Share `_is_closed` with a process that is being started; others find out for themselves."""
         return self.__dict__ | ({} if get_spawning_popen() else {"_is_closed": None})
 
     def __setstate__(self, state: dict) -> None:

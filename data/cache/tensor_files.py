@@ -22,11 +22,12 @@ STALE_SECONDS = 24 * 3600  # after which a file that somebody began to write is 
 
 
 class TensorFiles:
-    """safetensors files in two-letter folders of `folder`. Any number of processes may read and write at once: a file
-    is complete or absent, and a damaged one counts as absent.
+    """safetensors files in two-letter folders of `folder`.
 
-    max_bytes: of all files together. Room is made by removing those that are the longest unused; what this run, which
-    begins with this object, has read or written stays. OSError where the folder cannot be written.
+    Any number of processes may read and write at once. A file is complete or absent; a damaged one counts as absent.
+
+    max_bytes: what all files together may take. Room is made by removing those that are the longest unused; what this
+    run, which begins with this object, has read or written stays. Raises OSError where the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int | None = None):
@@ -41,7 +42,7 @@ class TensorFiles:
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
     def read(self, key: Mapping) -> torch.Tensor | None:
-        """Memory-mapped; None where there is no such file. One that is damaged, or another's, is removed."""
+        """Return a tensor, memory-mapped, or None. A file that is damaged, or another key's, is removed."""
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
@@ -59,29 +60,29 @@ class TensorFiles:
         return tensor
 
     def write(self, key: Mapping, tensor: torch.Tensor) -> bool:
-        """False where there is no room within `max_bytes`; OSError where the disk refuses it."""
+        """Keep a tensor; False where `max_bytes` leaves no room. Raises OSError where the disk refuses it."""
         content = save({TENSOR: tensor.contiguous()}, _about(key, tensor))
-        if self.max_bytes is not None and not self._admits(len(content)):
+        if self.max_bytes is not None and not self._admits(len(content), self.max_bytes):
             return False
         # Not flushed, which would take as long as decoding: what a power cut tears is found by its check sum.
         write_whole(self.path(key), content, is_flushed=False)
         return True
 
-    def _admits(self, num_bytes: int) -> bool:
+    def _admits(self, num_bytes: int, max_bytes: int) -> bool:
         """Count so many bytes in, and make room for them where that is needed and possible."""
         with self._total_size() as total:
-            if total.num_bytes + num_bytes > self.max_bytes:
-                total.num_bytes = self._make_room(num_bytes)
-            if total.num_bytes + num_bytes > self.max_bytes:
+            if total.num_bytes + num_bytes > max_bytes:
+                total.num_bytes = self._make_room(num_bytes, max_bytes)
+            if total.num_bytes + num_bytes > max_bytes:
                 return False
             total.num_bytes += num_bytes
             return True
 
-    def _make_room(self, num_bytes: int) -> int:
-        """Remove what this run has not used, the longest unused first; returns the bytes that are left."""
+    def _make_room(self, num_bytes: int, max_bytes: int) -> int:
+        """Remove what this run has not used, the longest unused first; return the bytes that are left."""
         entries = sorted(self._entries())
         left = sum(size for _, size, _ in entries)
-        goal = min(self.max_bytes - num_bytes, (1 - FREED_SHARE) * self.max_bytes)
+        goal = min(max_bytes - num_bytes, (1 - FREED_SHARE) * max_bytes)
         for last_use, size, path in entries:
             if left <= goal or last_use >= self.started:
                 break
@@ -90,7 +91,7 @@ class TensorFiles:
         return left
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every file."""
+        """Yield (time of last use, bytes, path) of every file."""
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
@@ -101,7 +102,7 @@ class TensorFiles:
 
     @contextlib.contextmanager
     def _total_size(self) -> Iterator["_Total"]:
-        """The bytes that all processes count together, for one of them at a time."""
+        """Lend the count of bytes that all processes keep together to one of them at a time."""
         with open(os.open(self.folder / ".size", os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
             fcntl.lockf(file, fcntl.LOCK_EX)  # NFS has these locks; the kernel ends a dead process's
             total = _Total(int(file.read() or 0))
@@ -120,8 +121,8 @@ def _canonical(key: Mapping) -> str:
 
 
 def _about(key: Mapping, tensor: torch.Tensor) -> dict[str, str]:
-    """What is written beside a tensor, and compared when it is read."""
-    content = tensor.detach().contiguous().view(torch.uint8).numpy()
+    """Return what is written beside a tensor, and compared when it is read."""
+    content = tensor.detach().contiguous().view(torch.uint8).numpy().data
     return {
         "key": _canonical(key),
         "dtype": str(tensor.dtype),
@@ -131,7 +132,7 @@ def _about(key: Mapping, tensor: torch.Tensor) -> dict[str, str]:
 
 
 def _time_of_the_disk(folder: Path) -> float:
-    """Now, by the clock that gives files in `folder` their times: a server's may differ from ours."""
+    """Return the time by the clock that gives files in `folder` their times: a server's may differ from ours."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = unfinished_path(folder / "clock")
     probe.touch()

@@ -1,4 +1,4 @@
-"""All rows and files of some data sets, read to the end whatever is wrong with them: what is in them, what to mend."""
+"""All records and files of some data sets, read to the end whatever is wrong: what is in them, what to mend."""
 
 import mimetypes
 import os
@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from sys import maxsize
+from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from data.decoding.probe import File, probe
 from data.digests import Digests, digest
@@ -26,13 +28,16 @@ from data.tokens.encoding import encode, num_tokens
 from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
 
-MAX_BINS = 12
+MAX_BINS = 12  # of a histogram; a screen shows them with room for the rest
 
 
 @dataclass(frozen=True)
 class Problem:
-    """file: a data file, a picture or a clip; row: the first one that it concerns, "train.json row 3", None where no
-    row can be read; num_rows: how many it concerns."""
+    """What is wrong with a data file, a picture or a clip. The names of the fields are keys of the report.
+
+    row: the first record that it concerns, "train.json row 3", None where no record can be read; num_rows: how many
+    records it concerns.
+    """
 
     file: str
     row: str | None
@@ -41,30 +46,38 @@ class Problem:
 
 
 @dataclass
+class Use:
+    """The records that show a picture or clip: the name of the first, and how many there are."""
+
+    first: str
+    num_records: int = 0
+
+
+@dataclass
 class Contents:
     """What is in the files of one split.
 
     samples: as training takes them; lengths: tokens of every sound conversation as it is written, visual tokens
-    included; too_long: the rows of which not even the first turn fits; duplicates: (row, the row that it repeats);
-    uses: picture or clip -> [the first row that shows it, how many do].
+    included; too_long: the records of which not even the first turn fits; duplicates: (record, the record that it
+    repeats); uses: picture or clip -> the records that show it.
     """
 
     samples: Samples = field(default_factory=Samples)
-    lengths: array = field(default_factory=lambda: array("i"))
+    lengths: "array[int]" = field(default_factory=lambda: array("i"))
     too_long: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    uses: dict[Media, list] = field(default_factory=dict)
-    conversations: Digests = field(default_factory=Digests)  # different ones
-    first_rows: Ragged = field(default_factory=lambda: Ragged("B"))  # names of theirs
+    uses: dict[Media, Use] = field(default_factory=dict)
+    conversations: Digests = field(default_factory=Digests)  # equal ones once
+    first_records: Ragged = field(default_factory=lambda: Ragged("B"))  # the names of their first records
 
-    def first_row(self, conversation: int) -> str:
-        return str(self.first_rows[conversation], "utf-8", "surrogatepass")
+    def first_record(self, conversation: int) -> str:
+        return str(self.first_records[conversation], "utf-8", "surrogatepass")
 
 
 def read_contents(
     sources: Sequence[Source],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     visual_tokens: VisualTokens,
     max_length: int,
     system_prompt: str | None = None,
@@ -74,11 +87,11 @@ def read_contents(
     for source in sources:
 
         def note(problem: UserError, source: Source = source) -> None:
-            contents.problems.append(_row_problem(str(source), problem))
+            contents.problems.append(_record_problem(str(source), problem))
 
         for conversation in read_conversations(source, note):
             for media in set(conversation.media):
-                contents.uses.setdefault(media, [conversation.name, 0])[1] += 1
+                contents.uses.setdefault(media, Use(conversation.name)).num_records += 1
             try:
                 _add(contents, conversation, tokenizer, visual_tokens, max_length, system_prompt)
             except UserError as problem:
@@ -86,21 +99,29 @@ def read_contents(
     return contents
 
 
-def _row_problem(path: str, problem: UserError) -> Problem:
-    """Messages about rows begin with the row's name."""
+def _record_problem(path: str, problem: UserError) -> Problem:
+    """Cut the record's name, with which messages about records begin."""
     reason = str(problem).removeprefix(problem.record or path).lstrip(",: ")
     return Problem(path, problem.record, reason)
 
 
-def _add(contents: Contents, conversation: Conversation, tokenizer, visual_tokens, max_length, system_prompt) -> None:
+def _add(
+    contents: Contents,
+    conversation: Conversation,
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None,
+) -> None:
     sample = encode(conversation, tokenizer, visual_tokens, maxsize, system_prompt)
+    assert sample is not None, "no conversation is longer than maxsize"
     contents.lengths.append(num_tokens(sample, visual_tokens))
     content = repr((sample.input_ids.tolist(), [(item.path, item.start, item.end) for item in sample.media]))
     number = contents.conversations.number(digest(content.encode(errors="surrogatepass")))
-    if number == len(contents.first_rows):
-        contents.first_rows.append(sample.name.encode(errors="surrogatepass"))
+    if number == len(contents.first_records):
+        contents.first_records.append(sample.name.encode(errors="surrogatepass"))
     else:
-        contents.duplicates.append((sample.name, contents.first_row(number)))
+        contents.duplicates.append((sample.name, contents.first_record(number)))
     if contents.lengths[-1] > max_length:
         sample = encode(conversation, tokenizer, visual_tokens, max_length, system_prompt)
     if sample is None:
@@ -110,7 +131,7 @@ def _add(contents: Contents, conversation: Conversation, tokenizer, visual_token
 
 
 def files_of(splits: Iterable[Contents]) -> list[File]:
-    """Every picture and clip once, with the parts of it that rows take."""
+    """Return every picture and clip once, with the parts of it that records take."""
     spans: dict[tuple, dict] = {}
     for media in (media for contents in splits for media in contents.uses):
         spans.setdefault((media.kind, media.path, media.place), {})[media.start, media.end] = None
@@ -125,24 +146,23 @@ def probe_files(
     memory: int,
     filling: Filling | None = None,
 ) -> Iterator[list[Problem]]:
-    """Decodes every file to its end, or does what `filling` says, `num_workers` at once; the problems of each as it is
-    done.
+    """Decode every file to its end, or do what `filling` says, `num_workers` at once; yield the problems of each.
 
     seconds, memory (bytes): what a file may take, see `run_in_pool`.
     """
     for outcome in run_in_pool(filling or probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
         file = files[outcome.job]
         reasons = outcome.result or [f"{file.path!r} {outcome.failure}"] * len(file.spans)
-        rows: dict[str, list] = {}
+        uses: dict[str, Use] = {}  # reason -> what it concerns
         for item, reason in zip(file.media, reasons, strict=True):
             for contents in splits if reason else ():
                 if use := contents.uses.get(item):
-                    rows.setdefault(reason, [use[0], 0])[1] += use[1]
-        yield [Problem(file.path, first, reason, number) for reason, (first, number) in rows.items()]
+                    uses.setdefault(reason, Use(use.first)).num_records += use.num_records
+        yield [Problem(file.path, use.first, reason, use.num_records) for reason, use in uses.items()]
 
 
 def unused_media(sources: Iterable[Source], files: Iterable[File]) -> list[str]:
-    """Pictures and clips, by the ends of their names, that lie in a media root and in no row."""
+    """Find pictures and clips, by the ends of their names, that lie in a media root and in no record."""
     used = {os.path.realpath(path) for file in files for path in _paths(file.media[0])}
     roots = {root for source in sources if not is_hub_id(str(source)) for root in _folders(source)}
     found = set()
@@ -162,7 +182,7 @@ def _folders(source: Source) -> list[str]:
 
 
 def _paths(item: Media) -> list[str]:
-    """The files of a picture or clip, as far as it is one or several."""
+    """Return the files of a picture or clip, as far as it is one or several."""
     if not is_of_pictures(item):
         return [item.path]
     try:
@@ -172,7 +192,7 @@ def _paths(item: Media) -> list[str]:
 
 
 def histogram(values: Sequence[int]) -> list[dict[str, int]]:
-    """At most MAX_BINS bins of a round width, from <= value < to."""
+    """Count values in at most MAX_BINS bins of a round width, from <= value < to."""
     if not len(values):
         return []
     low, high = min(values), max(values)
@@ -186,9 +206,11 @@ def histogram(values: Sequence[int]) -> list[dict[str, int]]:
     ]
 
 
-def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tokens: VisualTokens) -> dict:
-    """Figures of all splits together, as plain values. rows: each split's, packed. Shares are those of the tokens
-    that are left to train and evaluate on."""
+def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tokens: VisualTokens) -> dict[str, Any]:
+    """Return figures of all splits together, as plain values.
+
+    rows: the packed rows of each split. Shares are of the tokens that are left to train and evaluate on.
+    """
     lengths = [length for contents in splits for length in contents.lengths]
     packed = sum(sum(dataset.groups.num_tokens) for dataset in rows)
     single = visual = supervised = num_turns_cut = 0
@@ -225,17 +247,17 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
 
 
 def _in_several(splits: Sequence[Contents]) -> list[str]:
-    """Rows of later splits that stand in an earlier one: evaluation on what was trained."""
+    """Name the records of later splits that stand in an earlier one: they evaluate on what was trained."""
     found = []
     for number, contents in enumerate(splits):
         for index, key in enumerate(contents.conversations):
             if any(key in earlier.conversations for earlier in splits[:number]):
-                found.append(contents.first_row(index))
+                found.append(contents.first_record(index))
     return found
 
 
 def _questions_per_clip(splits: Sequence[Contents]) -> dict[str, int]:
-    """Number of conversations about a clip -> number of clips; a clip counts in each split that shows it."""
+    """Count clips by the number of conversations about them; a clip counts in each split that shows it."""
     counts = Counter()
     for contents in splits:
         about = Counter(media for sample in contents.samples for media in set(sample.media) if media.kind == "video")

@@ -12,10 +12,10 @@ from data.media.reference import Media
 
 @dataclass(frozen=True)
 class Filling:
-    """What is done with a file: decoded to its end, if `probes`, and then as training does, which keeps its frames.
-    What is kept already is not decoded for that.
+    """Decodes a file to its end, if `probes`, and then as training does, which keeps its frames in the cache.
 
-    samplings: all ways in which the frames of a clip are taken. `run_in_pool` sends it once to each process.
+    What is kept already is not decoded for that. samplings: all ways in which the frames of a clip are taken.
+    `run_in_pool` sends the object once to each process.
     """
 
     load_pixels: PixelLoader
@@ -23,7 +23,7 @@ class Filling:
     probes: bool
 
     def __call__(self, file: File) -> list[str | None]:
-        """As of `probe`: for each of `file.spans`, None or the reason why it cannot be used."""
+        """Return for each of `file.spans` None, or the reason why it cannot be used, as `probe` does."""
         reasons = probe(file) if self.probes else [None] * len(file.spans)
         for number, item in enumerate(file.media):
             if reasons[number] is None:
@@ -38,9 +38,11 @@ class Filling:
             return str(problem)
 
     def num_kept(self, files: Sequence[File]) -> tuple[int, int]:
-        """How many pictures and clips the cache has, and how many there are."""
+        """Return how many pictures and clips the cache has, and how many there are."""
+        cache = self.load_pixels.cache
+        assert cache is not None, "what fills a cache has one"
         kept = [
-            replace(item, sampling=sampling) in self.load_pixels.cache
+            replace(item, sampling=sampling) in cache
             for file in files
             for item in file.media
             for sampling in self.samplings

@@ -1,19 +1,21 @@
 """A batch as a person can read it: which words are trained, which are masked, the frames, who sees whom.
 
-Everything is read from the tensors that the model gets, not from the data that they were made of.
+Everything is read from the tensors that the model gets, not from the data behind them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.media.reference import Media
 from data.packing.layout import RowLayout
 from data.packing.rows import Row
-from data.tokens.encoding import IGNORE_INDEX
+from data.tokens.encoding import IGNORE_INDEX, placeholder_ids
 from data.video_llava import IMAGE_KEY, PLACEHOLDERS, VisualTokens
 
 
@@ -36,7 +38,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class ShownGroup:
-    """What questions share, and each question with its answer; in an ordinary batch, all words are in `prefix`."""
+    """A prefix that questions share, and each question with its answer; an ordinary batch has all words in `prefix`."""
 
     media: list[Shown]
     prefix: list[Span]
@@ -50,26 +52,32 @@ class ShownRow:
     layout: RowLayout
 
     def num_tokens(self, *kinds: str) -> int:
-        """Of these kinds of spans; of all without any."""
+        """Count the tokens of these kinds of spans; without any, of all."""
         spans = (span for group in self.groups for part in (group.prefix, *group.suffixes) for span in part)
         return sum(span.num_tokens for span in spans if not kinds or span.kind in kinds)
 
 
-def show_row(row: Row, batch: dict, processor, visual_tokens: VisualTokens) -> ShownRow:
-    """A row and the batch that a collator of `data.batches.collator` made of it alone."""
+def show_row(row: Row, batch: dict[str, Any], processor: VideoLlavaProcessor, visual_tokens: VisualTokens) -> ShownRow:
+    """Show a row from the batch that a collator of `data.batches.collator` made of it alone."""
     layout = batch.get("row_layout") or RowLayout(((batch["input_ids"].shape[1], ()),))
     ids, labels = (batch[key][0].split(layout.group_lengths) for key in ("input_ids", "labels"))
     pixels = {"image": iter(batch.get(IMAGE_KEY, ())), "video": iter(batch.get("pixel_values_videos", ()))}
     groups = []
-    for (_, samples), shape, *sequences in zip(row, layout.groups, ids, labels, strict=True):
-        prefix, suffixes = _parts(*sequences, shape, processor.tokenizer, visual_tokens)
+    for (_, samples), shape, group_ids, group_labels in zip(row, layout.groups, ids, labels, strict=True):
+        prefix, suffixes = _parts(group_ids, group_labels, shape, processor.tokenizer, visual_tokens)
         media = [Shown(item, _frames(next(pixels[item.kind]), item.kind, processor)) for item in samples[0].media]
         groups.append(ShownGroup(media, prefix, suffixes, [sample.name for sample in samples]))
     return ShownRow(groups, layout)
 
 
-def _parts(ids: torch.Tensor, labels: torch.Tensor, shape: tuple[int, tuple[int, ...]], tokenizer, visual_tokens):
-    """The spans of a group's prefix, and of each of its suffixes."""
+def _parts(
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    shape: tuple[int, tuple[int, ...]],
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+) -> tuple[list[Span], list[list[Span]]]:
+    """Return the spans of a group's prefix, and of each of its suffixes."""
     (prefix_ids, *suffix_ids), (prefix_labels, *suffix_labels) = (
         [part.tolist() for part in sequence.split([shape[0], *shape[1]])] for sequence in (ids, labels)
     )
@@ -82,45 +90,50 @@ def _parts(ids: torch.Tensor, labels: torch.Tensor, shape: tuple[int, tuple[int,
 
 
 def find_spans(
-    ids: Sequence[int], labels: Sequence[int], tokenizer, visual_tokens: VisualTokens, start: int = 0
+    ids: Sequence[int],
+    labels: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    start: int = 0,
 ) -> list[Span]:
-    """The spans from token `start` on. Each run of visual tokens is one span a picture or clip.
+    """Return the spans from token `start` on. A run of visual tokens is one span for each of its pictures or clips.
 
     Texts are differences of decoded beginnings, because tokenizers drop the blank before the first word they decode.
     """
-    kinds = {tokenizer.convert_tokens_to_ids(token): kind for kind, token in PLACEHOLDERS.items()}
-    spans, seen, told = [], [], ""
+    kinds = {number: kind for kind, number in placeholder_ids(tokenizer).items()}
+    spans: list[Span] = []
+    seen: list[int] = []  # all ids so far, with one for a picture or clip
+    told = ""  # their text
     for (kind, is_asked), places in groupby(
         range(len(ids)), lambda i: (kinds.get(ids[i], ("trained", "masked")[labels[i] == IGNORE_INDEX]), i >= start)
     ):
         here = [ids[place] for place in places]
         if kind in PLACEHOLDERS:
-            size = visual_tokens.of(kind)
-            seen += here[::size]
-            new = [Span(kind, PLACEHOLDERS[kind], size)] * (len(here) // size)
+            here = here[:: visual_tokens.of(kind)]
+        seen += here
+        text = str(tokenizer.decode(seen, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        if kind in PLACEHOLDERS:
+            new = [Span(kind, PLACEHOLDERS[kind], visual_tokens.of(kind))] * len(here)
         else:
-            seen += here
-        text = tokenizer.decode(seen, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if kind not in PLACEHOLDERS:
             new = [Span(kind, text[len(told) :], len(here))]
         told = text
         spans += new if is_asked else []
     return spans
 
 
-def _frames(values: torch.Tensor, kind: str, processor) -> np.ndarray:
-    """(3, H, W) or (F, 3, H, W) normalised values back to uint8 (F, H, W, 3)."""
+def _frames(values: torch.Tensor, kind: str, processor: VideoLlavaProcessor) -> np.ndarray:
+    """Turn normalised values, (3, H, W) or (F, 3, H, W), back into uint8 (F, H, W, 3)."""
     side = processor.image_processor if kind == "image" else processor.video_processor
     mean, std = (np.asarray(figures)[:, None, None] for figures in (side.image_mean, side.image_std))
-    values = values.float().numpy() * std + mean  # (..., 3, H, W), 0 to 1
-    frames = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    shares = values.float().numpy() * std + mean  # (..., 3, H, W), 0 to 1
+    frames = (shares.clip(0, 1) * 255).round().astype(np.uint8)
     return np.moveaxis(frames.reshape(-1, *frames.shape[-3:]), 1, -1)
 
 
 def mask_picture(layout: RowLayout, max_size: int = 480) -> np.ndarray:
-    """uint8 (N, N), N at most `max_size`: 0 where the query (line) does not see the key (column), 1 where it sees its
-    group's prefix, 2 where a question sees itself. A longer row is shown by tokens at equal distances."""
-    owners = []  # of each token: (group, 0 for the prefix or the number of the suffix)
+    """Return uint8 (N, N), N at most `max_size`: 0 where the query (line) does not see the key (column), 1 where it
+    sees its group's prefix, 2 where a question sees itself. A longer row is shown by tokens at equal distances."""
+    owners = []  # for each token (group, 0 for the prefix or the number of the suffix)
     for group, (prefix_length, suffix_lengths) in enumerate(layout.groups):
         for part, length in enumerate((prefix_length, *suffix_lengths)):
             owners.append(np.broadcast_to([[group, part]], (length, 2)))
