@@ -3,6 +3,6 @@
 try:
     from huggingface_hub.utils import httpx  # from 1.31 on; in 2.0 it is a fork
 except ImportError:
-    import httpx
+    import httpx  # pyrefly: ignore[missing-import]: comes with the older huggingface_hub that lacks the name above
 
 __all__ = ["httpx"]

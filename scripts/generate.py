@@ -7,10 +7,11 @@ themselves.
 """
 
 import argparse
+from functools import partial
 
 from data.command import run_command
 from data.errors import UserError
-from data.media.reference import Media
+from data.media.reference import Media, media_at
 from data.media.storage import check_media
 from data.sources.conversation import split_placeholders, with_system_prompt
 from train.model.load import quiet_libraries
@@ -27,7 +28,7 @@ def main() -> None:
             f"--{kind}",
             action="append",
             dest="media",
-            type=lambda path, kind=kind: Media(kind, path),
+            type=partial(media_at, kind),
             metavar="FILE",
         )
     parser.add_argument("--prompt", action="append", required=True, help="again for each further turn")

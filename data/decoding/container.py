@@ -1,31 +1,37 @@
 """A clip's container: opened, its packets listed without decoding, its frames as upright RGB."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from data.decoding.image import check_frame_size
 from data.errors import UserError
+from data.files import AnyPath
 
 # What FFmpeg takes for a video although it is a list of other files or addresses, which no record names: it would open
 # them, wherever they are, and wait for them.
 PLAYLISTS = {"concat", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sdp", "webm_dash_manifest"}
 
-_num_threads = 1  # of each decoder in this process
+USUAL_RATE = 25  # frames a second, where a container names no rate
+
+_num_threads = 1  # that a decoder in this process has
 
 
 @contextmanager
-def open_clip(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A clip's container and its first video stream; the cover picture of a sound file is none."""
+def open_clip(path: AnyPath) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a clip's container and its first video stream; the cover picture of a sound file is none.
+
+    Raises UserError for what is no clip, and FFmpeg's errors.
+    """
     # Without "file:", FFmpeg reads "a:b.mp4" as a protocol "a". Titles are often not UTF-8, and not needed.
     options = {"format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS))}
     with av.open(f"file:{os.fspath(path)}", metadata_errors="replace", options=options) as container:
@@ -42,17 +48,19 @@ def open_clip(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def decode_with_threads(number: int) -> None:
-    """From now on, in a process that is never forked.
+    """Let each decoder have so many threads from now on, in a process that is never forked.
 
     FFmpeg's threads do not survive a fork: workers wait for ever when they collect a frame of their parent's as
-    garbage (also PyAV#1861, PyAV#1962). Elsewhere a decoder has one.
+    garbage (also PyAV#1861, PyAV#1962). So a decoder has one thread until this is called.
     """
     global _num_threads
     _num_threads = number
 
 
 def share_of_cores(cores: int, num_workers: int, num_processes: int) -> int:
-    """Threads of each of `num_workers` decoders in each of `num_processes`, one core a process left for training.
+    """Return how many threads each of `num_workers` decoders in each of `num_processes` may have.
+
+    One core is left to each process for training.
 
     Without workers, training waits while its one decoder works.
     """
@@ -62,12 +70,12 @@ def share_of_cores(cores: int, num_workers: int, num_processes: int) -> int:
 
 
 def num_cores() -> int:
-    """Those that this process may run on, where the system tells."""
+    """Count the cores that this process may run on, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Packets of one stream, the last one flushing the decoder.
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """Yield the packets of one stream, the last one flushing the decoder.
 
     PyAV 18 also flushes streams that appeared after the header (MPEG-TS, FLV), of which it has no object;
     those come behind ours, so that nothing is missing when it fails.
@@ -99,25 +107,41 @@ class PacketIndex:
 
     @cached_property
     def shown(self) -> list[int]:
-        """The packets whose frames are shown, in the order in which they are; in decoding order without pts."""
+        """Return the packets whose frames are shown, in the order of showing; in decoding order without pts."""
         shown = [i for i, is_hidden in enumerate(self.is_hidden) if not is_hidden]
-        return sorted(shown, key=self.pts.__getitem__) if self.has_unique_pts else shown
+        return sorted(shown, key=self.pts_of) if self.has_unique_pts else shown
+
+    def pts_of(self, packet: int) -> int:
+        """Return the time of a packet in an index with unique pts."""
+        pts = self.pts[packet]
+        assert pts is not None
+        return pts
 
     @cached_property
     def has_unique_pts(self) -> bool:
+        """Tell whether the times of showing put the frames in one order."""
         return None not in self.pts and len(set(self.pts)) == len(self.pts)
 
     def times(self, total: int) -> np.ndarray:
-        """Seconds from the first frame at which each is shown, (total,); at a constant rate where pts do not tell."""
+        """Return the seconds from the first frame at which each of `total` frames is shown, (total,).
+
+        They are at a constant rate where pts do not tell.
+        """
         if not self.has_unique_pts or total != len(self.shown):
             return np.arange(total) * self.seconds_per_frame
-        pts = np.array([self.pts[i] for i in self.shown], np.int64)
+        pts = np.array([self.pts_of(i) for i in self.shown], np.int64)
         return (pts - pts[:1]) * self.time_base
 
 
-def list_packets(container: InputContainer, stream: VideoStream, path: str | Path, check_start) -> PacketIndex:
-    """Reads the whole file and decodes nothing. `check_start`: whether a decoder can begin with this key frame."""
-    pts, dts, is_hidden, can_start, is_damaged = [], [], [], [], False
+def list_packets(
+    container: InputContainer, stream: VideoStream, path: AnyPath, check_start: Callable[[Packet], bool]
+) -> PacketIndex:
+    """Read the whole file and decode nothing. `check_start`: whether a decoder can begin with this key frame."""
+    pts: list[int | None] = []
+    dts: list[int | None] = []
+    is_hidden: list[bool] = []
+    can_start: list[bool] = []
+    is_damaged = False
     for packet in packets(container, stream):
         if not packet.size:
             continue
@@ -126,7 +150,7 @@ def list_packets(container: InputContainer, stream: VideoStream, path: str | Pat
         is_hidden.append(packet.is_discard)
         can_start.append(packet.is_keyframe and check_start(packet))
         is_damaged |= packet.is_corrupt
-    rate = stream.average_rate or stream.guessed_rate or 25
+    rate = stream.average_rate or stream.guessed_rate or USUAL_RATE
     return PacketIndex(
         pts=pts,
         dts=dts,
@@ -140,18 +164,21 @@ def list_packets(container: InputContainer, stream: VideoStream, path: str | Pat
 
 
 def _promised_frames(stream: VideoStream) -> int:
-    """Without the frames that an edit list hides."""
+    """Return how many frames the container announces, less those that an edit list hides; 0 where it does not say."""
     return stream.frames and (sum(not entry.is_discard for entry in stream.index_entries) or stream.frames)
 
 
-def lies_behind_end(stream: VideoStream, path: str | Path) -> bool:
-    """Whether the container's index points behind the end of the file."""
+def lies_behind_end(stream: VideoStream, path: AnyPath) -> bool:
+    """Tell whether the container's index points behind the end of the file."""
     size = os.path.getsize(path)
     return any(entry.pos + entry.size > size for entry in stream.index_entries)
 
 
 def to_pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, upright. One thread: see `decode_with_threads`, and the workers work side by side."""
+    """Return a frame as uint8 (H, W, 3), RGB, upright.
+
+    One thread does it: see `decode_with_threads`; and the workers work side by side.
+    """
     return _upright(frame, frame.to_ndarray(format="rgb24", threads=1, width=width, height=height))
 
 
@@ -163,7 +190,8 @@ def _upright(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    numbers = bytes(matrix)  # pyrefly: ignore[bad-argument-type]: PyAV's stubs give side data no type
+    a, b, _, c, d = np.frombuffer(numbers, np.int32)[:5].tolist()
     if abs(b) > abs(a):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

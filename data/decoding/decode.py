@@ -1,4 +1,4 @@
-"""A reference to a picture or clip -> its pixels. Knows nothing of models and processors."""
+"""A reference to a picture or clip -> its pixels, knowing nothing of models and processors."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from data.decoding.image import load_image
 from data.decoding.video import read_frames
 from data.errors import UserError
 from data.media.frame_sampling import choose_frames
-from data.media.reference import Media, is_of_pictures
+from data.media.reference import Media, Pictures
 from data.media.storage import frames_of, local_file
 
 # PyAV and Pillow import the rest of themselves with the first file that wants it: under a limit on memory that may
@@ -19,22 +19,21 @@ Image.init()
 
 
 def decode(item: Media, num_frames: int) -> np.ndarray:
-    """RGB, upright, uint8: a picture (h, w, 3), a clip (num_frames, h, w, 3)."""
-    if is_of_pictures(item):
-        return _decode_pictures(item, num_frames)
+    """Decode a picture into (h, w, 3) or a clip into (num_frames, h, w, 3): RGB, upright, uint8. Raises UserError."""
+    if isinstance(item.place, Pictures):
+        return _decode_pictures(item, item.place, num_frames)
     with local_file(item) as path:
         if item.kind == "image":
             return np.asarray(load_image(path))
         return read_frames(path, num_frames, start=item.start, end=item.end, sampling=item.sampling)
 
 
-def _decode_pictures(item: Media, num_frames: int) -> np.ndarray:
-    """Opens the chosen pictures alone."""
+def _decode_pictures(item: Media, pictures: Pictures, num_frames: int) -> np.ndarray:
+    """Open the chosen pictures alone."""
     frames = frames_of(item)
     try:
-        wanted = choose_frames(
-            frame_times(item, len(frames)), num_frames, start=item.start, end=item.end, sampling=item.sampling
-        )
+        times = frame_times(item, pictures.fps, len(frames))
+        wanted = choose_frames(times, num_frames, start=item.start, end=item.end, sampling=item.sampling)
     except ValueError as error:
         raise UserError(f"{item.path!r}: {error}; correct its record") from error
     decoded = {index: decode(frames[index], num_frames) for index in sorted(set(wanted))}
@@ -42,16 +41,18 @@ def _decode_pictures(item: Media, num_frames: int) -> np.ndarray:
     return np.stack([decoded[index] for index in wanted])
 
 
-def frame_times(item: Media, total: int) -> np.ndarray:
-    """Seconds from the first of `total` pictures, (total,). ValueError where seconds are asked for and none known."""
-    fps = item.place and item.place.fps
+def frame_times(item: Media, fps: float | None, total: int) -> np.ndarray:
+    """Return the seconds from the first of `total` pictures, (total,).
+
+    Raises ValueError where the clip's part or sampling is meant in seconds and its `fps` is not known.
+    """
     if fps is None and (item.start, item.end, item.sampling.way == "fps") != (None, None, False):
         raise ValueError("seconds of a clip of pictures need its fps; add 'fps' to its part")
     return np.arange(total) / (fps or 1.0)
 
 
 def check_one_size(item: Media, shapes: Iterable[tuple[Media, tuple[int, ...]]]) -> None:
-    """shapes: (picture, its (h, w, 3)) of the frames of one clip."""
+    """Raise UserError where the frames of a clip differ in size. shapes: (picture, its (h, w, 3))."""
     (first, expected), *others = shapes
     for frame, shape in others:
         if shape != expected:

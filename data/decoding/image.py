@@ -2,17 +2,18 @@
 
 import struct
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.errors import UserError
+from data.files import AnyPath
 from data.media.file_check import check_media_file
 
 # The processors scale the short side to 224 pixels and only then crop: a strip of 100000 x 2 would become
 # 11 million pixels wide. 200 is also the limit of Qwen-VL's processors.
 MAX_ASPECT_RATIO = 200
+WHITE_16 = 65535  # white of 16 bits
 
 # What Pillow's parsers let through on damaged files, as feeding them damaged files of 20 formats showed.
 PILLOW_ERRORS = (
@@ -21,10 +22,10 @@ PILLOW_ERRORS = (
 )
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """First frame of a picture file: RGB, 8 bits, turned as its EXIF orientation says.
+def load_image(path: AnyPath) -> Image.Image:
+    """Load the first frame of a picture file: RGB, 8 bits, turned as its EXIF orientation says.
 
-    Transparency is dropped, not blended, as the processors do at inference. UserError for a file that is
+    Transparency is dropped, not blended, as the processors do at inference. Raises UserError for a file that is
     missing, damaged, no picture, beyond Pillow's bomb limit or beyond MAX_ASPECT_RATIO.
     """
     check_media_file(path, "image")
@@ -48,16 +49,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating point, so nothing says what is white; save it with 16 bits")
     if image.mode.startswith("I"):  # greys of 16 bits: convert("RGB") would clip all above 255 to white
         grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
+        if grey.min() < 0 or grey.max() > WHITE_16:
             raise ValueError(f"its greys go from {grey.min()} to {grey.max()}; save it with 16 bits")
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))  # round(grey * 255 / 65535)
+        # WHITE_16 is 257 * 255: this rounds grey * 255 / WHITE_16 in integers.
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     return image.convert("RGB")
 
 
-def check_frame_size(path: str | Path, width: int, height: int) -> None:
-    """UserError for a picture or frame whose size, or size after resizing, would take all memory."""
+def check_frame_size(path: AnyPath, width: int, height: int) -> None:
+    """Raise UserError for a picture or frame whose size, or size after resizing, would take all memory."""
     size = f"{str(path)!r}: {width} x {height} pixels"
-    if width * height > Image.MAX_IMAGE_PIXELS:
-        raise UserError(f"{size} are more than {Image.MAX_IMAGE_PIXELS}; shrink it")
+    limit = Image.MAX_IMAGE_PIXELS  # Pillow's own against decompression bombs; clips have the same
+    if limit is not None and width * height > limit:
+        raise UserError(f"{size} are more than {limit}; shrink it")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise UserError(f"{size} are thinner than {MAX_ASPECT_RATIO} : 1; crop it")

@@ -12,22 +12,24 @@ from data.isolation.child_process import ChildProcess
 from data.media.reference import Media, Part
 from data.media.storage import fetched
 
+MAX_MEMORY = 4 * 2**30  # bytes: 8 frames of 8K and what their decoder holds are 2 GiB
+
 
 class IsolatedDecoder:
-    """`data.decoding.decode.decode` in a process beside the one that calls it: one for each data loader worker.
+    """Does what `data.decoding.decode.decode` does, in a process beside the one that calls it.
 
-    A file that takes more than `seconds`, more than `memory` bytes, or crashes the decoder costs that process, which is
-    replaced. num_threads: of the decoder.
+    Each data loader worker has its own. A file that takes more than `seconds` or more than `memory` bytes, or crashes
+    the decoder, costs that process, which is replaced. num_threads: how many the decoder may have.
     """
 
-    def __init__(self, seconds: float, memory: int = 4 * 2**30, num_threads: int = 1):
+    def __init__(self, seconds: float, memory: int = MAX_MEMORY, num_threads: int = 1):
         self.seconds, self.memory, self.num_threads = seconds, memory, num_threads
         self._process: ChildProcess | None = None
 
     def __call__(self, item: Media, num_frames: int) -> np.ndarray:
-        """As `decode`; MediaError for whatever keeps the file from being decoded, in one line that names it.
+        """Decode a picture or clip as `decode` does; raise MediaError for whatever keeps it from that, in one line.
 
-        OutageError where the server of a whole shard is away. An address is one among many, and may be dead.
+        Raises OutageError where the server of a whole shard is away. An address is one among many, and may be dead.
         """
         try:
             with fetched(item) as here:  # by this process, because a download has a limit of its own
@@ -43,7 +45,7 @@ class IsolatedDecoder:
         return answer.result
 
     def _own_process(self) -> ChildProcess:
-        """In a fork, the process that is found here is its parent's."""
+        """Return a process that is alive and this one's own: what a fork finds here is its parent's."""
         if self._process is None or self._process.owner != os.getpid() or not self._process.is_alive():
             if self._process is not None:
                 self._process.end()
@@ -56,7 +58,7 @@ class IsolatedDecoder:
 
 
 def decode_or_refuse(job: tuple[Media, int, int]) -> np.ndarray | str:
-    """(item, num_frames, num_threads) -> its pixels, or why there are none."""
+    """Decode (item, num_frames, num_threads) into its pixels, or return why there are none."""
     item, num_frames, num_threads = job
     decode_with_threads(num_threads)
     try:

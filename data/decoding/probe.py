@@ -12,8 +12,9 @@ from data.decoding.decode import check_one_size, decode, frame_times
 from data.decoding.image import PILLOW_ERRORS, load_image
 from data.decoding.video import check_clip
 from data.errors import UserError
+from data.files import AnyPath
 from data.media.frame_sampling import frames_between
-from data.media.reference import Address, Cell, Media, Part, Pictures, Segment, is_of_pictures
+from data.media.reference import Kind, Media, Pictures, Place
 from data.media.storage import frames_of, local_file
 
 # Codes of a JPEG that belong to no picture in particular, then the same behind each of the markers that may stand
@@ -27,10 +28,10 @@ END_OF_JPEG = b"\xff\xd9"
 class File:
     """One picture or clip, and the parts of it that records take: (start, end) seconds, None for its own ends."""
 
-    kind: str  # "image" | "video"
+    kind: Kind
     path: str
     spans: tuple[tuple[float | None, float | None], ...] = ((None, None),)
-    place: Segment | Cell | Address | Part | Pictures | None = None
+    place: Place | None = None
 
     @property
     def media(self) -> list[Media]:
@@ -39,14 +40,14 @@ class File:
 
 
 def probe(file: File) -> list[str | None]:
-    """For each of `file.spans`, None or the reason why it cannot be used, in one line.
+    """Decode all of a file; return for each of `file.spans` None or the reason why it cannot be used, in one line.
 
     Frames that are damaged within are seen where their decoder reports it: H.264 and MPEG-4 mostly do, HEVC and VP9
     have no redundancy that would tell.
     """
     try:
-        if is_of_pictures(file.media[0]):
-            return check_pictures(file.media)
+        if isinstance(file.place, Pictures):
+            return check_pictures(file.media, file.place)
         with local_file(file.media[0]) as path:
             if file.kind == "video":
                 return check_clip(path, file.spans)
@@ -56,25 +57,25 @@ def probe(file: File) -> list[str | None]:
     return [None] * len(file.spans)
 
 
-def check_pictures(media: Sequence[Media]) -> list[str | None]:
-    """Decodes all pictures of a clip; for each of `media`, parts of this clip, None or why it cannot be used."""
+def check_pictures(media: Sequence[Media], pictures: Pictures) -> list[str | None]:
+    """Decode all pictures of a clip; return for each of `media`, parts of it, None or why it cannot be used."""
     frames = frames_of(media[0])
     for frame in frames:
         if (reason := probe(File(frame.kind, frame.path, place=frame.place))[0]) is not None:
             raise UserError(reason)
     check_one_size(media[0], ((frame, decode(frame, 1).shape) for frame in frames))
-    reasons = []
+    reasons: list[str | None] = []
     for item in media:
         try:
-            frames_between(frame_times(item, len(frames)), item.start, item.end)
+            frames_between(frame_times(item, pictures.fps, len(frames)), item.start, item.end)
             reasons.append(None)
         except ValueError as error:
             reasons.append(f"{item.path!r}: {error}; correct its record")
     return reasons
 
 
-def check_picture(path: str | Path) -> None:
-    """UserError for a picture that `load_image` refuses, or of which a part is missing or damaged."""
+def check_picture(path: AnyPath) -> None:
+    """Raise UserError for a picture that `load_image` refuses, or of which a part is missing or damaged."""
     load_image(path)
     try:
         with Image.open(path) as file:
@@ -87,7 +88,7 @@ def check_picture(path: str | Path) -> None:
 
 
 def is_half_read(data: bytes) -> bool:
-    """Whether a JPEG ends before its last pixel: what is missing then is grey or smeared, and Pillow says nothing.
+    """Tell whether a JPEG ends before its last pixel: the rest is grey or smeared then, and Pillow says nothing.
 
     Junk before the end changes the pixels of such a file, and of no complete one.
     """
@@ -98,4 +99,5 @@ def is_half_read(data: bytes) -> bool:
     for content in (data, data[:end] + FILLING + data[end:]):
         with Image.open(io.BytesIO(content)) as image:
             pixels.append(np.asarray(image))
-    return not np.array_equal(*pixels)
+    complete, filled = pixels
+    return not np.array_equal(complete, filled)

@@ -1,7 +1,6 @@
 """Clips as a fixed number of frames, upright, RGB: those of decoding everything, without decoding everything."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import av
 import numpy as np
@@ -9,27 +8,30 @@ import numpy as np
 from data.decoding.container import PacketIndex, lies_behind_end, list_packets, open_clip, packets, to_pixels
 from data.decoding.seeking import can_seek, seek_frames, start_check
 from data.errors import UserError
+from data.files import AnyPath
 from data.media.file_check import check_media_file
 from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, frames_between
 
+MIN_SHARE = 0.9  # of the announced frames must come: a stream that was joined late lacks a few, a cut file many
+
 
 def read_frames(
-    path: str | Path,
+    path: AnyPath,
     num_frames: int,
     *,
     start: float | None = None,
     end: float | None = None,
     sampling: Sampling = UNIFORM,
 ) -> np.ndarray:
-    """Frames of a clip: uint8 (num_frames, H, W, 3), RGB, turned by its display matrix.
+    """Read frames of a clip: uint8 (num_frames, H, W, 3), RGB, turned by its display matrix.
 
-    Which of them, `choose_frames` says: spread over the clip, or over its seconds from `start` to `end`.
+    `choose_frames` says which: spread over the clip, or over its seconds from `start` to `end`.
 
-    Lists the packets, which reads the file and decodes nothing. Where these tell which frame is which, seeks to the
-    frames. Everywhere else decodes from the first frame to the last: once when there are as many frames as packets,
-    else twice. Frames of another size than the first are scaled to it, as players do.
+    This lists the packets first, which reads the file and decodes nothing. Where they tell which frame is which, it
+    seeks to the frames. Everywhere else it decodes from the first frame to the last: once when there are as many frames
+    as packets, else twice. Frames of another size than the first are scaled to it, as players do.
 
-    UserError for a clip that is missing, truncated, damaged, without frames, or none, or that ends before `start`.
+    Raises UserError for a clip that is missing, truncated, damaged, without frames, or none, or ends before `start`.
     Damage within a frame shows only where it is decoded. MPEG-TS, raw streams and live WebM declare no length: cut
     between two frames they are shorter clips.
     """
@@ -53,11 +55,11 @@ def read_frames(
         raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
 
 
-def check_clip(path: str | Path, spans: Sequence[tuple[float | None, float | None]]) -> list[str | None]:
-    """Decodes everything; for each of `spans`, (start, end), None or why `read_frames` would refuse it.
+def check_clip(path: AnyPath, spans: Sequence[tuple[float | None, float | None]]) -> list[str | None]:
+    """Decode everything; return for each of `spans`, (start, end), None or why `read_frames` would refuse it.
 
-    UserError as `read_frames`, also for damage between the frames that it takes, and where more than a tenth of the
-    frames that the file announces do not come: a stream that was joined late lacks a few.
+    Raises UserError as `read_frames` does, also for damage between the frames that it takes, and where too few of the
+    frames come that the file announces.
     """
     check_media_file(path, "video")
     try:
@@ -69,19 +71,20 @@ def check_clip(path: str | Path, spans: Sequence[tuple[float | None, float | Non
         raise
     except av.error.FFmpegError as error:
         raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
-    if total < 0.9 * announced:
+    if total < MIN_SHARE * announced:
         raise UserError(f"{str(path)!r} announces {announced} frames and has {total}; copy or download it again")
     return [_refused_span(path, index.times(total), *span) for span in spans]
 
 
-def _refused_span(path: str | Path, times: np.ndarray, start: float | None, end: float | None) -> str | None:
+def _refused_span(path: AnyPath, times: np.ndarray, start: float | None, end: float | None) -> str | None:
     try:
         frames_between(times, start, end)
     except ValueError as error:
         return f"{str(path)!r}: {error}; correct its record"
+    return None
 
 
-def _read_in_order(path: str | Path, index: PacketIndex, choose) -> np.ndarray:
+def _read_in_order(path: AnyPath, index: PacketIndex, choose: Callable[[np.ndarray], list[int]]) -> np.ndarray:
     total = len(index.shown)
     for _ in range(2):
         wanted = choose(index.times(total)) if total else []
@@ -92,13 +95,15 @@ def _read_in_order(path: str | Path, index: PacketIndex, choose) -> np.ndarray:
     raise UserError(f"{str(path)!r} changes while it is read; wait until it is written")
 
 
-def _decode(path: str | Path, wanted: set[int], promised: int) -> tuple[dict[int, np.ndarray], int]:
-    """Wanted frames by index, uint8 (H, W, 3), and the number of frames in the clip; UserError for damage.
+def _decode(path: AnyPath, wanted: set[int], promised: int) -> tuple[dict[int, np.ndarray], int]:
+    """Decode a whole clip; return the wanted frames by index, uint8 (H, W, 3), and how many frames there are.
 
-    Damage is a packet that is flagged (the demuxer found it incomplete), does not decode, or lies behind
-    the end of the file. Fewer frames than promised alone are none: frames are dropped, streams joined late.
+    Raises UserError for damage: a packet that is flagged (the demuxer found it incomplete), does not decode, or lies
+    behind the end of the file. Fewer frames than promised are none by themselves: writers drop frames, and streams are
+    joined late.
     """
-    frames, count, damaged, size = {}, 0, False, None
+    frames: dict[int, np.ndarray] = {}
+    count, damaged, size = 0, False, None
     with open_clip(path) as (container, stream):
         for packet in packets(container, stream):
             try:

@@ -18,7 +18,7 @@ from data.digests import Digests, digest
 from data.errors import UserError
 from data.inspection.fill import Filling
 from data.isolation.process_pool import run_in_pool
-from data.media.reference import Media, is_of_pictures, pictures_of
+from data.media.reference import Media, Pictures, pictures_of
 from data.packing.dataset import RowDataset
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.hub_datasets import is_hub_id
@@ -183,7 +183,7 @@ def _folders(source: Source) -> list[str]:
 
 def _paths(item: Media) -> list[str]:
     """Return the files of a picture or clip, as far as it is one or several."""
-    if not is_of_pictures(item):
+    if not isinstance(item.place, Pictures):
         return [item.path]
     try:
         return [frame.path for frame in pictures_of(item)]

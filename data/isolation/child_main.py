@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from data.isolation.child_process import LENGTH
 from data.isolation.signals import SIGNALS, let_signals_through
 
 END = object()
+PATIENCE = 10  # times a job's seconds: decoders with several threads use as many cores
 
 
 def main(seconds: float, memory: int) -> None:
+    """Answer jobs from stdin on stdout until there are no more. `seconds`: a job's; `memory`: bytes that it may map."""
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints is no answer
     for number in SIGNALS:
@@ -30,19 +32,22 @@ def main(seconds: float, memory: int) -> None:
     _limit_memory(memory)
     _send(answers, None, None)
     while (job := _receive(jobs)) is not END:
-        # Native code that never returns would outlive a parent that was killed: so much time of a core, and no more.
-        signal.setitimer(signal.ITIMER_PROF, 10 * seconds)
+        # Native code that never returns would outlive a parent that was killed: it gets so much time of a core. A
+        # living parent is stricter, and counts by the clock.
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE * seconds)
         result, failure = _attempt(function, job, memory)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(answers, result, failure)
 
 
 def _receive(jobs: BinaryIO) -> Any:
+    """Read the next job; END where the parent has closed its end."""
     head = jobs.read(LENGTH.size)
     return ForkingPickler.loads(jobs.read(LENGTH.unpack(head)[0])) if head else END
 
 
-def _attempt(function: Callable, job: Any, memory: int) -> tuple[Any, str | None]:
+def _attempt(function: Callable[[Any], Any], job: Any, memory: int) -> tuple[Any, str | None]:
+    """Return function(job) and None, or None and what went wrong in one line."""
     try:
         return function(job), None
     except MemoryError:
@@ -51,19 +56,21 @@ def _attempt(function: Callable, job: Any, memory: int) -> tuple[Any, str | None
         return None, " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _send(answers: BinaryIO, result: Any, failure: str | None) -> None:
+def _send(answers: IO[bytes], result: Any, failure: str | None) -> None:
+    """Write an answer: its length, a header in JSON, and the bytes of an array, which the header describes."""
     header: dict[str, Any] = {"result": result, "failure": failure}
-    parts = []
+    parts: list[memoryview] = []
     if isinstance(result, np.ndarray):
         header = {"shape": result.shape, "dtype": result.dtype.str}
-        parts = [memoryview(np.ascontiguousarray(result)).cast("B")] if result.size else []
+        parts = [np.ascontiguousarray(result).reshape(-1).view(np.uint8).data] if result.size else []
     text = json.dumps(header).encode()
-    for part in (LENGTH.pack(len(text)) + text, *parts):
+    for part in (memoryview(LENGTH.pack(len(text)) + text), *parts):
         while part:
             part = part[answers.write(part) :]
 
 
 def _limit_memory(memory: int) -> None:
+    """Let this process map so many bytes more than it has (Linux), and dump no core of what it holds."""
     if not (status := Path("/proc/self/statm")).exists():
         return
     import resource  # not on Windows

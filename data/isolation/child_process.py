@@ -1,4 +1,4 @@
-"""A process of its own for a function that may hang, crash or eat all memory: watched, killed, and never missed."""
+"""A process of its own for a function that may hang, crash or eat all memory: killed when it must be."""
 
 import contextlib
 import fcntl
@@ -20,9 +20,10 @@ import numpy as np
 
 from data.isolation.signals import signals_held_back
 
-LENGTH = struct.Struct("<Q")
+LENGTH = struct.Struct("<Q")  # bytes of the message that follows
 PIPE_BYTES = 2**20  # 64 KiB as they are would be 340 waits for 8 frames of 1280 x 720; 1 MiB is what Linux allows
-SLICE = 1.0  # seconds
+WAIT_SECONDS = 1.0  # at most, before deadlines are looked at again
+DEATH_SECONDS = 10.0  # that a process which has closed its pipe may take to end and leave its own status
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Answer:
 
 
 class ChildProcess:
-    """function(job), one job after the other, in a process that ends with this one.
+    """A process that runs function(job), one job after the other, and ends with this one.
 
-    function: of a module, or an object of a class of one. It and its jobs go there as multiprocessing sends them; what
-    comes back, from a process that has read files of strangers, is what JSON knows, or an array: no code.
+    function: a module's, or an object whose class is a module's. It and its jobs are pickled as multiprocessing does;
+    what comes back, from a process that has read files of strangers, is what JSON knows, or an array: no code.
 
     A job that takes more than `seconds` is ended with its process, from outside: native code that never returns is
     survived, and so is a crash. The process may map `memory` bytes more than it begins with (Linux). A process that has
@@ -52,6 +53,8 @@ class ChildProcess:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
             )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._jobs, self._answers = self._process.stdin, self._process.stdout
         self.owner = os.getpid()  # a fork of it must leave the process alone
         self.seconds, self._has_job, self._begins = seconds, False, True
         self.deadline, self.is_ready, self.has_ended = math.inf, False, False
@@ -59,33 +62,35 @@ class ChildProcess:
         self._send(function)
 
     def fileno(self) -> int:
-        """For `wait`: readable when there is an answer, or none will come."""
-        return self._process.stdout.fileno()
+        """Return what `wait` waits for: it is readable when there is an answer, or none will come."""
+        return self._answers.fileno()
 
     @property
     def is_busy(self) -> bool:
-        """It has a job, or begins."""
+        """Tell whether it has a job, or begins."""
         return not (self.is_ready or self.has_ended)
 
     def is_alive(self) -> bool:
+        """Tell whether it can be given jobs, now or when it has begun."""
         return not self.has_ended and self._process.poll() is None
 
     def give(self, job: Any) -> None:
-        """To a process that is ready."""
+        """Hand over a job; the process must be ready."""
         self._has_job, self.is_ready, self.deadline = True, False, time.monotonic() + self.seconds
         self._send(job)
 
     def _send(self, what: Any) -> None:
+        """Write a message. A process that has died meanwhile does not take it, which `answer` finds."""
         data = ForkingPickler.dumps(what)
         rest = memoryview(LENGTH.pack(len(data)) + bytes(data))
-        with contextlib.suppress(BrokenPipeError):  # it has died meanwhile, which `answer` finds
+        with contextlib.suppress(BrokenPipeError):
             while rest:
-                rest = rest[self._process.stdin.write(rest) :]
+                rest = rest[self._jobs.write(rest) :]
 
     def answer(self) -> Answer | None:
-        """The end of its job, if that has come: done, crashed, or too late."""
+        """Return how its job ended, if it has: done, crashed, or too late."""
         try:
-            if wait([self], 0):
+            if wait([self.fileno()], 0):
                 return self._receive()
             if time.monotonic() < self.deadline:
                 return None
@@ -95,7 +100,7 @@ class ChildProcess:
         return Answer(failure=f"takes more than {self.seconds:g} seconds; the decoder hangs or is too slow")
 
     def ask(self, job: Any) -> Answer:
-        """Waits for its start, and for the answer."""
+        """Give a job and wait for its answer, and before that for the process to begin."""
         while not self.is_ready:
             wait_for_any([self])
             self.answer()
@@ -105,11 +110,12 @@ class ChildProcess:
         return answer
 
     def _receive(self) -> Answer | None:
+        """Read an answer; the first one says that the process is ready, and is none to a job."""
         try:
             header = json.loads(self._read(LENGTH.unpack(self._read(LENGTH.size))[0]))
             if "shape" in header:
                 array = np.empty(header["shape"], header["dtype"])
-                self._fill(memoryview(array).cast("B") if array.size else memoryview(b""))
+                self._fill(array.reshape(-1).view(np.uint8).data)
                 header = {"result": array}
         except EOFError:
             return self._died()
@@ -121,7 +127,8 @@ class ChildProcess:
         return Answer(**header)
 
     def _died(self) -> Answer:
-        self.end(patience=10)
+        """Return how it died in the midst of a job; raises RuntimeError for one that could not begin."""
+        self.end(patience=DEATH_SECONDS)
         code = self._process.returncode
         ending = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         if not self._has_job:
@@ -134,9 +141,10 @@ class ChildProcess:
         return data
 
     def _fill(self, target: memoryview) -> None:
-        """TimeoutError where the rest of an answer does not come in time."""
+        """Read until `target` is full. Raises TimeoutError where that is not in time, EOFError where no more comes."""
         while target:
-            if not wait([self], None if self.deadline == math.inf else max(0, self.deadline - time.monotonic())):
+            left = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
+            if not wait([self.fileno()], left):
                 raise TimeoutError
             number = os.readv(self.fileno(), [target])
             if not number:
@@ -144,33 +152,36 @@ class ChildProcess:
             target = target[number:]
 
     def end(self, patience: float = 0) -> None:
-        """Kill it, after `patience` seconds in which it may end by itself and leave its own status."""
+        """Kill it, after `patience` seconds in which it may end by itself and leave its own status.
+
+        In a fork of the process that began it, it belongs to the other one and is left alone.
+        """
         self.has_ended, self.is_ready, self.deadline = True, False, math.inf
         if self.owner == os.getpid():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
             self._process.kill()
             self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._jobs.close()
+        self._answers.close()
 
 
-def wait_for_any(watched: Collection[ChildProcess]) -> None:
-    """Until one of them has an answer or its time is over, or for a second.
+def wait_for_any(processes: Collection[ChildProcess]) -> None:
+    """Wait until one of them has an answer or its time is over, or for a second.
 
-    Seconds in which this process was stopped, and its children with it (Ctrl-Z), are not theirs.
+    Seconds in which this process was stopped, and its children with it (Ctrl-Z), do not count against them.
     """
     began = time.monotonic()
-    allowed = max(0, min(SLICE, *(each.deadline - began for each in watched)))
-    wait(list(watched), allowed)
+    allowed = max(0, min(WAIT_SECONDS, *(each.deadline - began for each in processes)))
+    wait([each.fileno() for each in processes], allowed)
     late = time.monotonic() - began - allowed
-    if late > SLICE:
-        for each in watched:
+    if late > WAIT_SECONDS:
+        for each in processes:
             each.deadline += late
 
 
 def _widen(pipe: int) -> None:
-    """Where the system can, and its limit on the pipes of one user is not reached."""
+    """Make a pipe wider, where the system can and its limit on the pipes of one user is not reached."""
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

@@ -1,4 +1,4 @@
-"""Work on many files that may hang, crash or eat all memory, in several processes that are watched and replaced."""
+"""Work on many files that may hang, crash or eat all memory, in several processes that are replaced when they end."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,25 +20,27 @@ class Outcome:
 def run_in_pool(
     function: Callable[[Any], Any], jobs: Sequence[Any], *, num_workers: int, seconds: float, memory: int
 ) -> Iterator[Outcome]:
-    """function(job) for every job, each in one of `num_workers` processes; outcomes as they come, one a job.
+    """Run function(job) for every job, each in one of `num_workers` processes; yield outcomes as they come, one a job.
 
-    function, seconds and memory: as of `ChildProcess`.
+    function, seconds and memory: see `ChildProcess`.
     """
-    pending, workers = deque(range(len(jobs))), {}  # worker -> the number of its job
+    pending = deque(range(len(jobs)))
+    numbers: dict[ChildProcess, int] = {}  # of the jobs that the processes have been given last
     try:
-        while pending or workers:
-            while len(workers) < min(num_workers, len(pending) + sum(worker.is_busy for worker in workers)):
-                workers[ChildProcess(function, seconds, memory)] = None
-            wait_for_any(workers)
-            for worker in list(workers):
-                if answer := worker.answer():
-                    yield Outcome(workers[worker], answer.result, answer.failure)
-                if worker.is_ready and pending:
-                    workers[worker] = pending.popleft()
-                    worker.give(jobs[workers[worker]])
-                elif not worker.is_busy:
-                    worker.end()
-                    del workers[worker]
+        while pending or numbers:
+            # A process that begins or works is not counted on for the jobs that wait: each of these may have its own.
+            while len(numbers) < min(num_workers, len(pending) + sum(process.is_busy for process in numbers)):
+                numbers[ChildProcess(function, seconds, memory)] = -1
+            wait_for_any(numbers)
+            for process in list(numbers):
+                if answer := process.answer():
+                    yield Outcome(numbers[process], answer.result, answer.failure)
+                if process.is_ready and pending:
+                    numbers[process] = pending.popleft()
+                    process.give(jobs[numbers[process]])
+                elif not process.is_busy:
+                    process.end()
+                    del numbers[process]
     finally:
-        for worker in workers:
-            worker.end()
+        for process in numbers:
+            process.end()

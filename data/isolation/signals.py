@@ -4,12 +4,12 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # of a terminal, torchrun and Slurm
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent by a terminal, torchrun and Slurm
 
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """A process that begins here gets none of SIGNALS, until it lets them through."""
+    """Keep SIGNALS from a process that begins in this context, until it lets them through."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -18,4 +18,5 @@ def signals_held_back() -> Iterator[None]:
 
 
 def let_signals_through() -> None:
+    """End what `signals_held_back` began, in the process that was begun."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

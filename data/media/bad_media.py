@@ -10,7 +10,7 @@ from data.media.reference import Media
 
 @dataclass(frozen=True)
 class BadMedia:
-    """records: the conversations that are left out with it; reason: one line that names the file."""
+    """What is left out. records: names of the conversations that go with it; reason: one line that names the file."""
 
     item: Media
     records: tuple[str, ...]
@@ -18,9 +18,10 @@ class BadMedia:
 
 
 def media_key(item: Media) -> str:
-    """Stands for a picture, clip or part of a clip, whichever of its frames are taken."""
+    """Return a text that stands for a picture, clip or part of a clip, whichever of its frames are taken."""
     return digest(to_json(replace(item, sampling=UNIFORM))).hex()
 
 
 def too_many(num_bad: int, num_files: int, max_share: float) -> str:
+    """Say that more files are bad than may be."""
     return f"{num_bad} of {num_files} media files cannot be decoded, more than max_bad_media {max_share:g}"

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import PurePath
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
@@ -23,11 +23,12 @@ T = TypeVar("T")
 MAX_REDIRECTS = 5
 PLAIN = {"Accept-Encoding": "identity"}
 PAUSES = (0.5, 2.0)  # seconds between tries; a set has many addresses, and dead ones among them
-PASSING = (429, 500, 502, 503, 504)
+PASSING = (429, 500, 502, 503, 504)  # HTTP's answers of a server that is busy, broken or restarted
+SHORTEST_TIMEOUT = 0.001  # seconds: httpx takes 0 for none at all
 
 
 class TooLarge(Exception):
-    pass
+    """A file is larger than downloads may be."""
 
 
 class NoParts(Exception):
@@ -35,10 +36,10 @@ class NoParts(Exception):
 
 
 def download(address: Address, name: str) -> str:
-    """The file that holds what is at an address, fetched unless it is there. name: the address as messages show it.
+    """Return the file that holds what is at an address, fetched unless it is there.
 
-    Many processes may ask at once: one fetches, the others wait, and the file is whole or absent. UserError for what
-    cannot be had.
+    Many processes may ask at once: one fetches, the others wait, and the file is whole or absent. name: the address as
+    messages show it. Raises UserError for what cannot be had.
     """
     limits, target = address.downloads, path_of(address)
     if os.path.exists(target):
@@ -53,7 +54,7 @@ def download(address: Address, name: str) -> str:
 
 @contextmanager
 def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
-    """What goes wrong with a transfer, as UserError or OutageError that begins with `what`."""
+    """Raise what goes wrong with a transfer as UserError or OutageError in one line that begins with `what`."""
     kind = UserError
     try:
         yield
@@ -76,17 +77,21 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
 
 
 def path_of(address: Address) -> str:
+    """Return where the file of an address is kept: its name is a digest, because the address may hold a key."""
     digest = hashlib.sha256(address.url.encode(errors="surrogatepass")).hexdigest()
     suffix = PurePath(urlsplit(address.url).path).suffix
     suffix = suffix if re.fullmatch(r"\.\w{1,8}", suffix) else ""
     return os.path.join(address.downloads.folder, "addresses", digest[:2], digest + suffix)
 
 
-def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], *arguments) -> T:
-    """function(*arguments, end), where `end` is what the monotonic clock shows after `seconds`; tried again after each
-    of `pauses`. TimeoutError when it takes longer, wherever it is then: looking up a name, or in a header that drips.
+def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], *arguments: Any) -> T:
+    """Return function(*arguments, end), where `end` is what the monotonic clock shows after `seconds`.
+
+    What may pass is tried again after each of `pauses`. Raises TimeoutError when all of it takes longer, wherever it is
+    then: looking up a name, or in a header that drips.
     """
-    done, end = Future(), time.monotonic() + seconds
+    done: Future[T] = Future()
+    end = time.monotonic() + seconds
 
     def work() -> None:
         try:
@@ -98,8 +103,8 @@ def within(seconds: float, pauses: Sequence[float], function: Callable[..., T], 
     return done.result(seconds)
 
 
-def _persistently(pauses: Sequence[float], end: float, function: Callable[..., T], *arguments) -> T:
-    """A run of days meets a server that is restarted: what may pass is tried again, what is said for good is not."""
+def _persistently(pauses: Sequence[float], end: float, function: Callable[..., T], *arguments: Any) -> T:
+    """Try again what may pass: a run of days meets a server that is restarted."""
     for pause in pauses:
         try:
             return function(*arguments, end)
@@ -111,14 +116,15 @@ def _persistently(pauses: Sequence[float], end: float, function: Callable[..., T
 
 
 def may_pass(error: Exception) -> bool:
+    """Tell a server's or a line's bad moment from an answer that will stay."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in PASSING
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
 def new_client(end: float) -> httpx.Client:
-    """For http and https, nothing else."""
-    left = max(end - time.monotonic(), 0.001)
+    """Return a client for http and https, which gives up at `end`."""
+    left = max(end - time.monotonic(), SHORTEST_TIMEOUT)
     return httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=left)
 
 
@@ -133,7 +139,7 @@ def _fetch(url: str, target: str, max_bytes: int, end: float) -> None:
 
 
 def limited(response: httpx.Response, max_bytes: int, end: float) -> Iterator[bytes]:
-    """The content of a response."""
+    """Yield the content of a response; raise TooLarge and TimeoutError where it goes beyond its limits."""
     size = 0
     for piece in response.iter_bytes():
         size += len(piece)

@@ -9,9 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """uniform: `frame_indices`. jitter: a random frame of each of the segments that begin there, a function of `seed`
-    alone. fps: frames that are 1 / frames_per_second seconds apart, from the middle; uniform where the clip is too
-    short for that."""
+    """A way to choose frames.
+
+    uniform: those of `frame_indices`. jitter: a random frame of each of the segments that begin there, a function of
+    `seed` alone. fps: frames that are 1 / frames_per_second seconds apart, from the middle; uniform where the clip is
+    too short for that.
+    """
 
     way: Literal["uniform", "fps", "jitter"] = "uniform"
     frames_per_second: float | None = None
@@ -19,10 +22,13 @@ class Sampling:
 
 
 UNIFORM = Sampling()
+ROUNDING_SECONDS = 1e-6  # a frame's time may be rounded up by so much: it is shown at that moment all the same
 
 
 def frame_indices(total: int, num_frames: int) -> list[int]:
-    """`np.arange(0, total, total / num_frames).astype(int)` of Video-LLaVA's documentation, in integers.
+    """Spread `num_frames` indices over `total` frames.
+
+    This is `np.arange(0, total, total / num_frames).astype(int)` of Video-LLaVA's documentation, in integers.
 
     A clip of fewer frames than asked for repeats frames.
     """
@@ -30,13 +36,13 @@ def frame_indices(total: int, num_frames: int) -> list[int]:
 
 
 def frames_between(times: np.ndarray, start: float | None, end: float | None) -> tuple[int, int]:
-    """The half-open range of frames with start <= time < end; times: (total,), ascending seconds from the first frame.
+    """Find the half-open range of frames with start <= time < end, or the one frame shown at `start` if there is none.
 
-    Where that is none, the one frame that is shown at `start`. ValueError where the clip ends before `start`.
+    times: (total,), ascending seconds from the first frame. Raises ValueError where the clip ends before `start`.
     """
     first = 0 if start is None else int(np.searchsorted(times, start))
     last = len(times) if end is None else int(np.searchsorted(times, end))
-    if first >= len(times) and start > times[-1] + _frame_duration(times):
+    if first >= len(times) and start is not None and start > times[-1] + _frame_duration(times):
         raise ValueError(f"start {start:g} lies behind its last frame, at {times[-1]:.3f} seconds")
     return (first, last) if first < last else (max(first - 1, 0), max(first, 1))
 
@@ -49,32 +55,32 @@ def choose_frames(
     end: float | None = None,
     sampling: Sampling = UNIFORM,
 ) -> list[int]:
-    """`num_frames` ascending indices into `times`, all between `start` and `end` (see `frames_between`)."""
+    """Choose `num_frames` ascending indices into `times`, all between `start` and `end` (see `frames_between`)."""
     first, last = frames_between(times, start, end)
     edges = frame_indices(last - first, num_frames)
     if sampling.way == "jitter":
         random = np.random.default_rng(sampling.seed)
         ends = [*edges[1:], last - first]
         edges = [int(random.integers(edge, max(later, edge + 1))) for edge, later in zip(edges, ends, strict=True)]
-    elif sampling.way == "fps":
+    elif sampling.way == "fps" and sampling.frames_per_second is not None:
         wanted = _evenly_timed(times[first:last], num_frames, sampling.frames_per_second)
         edges = edges if wanted is None else wanted
     return [first + index for index in edges]
 
 
 def clip_seed(seed: int, epoch: int, path: str, start: float | None, end: float | None) -> tuple[int, ...]:
-    """The random numbers of one clip in one epoch: others for each, the same again in a run that continues."""
+    """Seed one clip's random numbers in one epoch: others for each, the same again in a run that continues."""
     name = hashlib.sha256(repr((path, start, end)).encode("utf-8", "surrogateescape")).digest()
     return seed, epoch, int.from_bytes(name[:8])
 
 
 def _evenly_timed(times: np.ndarray, num_frames: int, frames_per_second: float) -> list[int] | None:
-    """The frames shown at such moments; None where the clip is shorter than num_frames / frames_per_second."""
+    """Find the frames shown at such moments; None where the clip is shorter than num_frames / frames_per_second."""
     length, duration = times[-1] + _frame_duration(times) - times[0], num_frames / frames_per_second
     if length < duration:
         return None
     moments = times[0] + (length - duration) / 2 + np.arange(num_frames) / frames_per_second
-    shown = np.searchsorted(times, moments + 1e-6, side="right") - 1  # 1e-6: times are rounded
+    shown = np.searchsorted(times, moments + ROUNDING_SECONDS, side="right") - 1
     return shown.tolist()
 
 

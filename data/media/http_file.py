@@ -1,6 +1,8 @@
 """Files behind http and https addresses, read in parts where they lie: what need not fit this machine's disk."""
 
 import io
+from http import HTTPStatus
+from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
@@ -9,14 +11,14 @@ from data.errors import UserError
 from data.media.download import PLAIN, NoParts, TooLarge, limited, new_client, told_in_one_line, within
 from data.media.reference import Address, Part
 
-FIRST_WINDOW, LAST_WINDOW = 2**16, 2**23  # bytes
+FIRST_WINDOW, LAST_WINDOW = 2**16, 2**23  # bytes: headers of a shard are small, whole shards are read in large pieces
 PAUSES = (0.5, 2.0, 8.0, 30.0)  # seconds between tries; without its one server a run has to stop
 
 
 class RemoteFile(io.RawIOBase):
     """A file to read and to seek in. What follows is fetched ahead, twice as much each time; behind a jump, little.
 
-    name: of the file, for messages. UserError for what cannot be had.
+    name: what messages call the file. Reading raises UserError for what cannot be had.
     """
 
     def __init__(self, address: Address, name: str):
@@ -39,7 +41,7 @@ class RemoteFile(io.RawIOBase):
         self._position = offset + (self._position if whence == io.SEEK_CUR else 0)
         return self._position
 
-    def readinto(self, target: memoryview) -> int:
+    def readinto(self, target: Any, /) -> int:
         if not 0 <= self._position - self._start < len(self._window):
             self._fetch_window()
         piece = self._window[self._position - self._start :][: len(target)]
@@ -56,17 +58,21 @@ class RemoteFile(io.RawIOBase):
 
 
 def open_remote(address: Address, name: str) -> io.BufferedReader:
+    """Open the file behind an address for reading."""
     return io.BufferedReader(RemoteFile(address, name))
 
 
 def remote_size(address: Address, name: str) -> int:
-    """Bytes of a file. UserError for what cannot be had."""
+    """Return the bytes that a file has. Raises UserError for what cannot be had."""
     with told_in_one_line(f"{name}: cannot be read", address.downloads):
         return read_range(address, 0, 1)[1]
 
 
 def read_part(part: Part, name: str) -> bytes:
-    """UserError for what cannot be had, OutageError where that may pass. name: of the part, for messages."""
+    """Read a part of a file. name: what messages call it.
+
+    Raises UserError for what cannot be had, OutageError where that may pass.
+    """
     limits = part.address.downloads
     with told_in_one_line(f"{name!r} cannot be downloaded", limits):
         if part.size > limits.max_bytes:
@@ -78,7 +84,7 @@ def read_part(part: Part, name: str) -> bytes:
 
 
 def read_range(address: Address, start: int, size: int) -> tuple[bytes, int]:
-    """At most `size` bytes, fewer at the end of the file; and how many the file has."""
+    """Read at most `size` bytes, fewer at the end of the file; return them and how many the file has."""
     return within(address.downloads.seconds, PAUSES, _read_range, address.url, start, size)
 
 
@@ -88,9 +94,9 @@ def _read_range(url: str, start: int, size: int, end: float) -> tuple[bytes, int
     headers = {**access, **PLAIN, "Range": f"bytes={start}-{start + size - 1}"}
     with new_client(end) as client, client.stream("GET", url, headers=headers) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if response.status_code == 416:  # nothing is there any more
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is there any more
             return b"", int(total) if total.isdigit() else start
         response.raise_for_status()
-        if response.status_code != 206:
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             raise NoParts
         return b"".join(limited(response, size, end)), int(total) if total.isdigit() else 0

@@ -9,35 +9,47 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePath
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from data.errors import UserError
 from data.files import write_whole
-from data.media.reference import Address, Cell, Downloads, Media, Part, Pictures, Segment
+from data.media.reference import Address, Cell, Downloads, Kind, Media, Part, Pictures, Place, Segment
 
 NOUNS = {"image": "picture", "video": "clip"}
 # The keys of a part, besides its own type, that say where its bytes are.
 PLACE_KEYS = ("bytes", "frames", "url", "path", "file")
 SCHEMES = ("http://", "https://")
 
+# Questions about one clip follow one another, and to ask a network disk for each of a million would take minutes.
+is_folder = lru_cache(2**10)(os.path.isdir)
+
 
 def default_cache() -> str:
-    """Where media that come as addresses or in records are kept, unless a recipe says otherwise."""
+    """Return where media that come as addresses or in records are kept, unless a setting says otherwise."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "media")
 
 
 @dataclass(frozen=True)
 class Locator:
-    """roots: folders of relative paths, of which the first that has a file is taken; none where only `members` can be
-    named. members: what a shard holds, by each name that a record may use: (path to show, its bytes)."""
+    """Finds the media that records name.
+
+    roots: folders of relative paths, of which the first that has a file is taken; none where only `members` can be
+        named.
+    members: what a shard holds, by each name that a record may use: (path to show, its bytes).
+    """
 
     roots: tuple[Path, ...]
     members: Mapping[str, tuple[str, Segment | Part]] = field(default_factory=dict)
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
 
-    def __call__(self, kind: str, value, where: str, span: Mapping[str, float]) -> Media:
-        """value: as a record has it; where: record and message, for messages; span: `start` and `end` of a clip."""
+    def __call__(self, kind: Kind, value: Any, where: str, span: Mapping[str, float]) -> Media:
+        """Find what one value means. Raises UserError.
+
+        value: as a record has it; where: record and message, for messages; span: `start` and `end` of a clip.
+        """
         if isinstance(value, str):
             value = {"path": value}
         elif isinstance(value, list):
@@ -51,12 +63,11 @@ class Locator:
             path, place = self._frames(kind, frames, value.get("fps"), where)
         else:
             path, place = self._named(value.get("url"), value.get("path") or value.get("file"), noun, where)
-            fps = value.get("fps")
-            if kind == "video" and place is None and fps is not None and os.path.isdir(path):
-                place = Pictures(fps=checked_fps(fps, where))
-        return Media(kind, path, **span, place=place)
+            if place is None and kind == "video" and is_folder(path):
+                place = Pictures(fps=checked_fps(value.get("fps"), where))
+        return Media(kind, path, span.get("start"), span.get("end"), place=place)
 
-    def _named(self, url, path, noun: str, where: str) -> tuple[str, Segment | Part | Address | None]:
+    def _named(self, url: Any, path: Any, noun: str, where: str) -> tuple[str, Place | None]:
         name = path if url is None else url
         if not isinstance(name, str) or not name:
             key = "path" if url is None else "url"
@@ -77,10 +88,10 @@ class Locator:
         first, *others = (os.path.join(root, name) for root in self.roots)
         return next(filter(os.path.exists, (first, *others)), first) if others else first, None
 
-    def _content(self, content, name, where: str) -> tuple[str, Segment | Cell | None]:
-        """Bytes in a record go into a file that is named by them, and are not kept in memory."""
+    def _content(self, content: Any, name: Any, where: str) -> tuple[str, Segment | Cell | None]:
+        """Put bytes that stand in a record into a file named by their digest, so that none are kept in memory."""
         if isinstance(content, Segment | Cell):
-            return name, content
+            return str(name), content
         if isinstance(content, str):
             head, _, body = content.rpartition("base64,")
             try:
@@ -99,7 +110,7 @@ class Locator:
                 raise UserError(f"{where}: cannot write {path}: {error.strerror}; set media_cache") from error
         return path, None
 
-    def _frames(self, kind: str, frames, fps, where: str) -> tuple[str, Pictures]:
+    def _frames(self, kind: Kind, frames: Any, fps: Any, where: str) -> tuple[str, Pictures]:
         if kind != "video" or not isinstance(frames, list) or not frames:
             raise UserError(f"{where}, {kind}: expected a path or, for a clip, a list of pictures, got {shown(frames)}")
         pictures = tuple(self("image", frame, f"{where}, frames", {}) for frame in frames)
@@ -107,7 +118,8 @@ class Locator:
         return name, Pictures(pictures, checked_fps(fps, where))
 
 
-def checked_fps(fps, where: str) -> float | None:
+def checked_fps(fps: Any, where: str) -> float | None:
+    """Return a record's `fps`; raises UserError where it is no number of pictures a second."""
     if fps is None:
         return None
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
@@ -116,12 +128,12 @@ def checked_fps(fps, where: str) -> float | None:
 
 
 def without_secrets(url: str) -> str:
-    """An address as it may be shown: without user, password and query, in which keys are handed over."""
+    """Return an address as it may be shown: without user, password and query, in which keys are handed over."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def shown(value, length: int = 200) -> str:
-    """repr, cut: a record may hold a whole file."""
+def shown(value: Any, length: int = 200) -> str:
+    """Return a value's repr, cut to `length` letters: a record may hold a whole file."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."

@@ -2,24 +2,26 @@
 
 import json
 from dataclasses import fields
+from typing import Any, cast
 
 from data.media import reference
 from data.media.reference import Media
 
-CLASS = ""  # the key of a dataclass's name, which is one of data.reference
+CLASS = ""  # the key of a dataclass's name, which is one of data.media.reference
 
 
 def to_json(item: Media) -> bytes:
-    """Equal for equal media."""
+    """Write a reference as JSON; equal media give equal bytes."""
     return json.dumps(_to_plain(item)).encode()
 
 
 def from_json(text: str | bytes) -> Media:
-    return _from_plain(json.loads(text))
+    """Read what `to_json` wrote."""
+    return cast(Media, _from_plain(json.loads(text)))
 
 
-def _to_plain(value):
-    """Media and what they are made of: dataclasses, without what is as by default, and tuples."""
+def _to_plain(value: Any) -> Any:
+    """Turn media, and the dataclasses and tuples in them, into plain values without the fields that are at default."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, tuple):
@@ -28,7 +30,7 @@ def _to_plain(value):
     return {CLASS: type(value).__name__, **{name: _to_plain(item) for name, usual, item in kept if item != usual}}
 
 
-def _from_plain(value):
+def _from_plain(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_from_plain(item) for item in value)
     if isinstance(value, dict):

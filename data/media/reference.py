@@ -5,10 +5,12 @@ import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from mimetypes import guess_type
+from typing import Any, Literal
 
 from data.media.frame_sampling import UNIFORM, Sampling
 
-KINDS = ("image", "video")
+Kind = Literal["image", "video"]
+KINDS: tuple[Kind, ...] = ("image", "video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Downloads:
-    """Where downloaded media are kept, and what one of them may take."""
+    """Where downloaded media are kept, and what one of them may take: bytes, and seconds for all tries together."""
 
     folder: str
-    max_bytes: int = 1024 * 2**20
+    max_bytes: int = 2**30
     seconds: float = 120.0
 
 
@@ -58,11 +60,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """A clip whose frames are pictures, `fps` of them a second (None: nobody knows); none are listed where they are
-    those of a folder."""
+    """A clip whose frames are pictures, `fps` of them a second (None: nobody knows).
+
+    None are listed where they are those of a folder: references stay small, and its names are read when they are due.
+    """
 
     frames: tuple["Media", ...] = ()
     fps: float | None = None
+
+
+Place = Segment | Cell | Address | Part | Pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +78,23 @@ class Media:
 
     path: the file, or the name that stands for it where `place` says where its bytes are. `start` and `end` are
     seconds from a clip's first frame; None is its own start or end. `sampling` says which of its frames are taken;
-    rows of training set it.
+    rows of training set it. A folder of pictures has
+    `Pictures` for its place from the start, so that nobody asks the disk again.
     """
 
-    kind: str  # "image" | "video"
+    kind: Kind
     path: str
     start: float | None = None
     end: float | None = None
     sampling: Sampling = UNIFORM
-    place: Segment | Cell | Address | Part | Pictures | None = None
+    place: Place | None = None
 
 
 def identity(item: Media) -> tuple:
-    """What changes when the bytes of a picture or clip do: of its file the real path, size in bytes and time of change
-    in ns, and which part of it; of a clip of pictures those of all; the digest of an address, where nothing may change.
+    """Return what changes when the bytes of a picture or clip do.
 
-    OSError for a file that is missing.
+    A file has its real path, size in bytes and time of change in ns, and which part of it is meant; a clip of pictures
+    has those of all of them; an address, where nothing may change, has its digest. Raises OSError for a missing file.
     """
     match item.place:
         case Segment(file, offset, size):
@@ -97,8 +105,8 @@ def identity(item: Media) -> tuple:
             return (_digest(url),)
         case Part(Address(url), offset, size):
             return _digest(url), offset, size
-    if is_of_pictures(item):
-        return item.place and item.place.fps, *(identity(frame) for frame in pictures_of(item))
+        case Pictures(fps=fps):
+            return fps, *(identity(frame) for frame in pictures_of(item))
     return _file_identity(item.path)
 
 
@@ -106,14 +114,17 @@ def _digest(url: str) -> str:
     return sha256(url.encode(errors="surrogatepass")).hexdigest()
 
 
-def _file_identity(path: str) -> tuple:
+def _file_identity(path: str) -> tuple[str, int, int]:
     status = os.stat(path)
     return os.path.realpath(path), status.st_size, status.st_mtime_ns
 
 
-def size(item: Media) -> int | tuple:
-    """What of a picture's or clip's bytes can be told without reading them, wherever they are: their number, or that
-    of the table that holds them, and nothing of an address. OSError for a file that is missing."""
+def size(item: Media) -> int | tuple[Any, ...]:
+    """Return what can be told of a picture's or clip's bytes without reading them, wherever they lie.
+
+    This is their number, or that of the table that holds them, and () for an address. Raises OSError for a file that is
+    missing.
+    """
     match item.place:
         case Segment(size=number) | Part(size=number):
             return number
@@ -121,24 +132,23 @@ def size(item: Media) -> int | tuple:
             return os.stat(file).st_size, column, record, item_number
         case Address():
             return ()
-    if is_of_pictures(item):
-        return tuple(size(frame) for frame in pictures_of(item))
+        case Pictures():
+            return tuple(size(frame) for frame in pictures_of(item))
     return os.stat(item.path).st_size
 
 
-def is_of_pictures(item: Media) -> bool:
-    """Whether a clip is a list or a folder of pictures."""
-    return isinstance(item.place, Pictures) or (
-        item.kind == "video" and item.place is None and os.path.isdir(item.path)
-    )
+def media_at(kind: Kind, path: str) -> Media:
+    """Refer to a file, or to a clip that is a folder of pictures."""
+    return Media(kind, path, place=Pictures() if kind == "video" and os.path.isdir(path) else None)
 
 
 def pictures_of(item: Media) -> tuple[Media, ...]:
-    """The frames of a clip of pictures: as they are listed, or those of the folder in natural order (2 before 10).
+    """Return the frames of a clip of pictures: as they are listed, or its folder's in natural order (2 before 10).
 
-    OSError for a folder that cannot be read.
+    Raises OSError for a folder that cannot be read.
     """
-    if item.place and item.place.frames:
+    assert isinstance(item.place, Pictures), item
+    if item.place.frames:
         return item.place.frames
     names = [name for name in os.listdir(item.path) if (guess_type(name)[0] or "").startswith("image/")]
     return tuple(Media("image", os.path.join(item.path, name)) for name in sorted(names, key=_natural))

@@ -6,20 +6,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import PurePath
 from tempfile import NamedTemporaryFile
-from typing import BinaryIO
+from typing import IO
 
 from data.errors import UserError
 from data.media.file_check import check_media_file
-from data.media.reference import Address, Cell, Media, Part, Pictures, Segment, is_of_pictures, pictures_of
+from data.media.reference import Address, Cell, Media, Part, Pictures, Segment, pictures_of
 
-CHUNK = 2**20
+CHUNK_BYTES = 2**20  # copied at once
 
 
-class LocalFile(os.PathLike):
-    """Opens as the file `path`; messages speak of it as `name`, which is what str() gives."""
+class LocalFile(os.PathLike[str]):
+    """A file to open under `path`, which messages call `name`: that is what str() gives."""
 
-    def __init__(self, path: str | os.PathLike, name: str | os.PathLike):
-        self.path, self.name = os.fspath(path), str(name)
+    def __init__(self, path: str, name: str):
+        self.path, self.name = path, name
 
     def __fspath__(self) -> str:
         return self.path
@@ -30,15 +30,15 @@ class LocalFile(os.PathLike):
 
 @contextmanager
 def local_file(item: Media) -> Iterator[LocalFile]:
-    """The file of a picture or clip, itself or a copy that lasts as long as the context.
+    """Give the file of a picture or clip, itself or a copy that lasts as long as the context.
 
-    UserError, with the name of `item`, for bytes that cannot be had.
+    Raises UserError, with the name of `item`, for bytes that cannot be had.
     """
     if item.place is None:
         yield LocalFile(item.path, item.path)
         return
     if isinstance(item.place, Address):
-        yield LocalFile(_download(item), item.path)
+        yield LocalFile(_download(item.place, item.path), item.path)
         return
     with NamedTemporaryFile(prefix="reeltune-", suffix=PurePath(item.path).suffix) as copy:
         try:
@@ -48,7 +48,7 @@ def local_file(item: Media) -> Iterator[LocalFile]:
                 case Cell():
                     copy.write(_read_cell(item.place))
                 case Part():
-                    copy.write(_read_part(item))
+                    copy.write(_read_part(item.place, item.path))
             copy.flush()
         except OSError as error:
             raise UserError(f"{item.path!r} cannot be read: {error.strerror or error}") from error
@@ -58,10 +58,10 @@ def local_file(item: Media) -> Iterator[LocalFile]:
 # Processes that decode are many, and small: pyarrow and the hub's client are for those that need them.
 
 
-def _download(item: Media) -> str:
+def _download(address: Address, name: str) -> str:
     from data.media.download import download
 
-    return download(item.place, item.path)
+    return download(address, name)
 
 
 def _read_cell(cell: Cell) -> bytes:
@@ -70,18 +70,18 @@ def _read_cell(cell: Cell) -> bytes:
     return read_cell(cell)
 
 
-def _read_part(item: Media) -> bytes:
+def _read_part(part: Part, name: str) -> bytes:
     from data.media.http_file import read_part
 
-    return read_part(item.place, item.path)
+    return read_part(part, name)
 
 
-def _copy(segment: Segment, target: BinaryIO) -> None:
+def _copy(segment: Segment, target: IO[bytes]) -> None:
     with open(segment.file, "rb") as file:
         file.seek(segment.offset)
         left = segment.size
         while left:
-            if not (piece := file.read(min(left, CHUNK))):
+            if not (piece := file.read(min(left, CHUNK_BYTES))):
                 raise OSError(f"{segment.file} ends before it; copy or download that file again")
             target.write(piece)
             left -= len(piece)
@@ -89,12 +89,15 @@ def _copy(segment: Segment, target: BinaryIO) -> None:
 
 @contextmanager
 def fetched(item: Media) -> Iterator[Media]:
-    """`item` with all of its bytes on this machine: what is downloaded once is in its cache, a part of a file that is
-    read in place in a copy that lasts as long as the context. UserError for what cannot be had."""
+    """Bring all bytes of `item` to this machine, and return it as it is here.
+
+    What is behind an address stays in its cache; a part of a file that is read in place becomes a copy that lasts as
+    long as the context. Raises UserError for what cannot be had.
+    """
     with ExitStack() as copies:
         match item.place:
             case Address():
-                _download(item)
+                _download(item.place, item.path)
             case Part(size=size):
                 copy = copies.enter_context(local_file(item))
                 item = replace(item, place=Segment(copy.path, 0, size))
@@ -105,9 +108,12 @@ def fetched(item: Media) -> Iterator[Media]:
 
 
 def check_media(item: Media) -> None:
-    """What costs next to nothing: a file is looked at as `check_media_file` does, a clip of pictures has some and its
-    first one is sound, bytes within another file are not none. What is to be downloaded is not looked at."""
-    if is_of_pictures(item):
+    """Check what costs next to nothing; raises UserError.
+
+    A file is looked at as `check_media_file` does; a clip of pictures must have some, the first of them sound; bytes
+    within another file must not be none. What is to be downloaded is not looked at.
+    """
+    if isinstance(item.place, Pictures):
         check_media(frames_of(item)[0])
     elif item.place is None:
         check_media_file(item.path, item.kind)
@@ -116,7 +122,7 @@ def check_media(item: Media) -> None:
 
 
 def frames_of(item: Media) -> tuple[Media, ...]:
-    """`pictures_of`, with a UserError where there are none."""
+    """Return `pictures_of` a clip; raises UserError where there are none."""
     try:
         frames = pictures_of(item)
     except OSError as error:

@@ -19,14 +19,16 @@ SUFFIXES = (".json", ".jsonl", *WHOLE)
 
 
 def is_hub_id(path: str) -> bool:
-    """owner/name, where it is no file or folder and cannot be meant as one."""
+    """Tell owner/name from what is a file or folder, or can be meant as one."""
     is_name = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path, re.ASCII)
     return bool(is_name) and not os.path.exists(path) and not path.endswith(SUFFIXES)
 
 
 def snapshot(repo_id: str, revision: str | None, files: str | None) -> str:
-    """A folder with a data set's files, downloaded unless they are in the hub's cache. Of `files` that bring their
-    media along, no others."""
+    """Return a folder with a data set's files, downloaded unless they are in the hub's cache.
+
+    Where `files` bring their media along, no others are downloaded.
+    """
     alone = [files] if files and files.endswith(WHOLE) else None
     with told_in_one_line(repo_id, revision):
         return snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=alone)
@@ -34,7 +36,10 @@ def snapshot(repo_id: str, revision: str | None, files: str | None) -> str:
 
 @lru_cache
 def addresses_of(repo_id: str, revision: str | None, files: str) -> list[str]:
-    """Of the files of a data set that fit a pattern, at the commit that the revision names at the first call."""
+    """Return the addresses of a data set's files that fit a pattern, at the commit that the revision names now.
+
+    Later calls give the same: a data set that is changed during a run stays what it was.
+    """
     with told_in_one_line(repo_id, revision):
         found = HfApi().dataset_info(repo_id, revision=revision)
     fitting = sorted(name for name in (each.rfilename for each in found.siblings or ()) if fnmatchcase(name, files))
@@ -45,6 +50,7 @@ def addresses_of(repo_id: str, revision: str | None, files: str) -> list[str]:
 
 @contextmanager
 def told_in_one_line(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Raise what goes wrong with the hub as UserError in one line."""
     try:
         yield
     except (httpx.HTTPError, OSError, ValueError) as error:
@@ -56,8 +62,10 @@ def told_in_one_line(repo_id: str, revision: str | None) -> Iterator[None]:
 
 
 def files_in(folder: str, name: str, split: str | None, files: str | None) -> list[str]:
-    """Data files of a folder: those that fit the pattern `files`, or those of `split`, which its README or the names of
-    its files tell `datasets`. name: what the folder is called in messages."""
+    """List the data files of a folder: those that fit the pattern `files`, or those of `split`.
+
+    Its README or the names of its files tell `datasets` what its splits are. name: what messages call the folder.
+    """
     if files is not None:
         found = sorted(glob.glob(files, root_dir=folder, recursive=True))
         paths = [os.path.join(folder, path) for path in found]

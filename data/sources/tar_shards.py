@@ -10,7 +10,7 @@ import posixpath
 import tarfile
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from data.errors import UserError
 from data.media.http_file import open_remote
@@ -31,7 +31,7 @@ def read_shard(
 
     path: a file, or with downloads an address, whose media are fetched when they are due.
     """
-    address = downloads and Address(path, downloads)
+    address = None if downloads is None else Address(path, downloads)
     path = without_secrets(path) if address else path
     try:
         with open_remote(address, path) if address else open(path, "rb") as file:
@@ -115,7 +115,7 @@ def is_turns(value: list) -> bool:
     return bool(value) and all(isinstance(turn, dict) and ("from" in turn or "role" in turn) for turn in value)
 
 
-def with_own_media(record, own: Mapping) -> object:
+def with_own_media(record: Any, own: Mapping[str, Any]) -> Any:
     """Give a record that says where its media stand, and not which they are, those of its sample."""
     if not isinstance(record, dict):
         return record

@@ -1,6 +1,7 @@
 """Folders and lists of pictures are clips, of which the chosen ones alone are opened."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from data.decoding.decode import decode
 from data.decoding.probe import File, probe
 from data.errors import UserError
 from data.media.frame_sampling import Sampling, frame_indices
-from data.media.reference import Media, identity
+from data.media.reference import Media, Pictures, identity, media_at
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
@@ -69,23 +70,23 @@ def test_a_folder_and_a_list_of_frames_are_clips(frames, tmp_path):
 def test_only_chosen_frames_are_opened(frames):
     for number in set(range(12)) - {0, 6}:
         (frames / f"f{number}.png").write_bytes(b"")
-    item = Media("video", str(frames))
+    item = media_at("video", str(frames))
     assert shown(item, 2) == [0, 6]
-    assert "f1.png' is empty" in probe(File("video", str(frames)))[0]
+    assert "f1.png' is empty" in probe(File("video", str(frames), place=Pictures()))[0]
 
 
 def test_wrong_clips_of_frames_are_named(frames, tmp_path):
-    item = Media("video", str(frames), start=1.0)
+    item = replace(media_at("video", str(frames)), start=1.0)
     with pytest.raises(UserError, match="frames': seconds of a clip of pictures need its fps"):
         decode(item, 8)
-    assert "need its fps" in probe(File("video", str(frames), ((1.0, None),)))[0]
+    assert "need its fps" in probe(File("video", str(frames), ((1.0, None),), Pictures()))[0]
     Image.new("RGB", (12, 11)).save(frames / "f3.png")
     with pytest.raises(UserError, match="f3.png' of 12 x 11; resize them") as error:
-        decode(Media("video", str(frames)), 8)
-    assert probe(File("video", str(frames))) == [str(error.value)]
+        decode(media_at("video", str(frames)), 8)
+    assert probe(File("video", str(frames), place=Pictures())) == [str(error.value)]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty' is not a file, and no folder of frames"):
-        check_media(Media("video", str(tmp_path / "empty")))
+        check_media(media_at("video", str(tmp_path / "empty")))
 
 
 def test_frames_may_not_leave_the_media_root(frames, tmp_path):

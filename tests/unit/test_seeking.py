@@ -228,10 +228,10 @@ def test_another_packet_than_the_index_says_ends_the_search(clips):
 
 def test_nal_types_by_hand():
     lengths = b"\0\0\0\2\x67\1" + b"\0\0\0\1\x68" + b"\0\0\0\3\x65\1\2"
-    assert list(nal_types(memoryview(lengths), 4)) == [7, 8, 5]
+    assert list(nal_types(lengths, 4)) == [7, 8, 5]
     starts = b"\0\0\0\1\x67\1" + b"\0\0\1\x68" + b"\0\0\1\x41\1\2"
-    assert list(nal_types(memoryview(starts), 0)) == [7, 8, 1]
-    assert list(nal_types(memoryview(lengths[:9]), 4)) == [7]
+    assert list(nal_types(starts, 0)) == [7, 8, 1]
+    assert list(nal_types(lengths[:9], 4)) == [7]
 
 
 @pytest.mark.parametrize(
