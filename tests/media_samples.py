@@ -2,6 +2,8 @@
 
 import importlib.util
 import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -45,6 +47,21 @@ def write_clip(
         output.start_encoding()  # writes the header even where no frame follows
         for pixels in frames:
             output.mux(stream.encode(video_frame(pixels, stream.pix_fmt)))
+        output.mux(stream.encode(None))
+    return path
+
+
+def write_sparse(path: Path, frames: np.ndarray, shown: Sequence[int], codec: str = "mjpeg", **options: str) -> Path:
+    """Encode frames (uint8, T x H x W x 3) into an AVI that shows them from the chunks `shown` on, and repeats them in
+    between with empty chunks, as FFmpeg's writer does."""
+    with av.open(str(path), "w", options=options) as output:
+        stream = output.add_stream(codec, rate=12)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "cinepak": "rgb24", "ffv1": "bgr0"}.get(codec, "yuv420p")
+        for number, pixels in zip(shown, frames, strict=True):
+            frame = video_frame(pixels, stream.pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 12)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return path
 

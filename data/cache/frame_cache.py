@@ -18,7 +18,7 @@ from data.cache.tensor_files import TensorFiles
 from data.errors import SettingError
 from data.media.reference import Media, identity
 
-FORMAT = 1
+FORMAT = 2  # the frames of sparse AVIs were others in 1
 # The packages between a file and the pixels that are kept: another version of one may round otherwise.
 READERS = {
     "image": ("pillow", "torch", "torchvision", "transformers"),

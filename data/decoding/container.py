@@ -13,6 +13,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from data.decoding.avi import count_frames
 from data.decoding.image import check_frame_size
 from data.errors import UserError
 from data.files import AnyPath
@@ -87,13 +88,26 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
 
 
 @dataclass(frozen=True)
+class Timeline:
+    """The frames of a clip, repeated ones included.
+
+    times: (T,), seconds from the first frame at which each is shown; decoded: (T,), the number of the decoded frame
+    that it is.
+    """
+
+    times: np.ndarray
+    decoded: np.ndarray
+
+
+@dataclass(frozen=True)
 class PacketIndex:
     """The packets that bring frames, in the order in which they are decoded.
 
     pts, dts: in the stream's time base, None where the container gives none; is_hidden: its frame is decoded for
     others but an edit list hides it; can_start: marked as key frame, and `check_start` of `list_packets` agrees;
     num_promised: frames that the container's own index or header announces, as many as there are packets where neither
-    does (WebM, MPEG-TS, fragmented MP4); is_damaged: a packet is flagged, or lies behind the end of the file.
+    does (WebM, MPEG-TS, fragmented MP4); is_damaged: a packet is flagged, or lies behind the end of the file;
+    num_slots: frames that are there, more than packets in an AVI whose empty chunks repeat frames.
     """
 
     pts: list[int | None]
@@ -104,6 +118,7 @@ class PacketIndex:
     is_damaged: bool
     seconds_per_frame: float
     time_base: float
+    num_slots: int
 
     @cached_property
     def shown(self) -> list[int]:
@@ -122,15 +137,32 @@ class PacketIndex:
         """Tell whether the times of showing put the frames in one order."""
         return None not in self.pts and len(set(self.pts)) == len(self.pts)
 
-    def times(self, total: int) -> np.ndarray:
-        """Return the seconds from the first frame at which each of `total` frames is shown, (total,).
+    def timeline(self, total: int) -> Timeline:
+        """Return the frames of the clip, of which `total` come out of the decoder.
 
-        They are at a constant rate where pts do not tell.
+        A frame that an AVI repeats with an empty chunk is one of them, as it is to its writer and to every player.
+        Elsewhere a frame stands until the next one and counts once. Times are at a constant rate where pts do not tell.
         """
-        if not self.has_unique_pts or total != len(self.shown):
-            return np.arange(total) * self.seconds_per_frame
+        numbers = np.arange(total)
+        if total != len(self.shown):
+            return Timeline(numbers * self.seconds_per_frame, numbers)
+        if self.is_sparse:
+            chunks = np.array(sorted(self._chunks()), np.int64)
+            slots = np.arange(chunks[0], self.num_slots)  # nothing is shown before the first coded frame
+            return Timeline((slots - chunks[0]) * self.time_base, np.searchsorted(chunks, slots, side="right") - 1)
+        if not self.has_unique_pts:
+            return Timeline(numbers * self.seconds_per_frame, numbers)
         pts = np.array([self.pts_of(i) for i in self.shown], np.int64)
-        return (pts - pts[:1]) * self.time_base
+        return Timeline((pts - pts[:1]) * self.time_base, numbers)
+
+    @cached_property
+    def is_sparse(self) -> bool:
+        """Tell whether an AVI repeats frames by empty chunks: FFmpeg counts these in the dts of the coded ones."""
+        chunks = self._chunks()
+        return len(self.pts) == len(set(chunks)) < self.num_slots and max(chunks) < self.num_slots
+
+    def _chunks(self) -> list[int]:
+        return [dts for dts in self.dts if dts is not None]
 
 
 def list_packets(
@@ -151,6 +183,7 @@ def list_packets(
         can_start.append(packet.is_keyframe and check_start(packet))
         is_damaged |= packet.is_corrupt
     rate = stream.average_rate or stream.guessed_rate or USUAL_RATE
+    has_gaps = container.format.name == "avi" and len(pts) < max(stream.frames, (dts[-1] or 0) + 1 if dts else 0)
     return PacketIndex(
         pts=pts,
         dts=dts,
@@ -160,6 +193,7 @@ def list_packets(
         is_damaged=is_damaged or lies_behind_end(stream, path),
         seconds_per_frame=float(1 / rate),
         time_base=float(stream.time_base or 0),
+        num_slots=max(len(pts), count_frames(path, stream.index)) if has_gaps else len(pts),
     )
 
 

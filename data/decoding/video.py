@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 import av
 import numpy as np
 
-from data.decoding.container import PacketIndex, lies_behind_end, list_packets, open_clip, packets, to_pixels
+from data.decoding.container import (
+    PacketIndex,
+    Timeline,
+    lies_behind_end,
+    list_packets,
+    open_clip,
+    packets,
+    to_pixels,
+)
 from data.decoding.seeking import can_seek, seek_frames, start_check
 from data.errors import UserError
 from data.files import AnyPath
@@ -25,7 +33,8 @@ def read_frames(
 ) -> np.ndarray:
     """Read frames of a clip: uint8 (num_frames, H, W, 3), RGB, turned by its display matrix.
 
-    `choose_frames` says which: spread over the clip, or over its seconds from `start` to `end`.
+    `choose_frames` says which: spread over the clip, or over its seconds from `start` to `end`. All frames of the clip
+    count, those too that a sparse AVI repeats (see `PacketIndex.timeline`).
 
     This lists the packets first, which reads the file and decodes nothing. Where they tell which frame is which, it
     seeks to the frames. Everywhere else it decodes from the first frame to the last: once when there are as many frames
@@ -37,17 +46,18 @@ def read_frames(
     """
     check_media_file(path, "video")
 
-    def choose(times: np.ndarray) -> list[int]:
+    def choose(timeline: Timeline) -> list[int]:
         try:
-            return choose_frames(times, num_frames, start=start, end=end, sampling=sampling)
+            chosen = choose_frames(timeline.times, num_frames, start=start, end=end, sampling=sampling)
         except ValueError as error:
             raise UserError(f"{str(path)!r}: {error}; correct its record") from error
+        return timeline.decoded[chosen].tolist()
 
     try:
         with open_clip(path) as (container, stream):
             index = list_packets(container, stream, path, start_check(stream))
             if can_seek(index, stream):
-                wanted = choose(index.times(len(index.shown)))
+                wanted = choose(index.timeline(len(index.shown)))
                 if (frames := seek_frames(container, stream, index, wanted)) is not None:
                     return np.stack([frames[i] for i in wanted])
         return _read_in_order(path, index, choose)
@@ -71,9 +81,11 @@ def check_clip(path: AnyPath, spans: Sequence[tuple[float | None, float | None]]
         raise
     except av.error.FFmpegError as error:
         raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
-    if total < MIN_SHARE * announced:
-        raise UserError(f"{str(path)!r} announces {announced} frames and has {total}; copy or download it again")
-    return [_refused_span(path, index.times(total), *span) for span in spans]
+    # Frames that an AVI repeats with empty chunks are there too, unless coded ones get lost on the way.
+    found = index.num_slots if index.is_sparse and total >= MIN_SHARE * len(index.shown) else total
+    if found < MIN_SHARE * announced:
+        raise UserError(f"{str(path)!r} announces {announced} frames and has {found}; copy or download it again")
+    return [_refused_span(path, index.timeline(total).times, *span) for span in spans]
 
 
 def _refused_span(path: AnyPath, times: np.ndarray, start: float | None, end: float | None) -> str | None:
@@ -84,10 +96,10 @@ def _refused_span(path: AnyPath, times: np.ndarray, start: float | None, end: fl
     return None
 
 
-def _read_in_order(path: AnyPath, index: PacketIndex, choose: Callable[[np.ndarray], list[int]]) -> np.ndarray:
+def _read_in_order(path: AnyPath, index: PacketIndex, choose: Callable[[Timeline], list[int]]) -> np.ndarray:
     total = len(index.shown)
     for _ in range(2):
-        wanted = choose(index.times(total)) if total else []
+        wanted = choose(index.timeline(total)) if total else []
         frames, decoded = _decode(path, set(wanted), index.num_promised)
         if decoded == total:
             return np.stack([frames[i] for i in wanted])

@@ -198,7 +198,7 @@ def test_h264_starts_at_idr_frames_only(clips, name):
 
 def index_of(pts: list, can_start: list[bool]) -> PacketIndex:
     hidden = [False] * len(pts)
-    return PacketIndex(pts, pts, hidden, can_start, len(pts), False, 1 / 30, 1 / 1000)
+    return PacketIndex(pts, pts, hidden, can_start, len(pts), False, 1 / 30, 1 / 1000, len(pts))
 
 
 @pytest.mark.parametrize(
