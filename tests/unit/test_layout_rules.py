@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
@@ -146,6 +147,13 @@ def test_the_table_of_rooms_has_one_direction():
     ]
     assert backwards == []
     assert not any(other.startswith("train") for room in rooms if room.startswith("data") for other in MAY_IMPORT[room])
+
+
+def test_the_picture_of_the_rooms_shows_the_table():
+    """When this fails: python scripts/draw_rooms.py"""
+    drawing = runpy.run_path(str(ROOT / "scripts" / "draw_rooms.py"))
+    assert drawing["PICTURE"].read_text(encoding="utf-8") == drawing["rooms_svg"](MAY_IMPORT)
+    assert f"({drawing['PICTURE'].relative_to(ROOT)})" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_files_of_a_room_import_each_other_in_one_direction():
