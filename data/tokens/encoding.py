@@ -6,7 +6,7 @@ whole text gives the tokens that inference sees, and offsets say which of them a
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
@@ -30,8 +30,8 @@ class Sample:
     """One tokenised conversation, small enough to keep a data set of them in memory.
 
     `input_ids` has ONE id for each picture or clip (see `expand`); `trained` are the half-open index ranges of
-    the assistant's words with their EOS; `media` are in order of appearance; `num_turns_dropped` counts the
-    trailing questions that `max_length` cost.
+    the assistant's words with their EOS, without placeholders; `media` are in order of appearance; `num_turns_dropped`
+    counts the trailing questions that `max_length` cost.
     """
 
     input_ids: "array[int]"
@@ -148,11 +148,11 @@ def _sample(
     fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
     if not fitting:
         return None
-    kept = array("i", ids[: fitting[-1][1]])
-    num_media = sum(kept.count(number) for number in placeholder_ids(tokenizer).values())
+    kept, placeholders = array("i", ids[: fitting[-1][1]]), set(placeholder_ids(tokenizer).values())
+    num_media = sum(map(kept.count, placeholders))
     return Sample(
         input_ids=kept,
-        trained=tuple(fitting),
+        trained=tuple(words for span in fitting for words in _without(placeholders, kept, span)),
         media=conversation.media[:num_media],
         name=conversation.name,
         num_turns_dropped=len(trained) - len(fitting),
@@ -171,6 +171,21 @@ def expand(
     short = np.asarray(ids, dtype=np.int32)
     counts = _repeats(short, tokenizer, visual_tokens)
     return np.repeat(short, counts), np.repeat(np.asarray(labels, dtype=np.int32), counts)
+
+
+def _without(placeholders: Set[int], ids: Sequence[int], span: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a half-open range of `ids` that lie between placeholders.
+
+    An answer may show media, too: its words are trained, its visual tokens are input and can be no label.
+    """
+    start, end = span
+    for place in range(start, end):
+        if ids[place] in placeholders:
+            if start < place:
+                yield start, place
+            start = place + 1
+    if start < end:
+        yield start, end
 
 
 def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:

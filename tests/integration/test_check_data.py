@@ -55,6 +55,19 @@ def check(model_folder, tmp_path, capsys):
     return run
 
 
+def test_a_clip_in_an_answer_is_visual_and_not_supervised(check, media_folder, processor, visual_tokens, tmp_path):
+    shown, plain = tmp_path / "shown.json", tmp_path / "plain.json"
+    for path, answer in ((shown, "<video>Here it is"), (plain, "Here it is")):
+        record = {"video": ["clip0.mp4"] * (path is shown), "conversations": turns("Show a card", answer)}
+        path.write_text(json.dumps([record]))
+    (_, report, _), (_, without, _) = check(shown, media_root=media_folder), check(plain, media_root=media_folder)
+    total = report["num_tokens"]["sum"]
+    assert report["visual_token_share"] == pytest.approx(visual_tokens.video / total)
+    supervised = without["supervised_token_share"] * without["num_tokens"]["sum"]
+    blank = total - visual_tokens.video - without["num_tokens"]["sum"]  # behind a placeholder begins another word
+    assert report["supervised_token_share"] * total == pytest.approx(supervised + blank)
+
+
 def test_figures_are_those_of_the_batches(check, mixed_file, media_folder, processor, visual_tokens):
     status, report, printed = check(mixed_file, media_root=media_folder)
     assert status == 0 and report["problems"] == [] and printed.out.endswith("all is well\n")

@@ -95,6 +95,11 @@ def test_trained_words_are_the_answers_with_their_end(preview, packing):
     assert Counter(page.chips[1:]) == {"136 video tokens": chips, "16 image tokens": 2}
 
 
+def test_a_clip_in_an_answer_is_shown_and_not_trained(preview):
+    page = Page(preview([{"video": "clip0.mp4", "conversations": turns("Show a card", "<video>\nHere it is")}]))
+    assert "".join(page.marks[1:]).split() == ["Here", "it", "is</s>"] and page.chips[1:] == ["136 video tokens"]
+
+
 def test_trained_words_are_the_labels_of_the_batch(processor, visual_tokens, media_folder, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(RECORDS))
     samples = load_corpus(

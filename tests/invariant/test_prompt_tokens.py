@@ -1,14 +1,18 @@
 """Tokens in training = tokens at inference, and labels are the assistant's words and EOS, nothing else."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.batches.collator import RowCollator
 from data.media.locate import Locator
+from data.packing.dataset import shared_prefix_rows
 from data.processor import measure_visual_tokens
 from data.sources.conversation import parse_record
 from data.tokens.encoding import encode, encode_prompt, expand
@@ -23,6 +27,7 @@ CONVERSATIONS = [
     ("Hello", "", "again <image> here", "fine"),
     ("<video>\nWas ist das für 1 Ding? 🎬", "ein größeres Dreieck 🔺 東京\n\nzwei Zeilen  und Blanks"),
     ("<image>\n中文", "你好", "<video>", "no words before"),
+    ("Show a card", "<video>\nHere it is", "<image>\nAnd?", "<image> and <image>", "More", "<image>"),
 ]
 
 
@@ -56,10 +61,15 @@ def check_every_prefix(conversation, processor, visual_tokens):
             prompt = encode_prompt(conversation.messages[:number], processor.tokenizer, visual_tokens)
             assert ids[: len(prompt)].tolist() == prompt.tolist()
             end = len(prompt) + ids[len(prompt) :].tolist().index(eos)
-            trained[len(prompt) : end + 1] = True
-            words = "".join(part["text"] for part in message["content"])
-            answer = processor.tokenizer.decode(ids[len(prompt) : end], skip_special_tokens=True)
-            assert answer.strip() == words.strip()
+            answer = ids[len(prompt) : end]
+            is_visual = np.isin(answer, [processor.image_token_id, processor.video_token_id])
+            trained[len(prompt) : end + 1] = [*~is_visual, True]
+            assert (is_visual.sum()) == sum(
+                visual_tokens.of(part["type"]) for part in message["content"] if "text" not in part
+            )
+            if not is_visual.any():
+                words = "".join(part["text"] for part in message["content"])
+                assert processor.tokenizer.decode(answer, skip_special_tokens=True).strip() == words.strip()
     assert (labels != -100).tolist() == trained.tolist()
     assert labels[trained].tolist() == ids[trained].tolist()
 
@@ -78,6 +88,53 @@ plain_text = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_char
 def test_any_text(processor, visual_tokens, questions, answers):
     texts = [text for pair in zip(questions, answers, strict=False) for text in pair]
     check_every_prefix(conversation_of(texts), processor, visual_tokens)
+
+
+words = st.text("abc ", min_size=1, max_size=6).filter(str.strip).map(lambda text: {"type": "text", "text": text})
+media = st.sampled_from([{"type": "image", "path": "i.png"}, {"type": "video", "path": "v.mp4"}])
+parts = st.lists(words | media, min_size=1, max_size=5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.lists(st.tuples(parts, parts), min_size=1, max_size=3), min_size=1, max_size=4), st.booleans())
+def test_media_anywhere(processor, visual_tokens, talks, is_typed):
+    """In questions and answers, as typed parts and as LLaVA's texts: prompts are those of inference, and the labels of
+    packed rows are those of the conversations by themselves: words and EOS."""
+    conversations = []
+    for talk in talks:
+        contents = [content for pair in talk for content in pair]
+        if is_typed:
+            roles = ("user", "assistant")
+            record = {"messages": [{"role": roles[n % 2], "content": each} for n, each in enumerate(contents)]}
+            conversations.append(parse_record(record, "record 1", Locator((Path("/m"),))))
+        else:
+            texts = ["".join(part.get("text", f"<{part['type']}>") for part in each) for each in contents]
+            conversations.append(conversation_of(texts))
+        check_every_prefix(conversations[-1], processor, visual_tokens)
+    samples = [encode(each, processor.tokenizer, visual_tokens, 10**6) for each in conversations]
+    rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 32, 2000, seed=0)
+    collate, labels = RowCollator(processor, visual_tokens, load_pixels=NoPixels()), Counter()
+    for row in rows.rows(epoch=0):
+        batch = collate([rows[row]])
+        is_visual = torch.isin(batch["input_ids"], torch.tensor([processor.image_token_id, processor.video_token_id]))
+        assert (batch["labels"][is_visual] == -100).all()
+        labels.update(batch["labels"].flatten().tolist())
+    expected = Counter(label for sample in samples for label in sample.labels)
+    del labels[-100], expected[-100]
+    assert labels == expected
+
+
+class NoPixels:
+    """Decodes nothing."""
+
+    def fitted(self, item):
+        return torch.empty(0)
+
+    def inputs(self, pictures, clips):
+        return {}
+
+    def empty(self, kinds):
+        return {}
 
 
 @pytest.mark.parametrize("texts", CONVERSATIONS[:2])

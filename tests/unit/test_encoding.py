@@ -29,6 +29,21 @@ def test_labels_of_two_turns_by_hand(processor, visual_tokens):
     assert tokens[0] == "<s>" and tokens.count("<video>") == 1 and sample.num_turns_dropped == 0
 
 
+def test_media_in_an_answer_are_no_labels(processor, visual_tokens):
+    """ms-swift#5378: the clip's tokens were trained, 146 labels in place of 10."""
+    talk = conversation("Show a card", "<video>\nHere it is", "More?", "red <image><image> up", video="v.mp4",
+                        image=["i.png", "j.png"])  # fmt: skip
+    sample = encode(talk, processor.tokenizer, visual_tokens, 999)
+    ids, labels = expand(sample.input_ids, sample.labels, processor.tokenizer, visual_tokens)
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids)
+    labelled = [token for token, label in zip(tokens, labels, strict=True) if label != -100]
+    assert "".join(labelled).replace("<0x0A>", "\n") == "▁▁\nHere▁it▁is</s>▁red▁▁▁up</s>"
+    assert (tokens.count("<video>"), tokens.count("<image>"), len(sample.media)) == (136, 32, 3)
+    assert labels[labels != -100].tolist() == ids[labels != -100].tolist()
+    shorter = encode(talk, processor.tokenizer, visual_tokens, len(ids) - 1)
+    assert shorter.num_turns_dropped == 1 and [item.kind for item in shorter.media] == ["video"]
+
+
 def test_expand_by_hand(processor, visual_tokens):
     tokenizer = processor.tokenizer
     image, video = (tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<video>"))
