@@ -6,15 +6,18 @@ whoever writes there next may remove it.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 UNFINISHED = ".reeltune-unfinished"
+# What the RuntimeErrors of torch.save name when the disk refuses a write.
+TORCH_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream")
 KEPT_LETTERS = 40  # of a name: with four bytes each, and the rest, less than the 255 bytes that a name may have
 
 AnyPath = str | os.PathLike[str]
@@ -32,6 +35,24 @@ def unfinished_of(path: AnyPath) -> list[Path]:
     begin = f".{path.name[:KEPT_LETTERS]}."
     found = path.parent.iterdir() if path.parent.is_dir() else ()
     return [each for each in found if each.name.startswith(begin) and each.name.endswith(UNFINISHED)]
+
+
+def remove_killed(path: AnyPath) -> None:
+    """Remove what killed writers of the folder `path` have begun; those at work hold a lock on theirs."""
+    for left in unfinished_of(path):
+        with suppress(BlockingIOError), _locked(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock on a file or folder; BlockingIOError where another process does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -76,9 +97,10 @@ def whole_folder(path: AnyPath) -> Iterator[Path]:
     unfinished = unfinished_path(path)
     try:
         unfinished.mkdir()
-        yield unfinished
-        flush_all(unfinished)
-        unfinished.replace(path)
+        with _locked(unfinished):
+            yield unfinished
+            flush_all(unfinished)
+            unfinished.replace(path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -94,6 +116,16 @@ def try_to_write(path: AnyPath) -> None:
     unfinished = unfinished_path(path)
     unfinished.touch(exist_ok=False)
     unfinished.unlink()
+
+
+def is_disk_problem(error: BaseException) -> bool:
+    """Return whether the system refused a write: safetensors, torch and tokenizers have their own errors for it."""
+    return (
+        isinstance(error, OSError)
+        or type(error).__name__ == "SafetensorError"
+        or (isinstance(error, RuntimeError) and any(name in str(error) for name in TORCH_WRITERS))
+        or (type(error) is Exception and "(os error " in str(error))
+    )
 
 
 def flush(path: AnyPath) -> None:

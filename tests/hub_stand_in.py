@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
@@ -16,8 +17,8 @@ SHA = "1" * 40
 
 class HubStandIn(ThreadingHTTPServer):
     """`private` is each repository's visibility, `files` the bytes of each by repository and path; `data_sets` are
-    read, at the revision main. Any token but TOKEN is refused with 401, and repositories of others than `me` with
-    403."""
+    read, at the revision main. `watch` is called with the path of every request before it is
+    answered. Any token but TOKEN is refused with 401, and repositories of others than `me` with 403."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -26,6 +27,7 @@ class HubStandIn(ThreadingHTTPServer):
         self.uploaded: dict[str, bytes] = {}
         self.data_sets: dict[str, dict[str, bytes]] = {}
         self.commits = 0
+        self.watch: Callable[[str], None] = lambda path: None
 
     @property
     def address(self) -> str:
@@ -38,6 +40,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+    def parse_request(self):
+        understood = super().parse_request()
+        if understood:
+            self.server.watch(self.path)
+        return understood
 
     def do_GET(self):
         repo = self.path.removeprefix("/api/models/")

@@ -2,14 +2,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 
 from data.errors import UserError
 from tests.hub_stand_in import TOKEN, HubStandIn
 from tests.serving import serving
-from tests.tiny_adapters import save_adapter
+from tests.tiny_adapters import keep_result, random_adapter, save_adapter
 from train.recipe.yaml_text import read_recipe, to_yaml
 from train.results.artifact import open_artifact
 from train.results.hub import collect, last_name, push_to_hub, without_secrets
@@ -46,13 +48,17 @@ def hub():
         yield server
 
 
-def command(hub, tmp_path, *arguments, token=TOKEN):
+def environment_of(hub, tmp_path, token=TOKEN):
     # The client reads these when it is imported, so it needs a process of its own.
-    environment = {
+    return {
         **os.environ,
         **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "."},
         **{"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"},
     }
+
+
+def command(hub, tmp_path, *arguments, token=TOKEN):
+    environment = environment_of(hub, tmp_path, token)
     line = [sys.executable, "scripts/push_to_hub.py", *map(str, arguments)]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -174,3 +180,42 @@ def test_refused_before_anything_is_sent(run, tmp_path, monkeypatch):
     (run / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match="lacks adapter_model.safetensors"):
         push_to_hub(run, "me/my-model")
+
+
+def test_pushes_killed_at_any_request_leave_no_half_and_the_next_completes(run, hub, tmp_path):
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    for moment in ("/api/repos/create", "/preupload/", "/info/lfs/", "/lfs/", "/commit/"):
+        killed_at(moment, run, hub, tmp_path)
+        assert hub.files.get("me/my-model", {}).keys() in (set(), SENT_OF_AN_ADAPTER)
+    hub.watch = lambda path: None
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    done = command(hub, tmp_path, run, "me/my-model")
+    assert done.returncode == 0, done.stderr
+    assert hub.files["me/my-model"].keys() == SENT_OF_AN_ADAPTER
+
+
+def killed_at(moment, run, hub, tmp_path):
+    """Send `run`, and kill the sender while the hub has not yet answered its request at `moment`."""
+    reached, gone = threading.Event(), threading.Event()
+
+    def watch(path):
+        if moment in path and not reached.is_set():
+            reached.set()
+            gone.wait(60)
+
+    hub.watch = watch
+    line = [sys.executable, "scripts/push_to_hub.py", str(run), "me/my-model"]
+    with subprocess.Popen(line, env=environment_of(hub, tmp_path), stderr=subprocess.DEVNULL) as process:
+        assert reached.wait(120)
+        process.kill()
+    gone.set()
+
+
+def test_an_adapter_whose_weights_are_not_those_of_training_is_not_sent(model_folder, processor, tmp_path):
+    folder = keep_result(random_adapter(model_folder), model_folder, tmp_path / "run", processor)
+    assert "fingerprint.safetensors" in collect(folder, "me/my-model")
+    save_adapter(model_folder, tmp_path / "other", use_rslora=True)
+    weights = load_file(tmp_path / "other" / "adapter_model.safetensors")
+    save_file({name: 2 * weight for name, weight in weights.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="adapter_model.safetensors is not the file that training saved"):
+        collect(folder, "me/my-model")

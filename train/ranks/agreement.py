@@ -10,9 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from data.errors import UserError
-
-# What torch.save's RuntimeErrors name when the disk refuses a write: it has no error class for it.
-TORCH_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream")
+from data.files import is_disk_problem
 
 
 def on_first_rank(function: Callable, *args) -> Any:
@@ -44,15 +42,6 @@ def all_or_none(function: Callable, *args) -> str | None:
     if any(bugs):
         raise RuntimeError(next(filter(None, bugs)))
     return next(filter(None, problems), None)
-
-
-def is_disk_problem(error: Exception) -> bool:
-    """A write that the system refused: safetensors and torch have their own errors for it."""
-    return (
-        isinstance(error, OSError)
-        or type(error).__name__ == "SafetensorError"
-        or (isinstance(error, RuntimeError) and any(name in str(error) for name in TORCH_WRITERS))
-    )
 
 
 def any_rank(flag: bool) -> bool:

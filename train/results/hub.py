@@ -1,5 +1,6 @@
 """Send an adapter or a full model to the Hugging Face hub, freed of local paths and with a model card."""
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from data.errors import UserError, one_line
 from data.web import httpx
-from train.model.fingerprint import FINGERPRINT
-from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from train.model.fingerprint import FINGERPRINT, read_fingerprint
+from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, digest_of_files
 from train.recipe.yaml_text import read_recipe, to_yaml
 from train.results.artifact import RECIPE, describe, read_json
 from train.results.model_card import write_card
@@ -28,7 +29,10 @@ CONFIGS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
 CARD = "README.md"
+MAX_NAMED = 3  # missing files that a message names
 SENT = (*WEIGHTS, INDEX, *CONFIGS, FINGERPRINT, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
+# The disk of this machine, and not the hub, is to blame for these.
+DISK_PROBLEMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Keys of JSON values that say where something was loaded from.
 LOCATION_KEY = re.compile(r"(path|file|dir)$")
 SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
@@ -70,6 +74,8 @@ def push_to_hub(
     except (httpx.HTTPError, OSError, RuntimeError, ValueError) as problem:
         if isinstance(problem, UserError):
             raise
+        if isinstance(problem, OSError) and problem.errno in DISK_PROBLEMS:
+            raise UserError(f"cannot send {folder}: {one_line(problem)}; make room and try again") from problem
         raise UserError(f"the hub refuses {repo_id}: {one_line(problem)}") from problem
 
 
@@ -123,7 +129,10 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
         needed = {"model.safetensors"}
     needed.add("tokenizer_config.json")  # without its processor a model cannot be asked anything
     if missing := sorted(needed - found.keys()):
-        raise UserError(f"{folder} lacks {', '.join(missing[:3])}: was its saving interrupted?")
+        raise UserError(f"{folder} lacks {', '.join(missing[:MAX_NAMED])}: was its saving interrupted?")
+    if ADAPTER_CONFIG in found and FINGERPRINT in found:
+        if read_fingerprint(found[FINGERPRINT]).adapter != digest_of_files([found[ADAPTER_WEIGHTS]]):
+            raise UserError(f"{folder}: {ADAPTER_WEIGHTS} is not the file that training saved; restore it")
 
 
 def without_local_paths(value: Any, key: str = "") -> Any:

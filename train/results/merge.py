@@ -18,9 +18,10 @@ from torch import nn
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.errors import UserError, one_line
-from data.files import whole_folder
+from data.files import is_disk_problem, remove_killed, whole_folder
 from train.model.fingerprint import check_logits, difference_of, last_logits, reference_inputs
 from train.model.load import load_model
+from train.model.weight_files import weight_files
 from train.results.artifact import RECIPE, Artifact, open_artifact
 from train.results.fast_arithmetic import fast_arithmetic
 from train.results.identity import check_digests, missing_fingerprint
@@ -50,8 +51,9 @@ def merge_adapter(
     if not artifact.is_adapter:
         raise UserError(f"{adapter} is a full model, not an adapter: there is nothing to merge")
     _refuse_to_overwrite(out_dir)
-    check_digests(artifact)
     dtype = dtype or artifact.dtype
+    _refuse_without_room(artifact, out_dir, dtype)
+    check_digests(artifact)
     report(f"base: {artifact.base} ({artifact.dtype}, not quantised)")
     processor = processor_of(artifact)
     check_quantised(artifact, processor, report)
@@ -193,15 +195,32 @@ def check_saved(folder: Path, digests: dict[str, str]) -> None:
 
 @contextmanager
 def complete_folder(out_dir: Path) -> Iterator[Path]:
-    """Yield a folder to fill beside `out_dir`, renamed to it at the end, removed when anything fails before.
+    """Yield a folder to fill beside `out_dir`, flushed and renamed to it at the end, removed when anything fails.
 
-    Raises UserError where it cannot be written.
+    What a killed merge left there goes too. Raises UserError where the folder cannot be written.
     """
     try:
+        remove_killed(out_dir)
         with whole_folder(out_dir) as folder:
             yield folder
-    except OSError as problem:
-        raise UserError(f"cannot write {out_dir}: {one_line(problem)}") from problem
+    except Exception as problem:
+        if isinstance(problem, UserError) or not is_disk_problem(problem):
+            raise
+        raise UserError(
+            f"cannot write {out_dir}: {one_line(problem)}; nothing was kept: make room and give the same command again"
+        ) from problem
+
+
+def _refuse_without_room(artifact: Artifact, out_dir: Path, dtype: str) -> None:
+    """Raise UserError where the disk has less room than the merged model needs: before merging it, not after."""
+    sizes = [file.stat().st_size for file in weight_files(artifact.base, artifact.revision)]
+    wanted, saved = (getattr(torch, name).itemsize for name in (dtype, artifact.dtype))
+    needed = sum(sizes) * wanted // saved
+    there = next(folder for folder in (out_dir, *out_dir.absolute().parents) if folder.is_dir())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise UserError(
+            f"cannot write {out_dir}: the merged model needs {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
+        )
 
 
 def _refuse_to_overwrite(out_dir: Path) -> None:

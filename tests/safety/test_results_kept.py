@@ -1,0 +1,131 @@
+"""Merging and sending are killed at any moment, or meet a full disk: what they leave is whole or absent, and the next
+one completes."""
+
+import os
+import resource
+import signal
+import time
+
+import pytest
+
+from data.errors import UserError
+from data.files import UNFINISHED
+from tests.tiny_adapters import keep_result, random_adapter
+from train.results.merge import merge_adapter
+
+THEIRS = ("thesis.unfinished", ".merged-notes", ".merged.keep")
+
+
+@pytest.fixture
+def adapter(model_folder, processor, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in THEIRS:
+        (tmp_path / "out" / name).mkdir()
+    return keep_result(random_adapter(model_folder), model_folder, tmp_path / "adapter", processor)
+
+
+def silent(line):
+    pass
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def digests(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def killed(function, is_time) -> bool:
+    """Run `function` in a process of its own, and kill it when `is_time` says so; returns whether it was in time."""
+    child = os.fork()
+    if not child:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    while not is_time():
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_a_merge_killed_at_any_moment_leaves_nothing_that_loads(adapter, tmp_path):
+    out = tmp_path / "out" / "merged"
+    started = time.monotonic()
+    merge_adapter(str(adapter), tmp_path / "unbroken", report=silent)
+    seconds = time.monotonic() - started
+
+    def begun(*patterns):
+        return lambda: any(
+            next((tmp_path / "out").glob(f".merged.*{UNFINISHED}/{pattern}"), None) for pattern in patterns
+        )
+
+    def after(share):
+        end = time.monotonic() + share * seconds
+        return lambda: time.monotonic() > end
+
+    num_killed = 0
+    for is_time in (after(0.2), after(0.5), begun("config.json"), begun("model*"), begun("tokenizer*", "chat*")):
+        was_killed = killed(lambda: merge_adapter(str(adapter), out, report=silent), is_time)
+        num_killed += was_killed
+        if out.exists():  # it had come to its end
+            assert digests(out) == digests(tmp_path / "unbroken")
+            for path in sorted(out.iterdir()):
+                path.unlink()
+            out.rmdir()
+        ours = [name for name in names(tmp_path / "out") if name not in THEIRS]
+        assert all(name.startswith(".merged.") and name.endswith(UNFINISHED) for name in ours)
+        assert len(ours) <= 1, "the next merge removes what the one before has left"
+    assert num_killed >= 3
+    merge_adapter(str(adapter), out, report=silent)
+    assert digests(out) == digests(tmp_path / "unbroken")
+    assert names(tmp_path / "out") == sorted([*THEIRS, "merged"])
+
+
+def full_once_merged(size):
+    """Return a `report` that forbids files larger than `size` from the moment at which the model is merged."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def report(line):
+        if line.startswith("merged "):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+
+    return report
+
+
+@pytest.fixture
+def limits():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_merge_onto_a_full_disk_is_one_line_and_leaves_nothing(adapter, tmp_path, limits):
+    """A limit on the size of files stands for it: every file of the model is refused once."""
+    out = tmp_path / "out" / "merged"
+    merge_adapter(str(adapter), tmp_path / "unbroken", report=silent)
+    sizes = sorted({path.stat().st_size for path in (tmp_path / "unbroken").iterdir()})
+    assert len(sizes) > 4
+    for size in sizes:
+        with pytest.raises(UserError, match=r"cannot write .*merged: .*; nothing was kept: make room") as caught:
+            merge_adapter(str(adapter), out, report=full_once_merged(size - 1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "\n" not in str(caught.value)
+        assert names(tmp_path / "out") == sorted(THEIRS)
+    merge_adapter(str(adapter), out, report=silent)
+    assert digests(out) == digests(tmp_path / "unbroken")
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_merged(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage)
+    lines = []
+    with pytest.raises(UserError, match=r"needs 0\.0\d+ GB, and 1e-06 GB are free"):
+        merge_adapter(str(adapter), tmp_path / "out" / "merged", report=lines.append)
+    assert lines == [] and names(tmp_path / "out") == sorted(THEIRS)
+
+
+class DiskUsage:
+    free = 1000
