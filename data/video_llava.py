@@ -47,7 +47,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """How many ids one placeholder stands for in the decoder's input.
+    """The numbers of ids that a placeholder stands for in the decoder's input.
 
     `image`: tokens of one picture; `video`: tokens of one clip of `num_frames` frames.
     """
@@ -77,7 +77,7 @@ def fit(processor: VideoLlavaProcessor, kind: str, pixels: np.ndarray) -> torch.
 def pixel_inputs(
     processor: VideoLlavaProcessor, pictures: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]
 ) -> dict:
-    """The towers' inputs from what `fit` returns, normalised, as the model's `forward` names them.
+    """Return the towers' inputs from what `fit` returns, normalised, as the model's `forward` names them.
 
     pictures -> (N, 3, H, W) float32; clips -> pixel_values_videos (M, F, 3, H, W) float32. A kind that is absent has
     no key. To the bit what the processor makes of them in one go.
@@ -92,7 +92,7 @@ def pixel_inputs(
 
 
 def empty_pixels(processor: VideoLlavaProcessor, kinds: Collection[str], num_frames: int) -> dict:
-    """`pixel_inputs` of no picture (0, 3, H, W) and no clip (0, F, 3, H, W), for the kinds that are named.
+    """Return the `pixel_inputs` of no picture (0, 3, H, W) and no clip (0, F, 3, H, W), for the kinds that are named.
 
     With them a forward pass runs the kind's tower and the projector on nothing: they add nothing to the loss, give the
     projector zero gradients, and take part in what all ranks must do together (gathering weights, reducing gradients).
@@ -104,7 +104,7 @@ def empty_pixels(processor: VideoLlavaProcessor, kinds: Collection[str], num_fra
 
 
 def is_used(parameter: str, config: PreTrainedConfig) -> bool:
-    """Whether the loss depends on a parameter, given its full name: features are taken from a layer inside the towers
+    """Return whether the loss depends on a parameter, given its full name: features are from a layer inside the towers
     (-2: the last but one), what lies behind it is computed for nobody."""
     if not any(tower in parameter.split(".") for tower in TOWERS):
         return True

@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def place_media(prompts: list[str], media: list[Media]) -> list[list[dict]]:
-    """The typed parts of each turn. UserError where placeholders and media do not agree."""
+    """Return the typed parts of each turn. UserError where placeholders and media do not agree."""
     turns = [split_placeholders(prompt) for prompt in prompts]
     named = [part["type"] for turn in turns for part in turn if part["type"] != "text"]
     given = [item.kind for item in media]

@@ -1,4 +1,4 @@
-"""From nothing to a trained, merged and answering model, on a CPU, in a few minutes: what `make demo` runs.
+"""Go from nothing to a trained, merged and answering model, on a CPU, in a few minutes; `make demo` runs this.
 
     python scripts/run_demo.py [section.key=value ...]
 

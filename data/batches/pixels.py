@@ -15,7 +15,7 @@ from data.video_llava import empty_pixels, fit, pixel_inputs
 
 
 class MediaLoader(Protocol):
-    """What collators ask for the towers' inputs: a `PixelLoader`, or a `data.cache.feature_cache.FeatureLoader`."""
+    """A source of the towers' inputs for collators: a `PixelLoader`, or a `data.cache.feature_cache.FeatureLoader`."""
 
     def fitted(self, item: Media, /) -> torch.Tensor:
         """Return a picture or clip as `inputs` takes it. Raises MediaError where it cannot be decoded."""
@@ -43,7 +43,7 @@ class PixelLoader:
     decode: Callable[[Media, int], np.ndarray] | None = None
 
     def __call__(self, media: Iterable[Media]) -> dict[str, torch.Tensor]:
-        """Raises UserError for a file that cannot be decoded."""
+        """Return the towers' inputs. Raises UserError for a file that cannot be decoded."""
         fitted: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
         for item in media:
             fitted[item.kind].append(self.fitted(item))

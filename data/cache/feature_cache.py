@@ -1,4 +1,4 @@
-"""What frozen towers make of pictures and clips, on disk: the model takes it in place of pixels and needs no tower."""
+"""The output of frozen towers, kept on disk: the model takes it in place of pixels and needs no tower."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class FeatureLoader:
             return False
 
     def keep(self, item: Media, features: torch.Tensor) -> None:
-        """features: of a picture (L, T, D), of a clip (F, L, T, D). SettingError where the disk refuses them."""
+        """Keep the features of a picture (L, T, D) or a clip (F, L, T, D). SettingError where the disk refuses them."""
         try:
             self._files.write(self._key(item), features)
         except OSError as problem:

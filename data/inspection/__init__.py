@@ -1,1 +1,1 @@
-"""What a data set holds, checked and shown before anything is trained."""
+"""A data set, checked and shown before anything is trained."""

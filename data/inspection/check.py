@@ -33,7 +33,7 @@ MAX_BINS = 12  # of a histogram; a screen shows them with room for the rest
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a data file, a picture or a clip. The names of the fields are keys of the report.
+    """A fault of a data file, a picture or a clip. The names of the fields are keys of the report.
 
     row: the first record that it concerns, "train.json row 3", None where no record can be read; num_rows: how many
     records it concerns.
@@ -55,7 +55,7 @@ class Use:
 
 @dataclass
 class Contents:
-    """What is in the files of one split.
+    """The contents of the files of one split.
 
     samples: as training takes them; lengths: tokens of every sound conversation as it is written, visual tokens
     included; too_long: the records of which not even the first turn fits; duplicates: (record, the record that it
@@ -213,12 +213,12 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
     """
     lengths = [length for contents in splits for length in contents.lengths]
     packed = sum(sum(dataset.groups.num_tokens) for dataset in rows)
-    single = visual = supervised = num_turns_cut = 0
+    single = visual = trained = num_turns_cut = 0
     cut = []
     for sample in chain.from_iterable(contents.samples for contents in splits):
         single += num_tokens(sample, visual_tokens)
         visual += sum(visual_tokens.of(media.kind) for media in sample.media)
-        supervised += sum(end - start for start, end in sample.trained)
+        trained += sum(end - start for start, end in sample.trained)
         num_turns_cut += sample.num_turns_dropped
         cut += [sample.name] * (sample.num_turns_dropped > 0)
     media = {media for contents in splits for media in contents.uses}
@@ -233,7 +233,7 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
         "cut": cut,
         "num_turns_cut": num_turns_cut,
         "visual_token_share": visual / max(single, 1),
-        "supervised_token_share": supervised / max(single, 1),
+        "supervised_token_share": trained / max(single, 1),
         "duplicates": [list(pair) for contents in splits for pair in contents.duplicates],
         "in_several_splits": _in_several(splits),
         "questions_per_clip": _questions_per_clip(splits),

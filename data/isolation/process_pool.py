@@ -10,7 +10,7 @@ from data.isolation.child_process import ChildProcess, wait_for_any
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `function` returned for jobs[job], or why there is nothing: `failure`, a line for the user."""
+    """The result of `function` for jobs[job], or why there is none: `failure`, a line for the user."""
 
     job: int
     result: Any = None

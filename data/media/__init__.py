@@ -1,1 +1,1 @@
-"""What a record says about a picture or clip -> a file that decoders open."""
+"""The pictures and clips that records name -> files that decoders open."""

@@ -10,7 +10,10 @@ from data.media.reference import Media
 
 @dataclass(frozen=True)
 class BadMedia:
-    """What is left out. records: names of the conversations that go with it; reason: one line that names the file."""
+    """A picture or clip that is left out.
+
+    records: names of the conversations that go with it; reason: one line that names the file.
+    """
 
     item: Media
     records: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Which frames of a clip are taken: always the same number of them, whatever the clip's length."""
+"""The choice of a clip's frames: always the same number of them, whatever the clip's length."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a record says about a picture or clip -> where its bytes are.
+"""The words of a record about a picture or clip -> the place of its bytes.
 
 A path, an address, {"bytes": base64 or a data: address}, {"frames": [pictures], "fps": 2}, or a folder of pictures.
 """

@@ -1,4 +1,4 @@
-"""What a record says about a picture or a clip: where its bytes are, which part of it, which frames."""
+"""References to pictures and clips: where the bytes are, which part of a clip, which frames."""
 
 import os
 import re
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Downloads:
-    """Where downloaded media are kept, and what one of them may take: bytes, and seconds for all tries together."""
+    """A folder for downloaded media, and the limits of one: bytes, and seconds for all tries together."""
 
     folder: str
     max_bytes: int = 2**30

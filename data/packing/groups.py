@@ -1,4 +1,4 @@
-"""Which samples share a prefix: planned before anything is decoded."""
+"""Groups of samples that share a prefix, planned before anything is decoded."""
 
 from array import array
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class Group:
 
     @property
     def shape(self) -> tuple[int, tuple[int, ...]]:
-        """What `RowLayout` wants of a group."""
+        """The group as `RowLayout` takes it."""
         return self.prefix_length, self.suffix_lengths
 
     def lay_out(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which groups share a row: planned before anything is decoded."""
+"""Rows of groups, planned before anything is decoded."""
 
 from array import array
 from bisect import bisect_left, insort

@@ -1,4 +1,4 @@
-"""Which rank computes which rows, and when: every rank makes the same plan, without a word to the others."""
+"""The rows of each rank and step: every rank makes the same plan, without a word to the others."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -73,7 +73,7 @@ class RankBatchSampler(Sampler[list[Any]]):
 
     @property
     def sampler(self) -> "RankBatchSampler":
-        """Where accelerate looks for `set_epoch` when a run continues within an epoch."""
+        """The object whose `set_epoch` accelerate calls when a run continues within an epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""What training asks of rows, however they come about: planned ahead, mixed from several sources, or streamed."""
+"""The interface of rows to training: planned ahead, mixed from several sources, or streamed."""
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
@@ -23,7 +23,7 @@ def nothing_left_out(step: int) -> Set[str]:
 
 
 class Rows(Protocol):
-    """What `RowDataset`, `Mixture` and `RowStream` have in common.
+    """The interface that `RowDataset`, `Mixture` and `RowStream` share.
 
     A row is planned in the process that trains and looked up, by `rows[plan]`, in a data loader's worker. What plans
     are like is each class's own business: they come from `rows` or `batches` and go into `[]`, `without` and no
@@ -32,7 +32,7 @@ class Rows(Protocol):
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames of the clips are taken."""
+        """The choice of the clips' frames."""
         ...
 
     @sampling.setter

@@ -1,4 +1,4 @@
-"""How many rows each window of a stream makes, so that a continued run need not find it out again."""
+"""The numbers of rows of a stream's windows, so that a continued run need not find them out again."""
 
 import json
 from contextlib import suppress

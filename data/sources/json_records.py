@@ -11,7 +11,7 @@ from data.media.reference import Part, Segment
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a data file holds about one conversation, which need not be sound, and what messages call it.
+    """A data file's object about one conversation, which need not be sound, and its name in messages.
 
     members: see `Locator`; None where a record names files.
     """

@@ -22,7 +22,7 @@ NUM_CONNECTIONS = 16  # at once: shards behind addresses may be thousands, and e
 
 @dataclass(frozen=True)
 class Source:
-    """Where conversations come from, and where their media are.
+    """An entry of data.train or data.eval: the files of conversations, and the folders of their media.
 
     path: a file, or several as {000..009}, {a,b} and * name them, addresses of tar shards, a data set's folder, or its
         name on the hub, of which `split` or the pattern `files` chooses files.

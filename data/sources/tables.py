@@ -95,7 +95,7 @@ def _shape(value: Any) -> dict | list | None:
 
 
 def _with_cells(path: str, leaf: str, column: str, number: int, value: Any) -> Any:
-    """The value of a media column, read without its bytes, with references to these."""
+    """Return the value of a media column, read without its bytes, with references to these."""
     if isinstance(value, list):
         return [
             _with_cell(Cell(path, leaf, number, item), each, f"{column} {item + 1}") for item, each in enumerate(value)

@@ -87,7 +87,7 @@ class Samples(Sequence[Sample]):
 
     @property
     def num_media(self) -> int:
-        """How many different pictures and clips there are."""
+        """The number of different pictures and clips."""
         return len(self._media)
 
     def media(self) -> Iterator[Media]:

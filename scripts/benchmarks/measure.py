@@ -1,4 +1,4 @@
-"""How the benchmarks measure: seconds, peak memory, and the share of the machine's matmul speed."""
+"""Measurements of the benchmarks: seconds, peak memory, and the share of the machine's matmul speed."""
 
 import json
 import os

@@ -14,7 +14,7 @@ from scripts.demo.scenes import Scene, film, photograph, random_scene
 
 @dataclass(frozen=True)
 class Size:
-    """How many clips and pictures a split has."""
+    """The numbers of clips and pictures of a split."""
 
     num_clips: int
     num_pictures: int

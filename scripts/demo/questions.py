@@ -1,4 +1,4 @@
-"""What the demo asks about its scenes: easy questions for the base, one new skill for the adapter."""
+"""The demo's questions about its scenes: easy ones for the base, one new skill for the adapter."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

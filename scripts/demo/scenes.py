@@ -36,18 +36,18 @@ class Scene:
     contrast: float
 
     def centre(self, progress: float) -> tuple[float, float]:
-        """(x, y) of the shape's centre at `progress` 0 (first frame) to 1 (last frame)."""
+        """Return (x, y) of the shape's centre at `progress` 0 (first frame) to 1 (last frame)."""
         dx, dy = DIRECTIONS[self.direction]
         return self.start[0] + dx * self.travel * progress, self.start[1] + dy * self.travel * progress
 
     def place(self, progress: float) -> str:
-        """The quarter of the frame that holds the shape's centre: "top left" and so on."""
+        """Return the quarter of the frame that holds the shape's centre: "top left" and so on."""
         x, y = self.centre(progress)
         return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene whose shape crosses one of the frame's middle lines and stays clear of both at either end."""
+    """Return a scene whose shape crosses one of the frame's middle lines and stays clear of both at either end."""
     direction = str(rng.choice(list(DIRECTIONS)))
     radius = rng.uniform(0.17, 0.22)
     dx, dy = DIRECTIONS[direction]
@@ -70,7 +70,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def draw_background(scene: Scene) -> Image.Image:
-    """A dark plain ground, or one with soft blotches of up to `contrast` grey levels."""
+    """Return a dark plain ground, or one with soft blotches of up to `contrast` grey levels."""
     rng = np.random.default_rng(scene.texture_seed)
     ground = rng.uniform(25, 85, size=3)
     blotches = ground + scene.contrast * rng.uniform(-1, 1, size=(7, 7, 1))
@@ -79,7 +79,7 @@ def draw_background(scene: Scene) -> Image.Image:
 
 
 def draw_frame(scene: Scene, background: Image.Image, progress: float) -> Image.Image:
-    """The background with the shape at `progress` of its way, as an RGB picture of EDGE x EDGE pixels."""
+    """Return the background with the shape at `progress` of its way, as an RGB picture of EDGE x EDGE pixels."""
     x, y = (EDGE * value for value in scene.centre(progress))
     radius, colour = EDGE * scene.radius, COLOURS[scene.colour]
     picture = background.copy()

@@ -1,4 +1,4 @@
-"""What of a recipe decides the weights, and how two recipes differ in it."""
+"""The part of a recipe that decides the weights, and how two recipes differ in it."""
 
 from typing import Any, get_type_hints
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in the user's words: the key, what it must be, what it is, what was meant."""
+"""Problems of a recipe in the user's words: the key, what it must be, what it is, what was meant."""
 
 import json
 from collections.abc import Iterator, Mapping

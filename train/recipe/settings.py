@@ -10,7 +10,7 @@ SECTIONS = {"data": Data, "model": Model}
 
 
 def recipe_key(setting: str) -> str:
-    """max_tokens_per_row -> data.max_tokens_per_row; a name that no section has stays as it is."""
+    """Return data.max_tokens_per_row for max_tokens_per_row; a name that no section has stays as it is."""
     found = [f"{section}.{setting}" for section, model in SECTIONS.items() if setting in model.model_fields]
     return found[0] if found else setting
 

@@ -1,1 +1,1 @@
-"""What training leaves behind: loaded, asked, scored, merged and sent to the hub."""
+"""The result of training: loaded, asked, scored, merged and sent to the hub."""

@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from, and which ones it keeps."""
+"""The checkpoints of a run: the one that it continues from, and those that it keeps."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where a checkpoint or an adapter comes from: recipe, versions, commit, data."""
+"""The origin of a checkpoint or an adapter: recipe, versions, commit, data."""
 
 import json
 import platform
