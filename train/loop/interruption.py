@@ -2,40 +2,45 @@
 
 import os
 import signal
-from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.isolation.signals import SIGNALS
 from train.ranks.agreement import any_rank
 
+SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
+
 
 class EvaluationInterrupted(Exception):
-    """Raised out of an evaluation by a signal: its step is done, and not saved yet."""
+    """Leaves an evaluation after a signal: its step is done, and not saved yet.
+
+    An exception like KeyboardInterrupt, because a return value would pass for the result of a whole evaluation.
+    """
 
 
 class Interruption(TrainerCallback):
-    """While training, the first signal asks for an end at the next step; Ctrl-C a second time leaves at once, which
-    harms nothing: checkpoints are complete or absent.
+    """The first signal asks for an end at the next step; Ctrl-C a second time leaves at once.
 
-    `signal` is what arrived on this rank, or on another one once all have agreed; None while nothing did.
+    The latter harms nothing: checkpoints are complete or absent. `signal` is what arrived on this rank, or on another
+    one once all have agreed; None while nothing did.
     """
 
-    def __init__(self, before_first_step: Callable[[], None] | None = None):
-        self.before_first_step = before_first_step
+    def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._process = os.getpid()
-        self._previous = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def status(self) -> int:
-        """Exit status, the shell's way: 130, 143 or 138 on Linux."""
-        return 128 + self.signal
+        """Exit status as in shells: 130, 143 or 138 on Linux; 0 without a signal."""
+        return 0 if self.signal is None else SIGNAL_BASE + self.signal
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
-        if self.before_first_step is not None:
-            self.before_first_step()
 
     def restore(self) -> None:
         """Give the signals back to whom they belonged."""
@@ -43,20 +48,24 @@ class Interruption(TrainerCallback):
             signal.signal(number, handler)
         self._previous = {}
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._agreed() and not control.should_training_stop and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
-    def on_epoch_end(self, args, state, control, **kwargs):
-        """Trainer comes here from an epoch's middle too; what is due at its end is not due then."""
-        if self.signal is not None and state.epoch % 1:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Withdraw what is due at an epoch's end where a signal has ended training in its middle."""
+        if self.signal is not None and (state.epoch or 0) % 1:
             control.should_evaluate = control.should_save = False
 
-    def on_prediction_step(self, args, state, control, **kwargs):
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._agreed():
             raise EvaluationInterrupted
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._agreed():
             control.should_training_stop = True
 
@@ -66,9 +75,9 @@ class Interruption(TrainerCallback):
             self.signal = signal.SIGTERM
         return asked
 
-    def _ask(self, number: int, frame) -> None:
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data loader's worker that has just been forked
             return
         if number == signal.SIGINT and self.signal == signal.SIGINT:
-            os._exit(128 + number)
+            os._exit(SIGNAL_BASE + number)
         self.signal = signal.Signals(number)

@@ -2,10 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.errors import UserError
 from train.ranks.agreement import any_rank, on_first_rank
@@ -16,7 +19,7 @@ SHOWN = 4  # conversations that the message names; the file has all
 
 
 class NonFiniteGuard(TrainerCallback):
-    """Looks at loss and gradients before each optimizer step, and names the step's conversations when they are not
+    """A look at loss and gradients before each optimizer step, which names the step's conversations when they are not
     finite.
 
     on_nonfinite: "stop" raises UserError, "skip" leaves the step out, `max_skipped` times in a run. Each such step is
@@ -32,35 +35,42 @@ class NonFiniteGuard(TrainerCallback):
         self._loss: torch.Tensor | None = None
         self._engine = None
 
-    def begin_step(self, names: list[str], engine=None) -> None:
-        """engine: DeepSpeed's, which takes the optimizer step inside `backward`: there the step is over when it is
-        looked at, and no checkpoint of it is written."""
+    def begin_step(self, names: list[str], engine: Any = None) -> None:
+        """Take the names of the step's conversations.
+
+        engine: DeepSpeed's, which takes the optimizer step inside `backward`: there the step is over when it is looked
+        at, and no checkpoint of it is written.
+        """
         self.names, self._loss, self._engine = names, None, engine
 
     def add_loss(self, loss: torch.Tensor) -> None:
-        """Of a micro-batch; nothing is read from the device here."""
+        """Add the loss of a micro-batch; nothing is read from the device here."""
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        """A resumed run goes on counting where its checkpoint was."""
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on counting where the checkpoint of a resumed run was."""
         if self.path.exists():
             self.num_skipped = on_first_rank(keep_lines_until, self.path, state.global_step)
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
-        norm = 0.0 if args.fp16 else self._gradient_norm(model)
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        norm = 0.0 if args.fp16 else self._gradient_norm(kwargs["model"])
         loss = 0.0 if self._loss is None else float(self._loss)
         if any_rank(not (math.isfinite(loss) and math.isfinite(norm))):
-            self._report(state, loss, norm, optimizer)
+            self._report(state, loss, norm, kwargs["optimizer"])
 
-    def _gradient_norm(self, model) -> float:
+    def _gradient_norm(self, model: nn.Module) -> float:
         if self._engine is not None:
             return float(self._engine.get_global_grad_norm() or 0.0)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    def _report(self, state, loss: float, norm: float, optimizer) -> None:
-        """ALL RANKS reach it."""
+    def _report(self, state: TrainerState, loss: float, norm: float, optimizer: torch.optim.Optimizer) -> None:
+        """Note the step down and skip it, or raise UserError. ALL RANKS."""
         step, names = state.global_step + 1, gather_object(self.names)
         what = f"loss {loss:g}, gradient norm {norm:g}"
         if state.is_world_process_zero:

@@ -1,29 +1,36 @@
 """transformers.Trainer for rows: exact token-weighted loss, rows instead of samples, honest figures."""
 
 import time
-from collections import Counter
+from collections.abc import Iterator, Set
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from transformers import TrainingArguments
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import TrainerControl, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.media.bad_media import BadMedia
 from data.packing.rank_sampler import num_micro_batches
 from data.packing.rows import LeftOut, Rows
 from data.packing.streaming import StepCollator
-from data.video_llava import PROJECTOR
+from data.tokens.encoding import IGNORE_INDEX
+from train.loop.figures import Figures
+from train.loop.hooks import HookedTrainer
 from train.loop.loss import labelled_positions, token_loss
 from train.loop.nonfinite import NonFiniteGuard
-from train.loop.saving import SavingTrainer
+from train.loop.projector_rate import give_projector_its_rate
 from train.model.empty_towers import accept_empty_batches
 from train.ranks.processes import check_connected
 from train.run_folder.bad_media import BadMediaGuard
 
-COUNTS = ("questions", "clips", "pictures", "supervised_tokens")
+Batch = dict[str, Any]  # what `data.batches.collator` returns
 
 
-class RowTrainer(SavingTrainer):
+class RowTrainer(HookedTrainer):
     """Batches come from `data.batches.collator`; their `counts`, `names` and the time they took are logged, not
     trained on.
 
@@ -35,56 +42,57 @@ class RowTrainer(SavingTrainer):
         self,
         *,
         args: TrainingArguments,
+        train_dataset: Rows | None = None,
+        eval_dataset: Rows | None = None,
         rows_per_step: int = 1,
         projector_learning_rate: float | None = None,
         guard: NonFiniteGuard | None = None,
         bad_media: BadMediaGuard | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         args.gradient_accumulation_steps = num_micro_batches(
             rows_per_step, args.per_device_train_batch_size, args.world_size
         )
-        super().__init__(args=args, **kwargs)
+        super().__init__(args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         check_connected(self.accelerator)
+        assert self.model is not None
         accept_empty_batches(self.model)
-        self.guard = guard or NonFiniteGuard(self.args.output_dir)
+        self.guard = guard or NonFiniteGuard(self.output_dir)
         self.add_callback(self.guard)
-        self.bad_media = bad_media or BadMediaGuard(self.args.output_dir, on_bad_media="fail")
+        self.bad_media = bad_media or BadMediaGuard(self.output_dir, on_bad_media="fail")
         self.rows_per_step = rows_per_step
         self.projector_learning_rate = projector_learning_rate
         # Loss sums over labelled tokens need no rescaling for accumulation: see `compute_loss`.
         self.model_accepts_loss_kwargs = True
-        self._since_log = Counter()
-        self._log_time = time.perf_counter()
-        self._eval_totals = torch.zeros(2, dtype=torch.float64)
+        self._figures = Figures()
+        self._eval_totals = torch.zeros(2, dtype=torch.float64)  # the sum of losses, and of how many tokens
 
-    def get_train_dataloader(self) -> DataLoaderShard:
-        return self._load_rows(
-            self.train_dataset,
-            self.args.per_device_train_batch_size,
-            self.rows_per_step,
-            lambda step: self.bad_media.left_out("train", step),
-        )
+    def get_train_dataloader(self) -> DataLoader:
+        rows: Any = self.train_dataset
+        batch_size, left_out = self.args.per_device_train_batch_size, partial(self.bad_media.left_out, "train")
+        return self._load_rows(rows, batch_size, self.rows_per_step, left_out)
 
-    def get_eval_dataloader(self, eval_dataset: Rows | None = None) -> DataLoaderShard:
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self._load_rows(
-            rows,
-            self.args.per_device_eval_batch_size,
-            rows_per_step=None,
-            left_out=lambda _: self.bad_media.left_out("eval", self.state.global_step),
-        )
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
 
-    def _load_rows(self, rows: Rows, batch_size: int, rows_per_step: int | None, left_out: LeftOut) -> DataLoaderShard:
-        """This rank's share. `accelerator.prepare` would deal them anew, and repeat rows to make the shares equal."""
-        batches = rows.batches(
-            batch_size, rows_per_step, self.args.world_size, self.args.process_index, left_out=left_out
-        )
+        def left_out(_: int) -> Set[str]:
+            return self.bad_media.left_out("eval", self.state.global_step)
+
+        return self._load_rows(rows, self.args.per_device_eval_batch_size, None, left_out)
+
+    def _load_rows(self, rows: Rows, batch_size: int, rows_per_step: int | None, left_out: LeftOut) -> DataLoader:
+        """Return a loader of this rank's share.
+
+        `accelerator.prepare` would deal the rows anew, and repeat some to make the shares equal.
+        """
+        collate: Any = self.data_collator
         return DataLoaderShard(
             rows,
             device=self.accelerator.device,
-            batch_sampler=batches,
-            collate_fn=WithoutRaising(StepCollator(self.data_collator)),
+            batch_sampler=rows.batches(
+                batch_size, rows_per_step, self.args.world_size, self.args.process_index, left_out=left_out
+            ),
+            collate_fn=WithoutRaising(StepCollator(collate)),
             # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
             generator=torch.Generator().manual_seed(self.args.seed),
             pin_memory=self.args.dataloader_pin_memory,
@@ -93,110 +101,112 @@ class RowTrainer(SavingTrainer):
             **loader_workers(self.args.dataloader_num_workers),
         )
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """transformers' optimizer; the projector's parameters get groups of their own where they have a rate."""
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
-        if self.projector_learning_rate is None:
-            return optimizer
-        named = (self.model if model is None else model).named_parameters()
-        projector = {id(parameter) for name, parameter in named if PROJECTOR in name.split(".")}
-        for group in list(optimizer.param_groups):
-            moved = [parameter for parameter in group["params"] if id(parameter) in projector]
-            if moved:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projector]
-                optimizer.add_param_group({**group, "params": moved, "lr": self.projector_learning_rate})
+        trained = model or self.model
+        if self.projector_learning_rate is not None and trained is not None:
+            give_projector_its_rate(optimizer, trained, self.projector_learning_rate)
         return optimizer
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimizer step; counts what is in them and how long they were waited for."""
+    def begin(self, control: TrainerControl) -> None:
+        super().begin(control)
+        rows: Any = self.train_dataset
+        num_done = 0 if self.args.ignore_data_skip else self.state.global_step  # what transformers will skip
+        rows.begin(num_done, self.output_dir, writes=self.args.should_save)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor | int | None]:
+        """Return the micro-batches of one optimizer step; count what is in them and how long they were waited for."""
         start = time.perf_counter()
         batches, num_items = super().get_batch_samples(map(raise_returned, epoch_iterator), num_batches, device)
-        self._since_log["data_wait_s"] += time.perf_counter() - start
-        self._since_log["steps"] += 1
+        self._figures.add_step(waited=time.perf_counter() - start)
         names: list[str] = []
         found: list[BadMedia] = []
         for batch in batches:
-            self._since_log.update(batch.pop("counts"))
+            self._figures.add({**batch.pop("counts"), "supervised_tokens": num_labelled(batch)})
             names += batch.pop("names")
             found += batch.pop("bad_media", ())
-            self._since_log["supervised_tokens"] += int((batch["labels"][:, 1:] != -100).sum())
         self.bad_media.agree(found, "train", int(self.state.epoch or 0), self.state.global_step + 1)
         self.guard.begin_step(names, self.deepspeed)
         return batches, num_items
 
-    def before_first_step(self) -> None:
-        super().before_first_step()
-        num_done = 0 if self.args.ignore_data_skip else self.state.global_step  # what transformers will skip
-        self.train_dataset.begin(num_done, self.output_dir, writes=self.args.should_save)
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """transformers', unless all ranks have nothing to do in this micro-batch: see `StepCollator`."""
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Train on a micro-batch, unless all ranks have nothing to do in it: see `StepCollator`."""
         if inputs.pop("is_missing", False):
             return torch.zeros((), device=self.args.device)
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum of the cross-entropy over labelled tokens, divided by those of the whole optimizer step.
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the sum of the cross-entropy over labelled tokens, divided by those of the whole optimizer step.
 
         inputs: a batch of `data.batches.collator`, rows or padded samples. Without `num_items_in_batch` (evaluation)
         the mean over the batch's own labelled tokens.
         """
-        inputs = dict(inputs)
-        for name in ("counts", "names"):
-            inputs.pop(name, None)
+        inputs = {name: value for name, value in inputs.items() if name not in ("counts", "names")}
         positions, targets = labelled_positions(inputs.pop("labels"))
         outputs = model(**inputs, logits_to_keep=positions)
-        num_labelled = (targets != -100).sum()
-        loss = token_loss(outputs.logits, targets, num_labelled if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # DDP takes the mean of gradients, this loss is a sum
-        if num_items_in_batch is not None:
+        if num_items_in_batch is None:
+            loss = token_loss(outputs.logits, targets, (targets != IGNORE_INDEX).sum())
+        else:
+            loss = token_loss(outputs.logits, targets, num_items_in_batch)
+            if self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes  # DDP takes the mean of gradients, this loss is a sum
             self.guard.add_loss(loss)
         return (loss, outputs) if return_outputs else loss
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss alone: gathered logits would not fit (transformers#8476). ALL RANKS reach it as often."""
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, None, None]:
+        """Return the loss alone: gathered logits would not fit (transformers#8476). ALL RANKS reach it as often."""
         found = raise_returned(inputs).pop("bad_media", ())
         self.bad_media.agree(found, "eval", int(self.state.epoch or 0), self.state.global_step)
         inputs = self._prepare_inputs(inputs)
-        num_labelled = (inputs["labels"][:, 1:] != -100).sum()
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
-        self._eval_totals += torch.stack([loss * num_labelled, num_labelled]).double().cpu()
+        num_tokens = num_labelled(inputs)
+        self._eval_totals += torch.tensor([float(loss * num_tokens), num_tokens], dtype=torch.float64)
         return loss, None, None
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
-        """transformers' loop, with the mean over tokens in place of its mean over batches."""
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate, with the mean over tokens in place of transformers' mean over batches."""
         self._eval_totals.zero_()
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        total, num_labelled = self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist()
-        output.metrics[f"{metric_key_prefix}_loss"] = total / max(num_labelled, 1)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        total, num_tokens = self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist()
+        assert output.metrics is not None
+        output.metrics[f"{metric_key_prefix}_loss"] = total / max(num_tokens, 1)
         output.metrics[f"{metric_key_prefix}_bad_media"] = self.bad_media.num_left_out("eval", self.state.global_step)
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to each training line what went through since the last one. ALL RANKS reach it. Counts are those of all
-        processes, per optimizer step; seconds are those of one step of this process; memory is the peak of this one."""
-        if "loss" in logs and (steps := self._since_log["steps"]):
-            seconds = time.perf_counter() - self._log_time
-            ours = torch.tensor([self._since_log[name] for name in COUNTS], device=self.args.device)
-            totals = dict(zip(COUNTS, self.accelerator.reduce(ours).tolist(), strict=True))
-            logs.update({name: total / steps for name, total in totals.items()})
-            logs["step_s"] = seconds / steps
-            logs["data_wait_s"] = self._since_log["data_wait_s"] / steps
-            logs["save_s"], self.saving_seconds = self.saving_seconds / steps, 0.0
-            logs["samples_per_s"] = totals["questions"] / seconds
-            logs["supervised_tokens_per_s"] = totals["supervised_tokens"] / seconds
-            logs["peak_memory_mib"] = peak_memory_mib()
-            self._since_log.clear()
-            self._log_time = time.perf_counter()
+        """Add to each training line what went through since the last one. ALL RANKS reach it."""
+        if self.is_over:
+            return  # the summary of a run without a step
+        if "loss" in logs:
+            logs.update(self._figures.take(self.accelerator, self.saver.seconds))
+            self.saver.seconds = 0.0
         super().log(logs, start_time)
 
 
-def peak_memory_mib() -> float:
-    """Most memory held so far: of the accelerator where there is one, resident memory of the process elsewhere."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+def num_labelled(batch: Batch) -> int:
+    """Return the number of tokens that are trained: those with a label and a token before them."""
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())

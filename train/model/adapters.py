@@ -1,11 +1,14 @@
 """What is trained: LoRA on the decoder, or named parts of the model themselves; and the proof of it."""
 
 import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from data.errors import UserError, first_line
 from data.video_llava import DECODER, PROJECTOR, TOWERS, is_used
@@ -23,12 +26,14 @@ def add_adapter(
     modules_to_save: list[str] | None = None,
     use_dora: bool = False,
     use_rslora: bool = False,
-    init_lora_weights: bool | str = True,
-    bias: str = "none",
+    init_lora_weights: Any = True,  # bool or one of PEFT's names
+    bias: Literal["none", "lora_only"] = "none",
     revision: str | None = None,
 ) -> PeftModel:
-    """Wrap `model` with LoRA adapters, in float32 whatever the base is. Raises UserError when one would land
-    outside `target`, or nowhere."""
+    """Wrap `model` with LoRA adapters, in float32 whatever the base is.
+
+    Raises UserError when one would land outside `target`, or nowhere.
+    """
     pattern = target_pattern(model, target)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -55,7 +60,7 @@ def add_adapter(
 
 
 def target_pattern(model: nn.Module, target: str) -> str:
-    """The regular expression over full module names that PEFT's `target_modules` takes.
+    """Return the regular expression over full module names that PEFT's `target_modules` takes.
 
     By suffix alone (`q_proj`, or PEFT's "all-linear") adapters land in both vision towers: in a small model 24 of 38.
     """
@@ -74,7 +79,7 @@ def _linear_names(model: nn.Module) -> list[str]:
 
 
 def check_adapters(model: PeftModel, pattern: str, allow_towers: bool) -> None:
-    """Every adapted layer matches `pattern`; none is in a tower unless a regular expression asked for it."""
+    """Raise UserError unless every adapted layer matches `pattern` and, but for `allow_towers`, none is in a tower."""
     adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     base_names = [name.removeprefix("base_model.model.") for name in adapted]
     strays = [name for name in base_names if not re.fullmatch(pattern, name)]
@@ -84,8 +89,8 @@ def check_adapters(model: PeftModel, pattern: str, allow_towers: bool) -> None:
         raise UserError(f"lora.target: {len(strays)} adapters outside the target, {len(adapted)} in all: {strays[:3]}")
 
 
-def unfreeze(model: nn.Module, trainable: str) -> nn.Module:
-    """Full fine-tuning of "all", "decoder", "projector" or the parameters that a regular expression finds.
+def unfreeze(model: PreTrainedModel, trainable: str) -> PreTrainedModel:
+    """Train "all", "decoder", "projector" or the parameters whose names a regular expression finds.
 
     Trained parameters are kept in float32: a step of 1e-5 is lost in bfloat16's 8 bits.
     """
@@ -103,30 +108,38 @@ def unfreeze(model: nn.Module, trainable: str) -> nn.Module:
     return model
 
 
+@dataclass
+class Part:
+    """Numbers of weights in one part of the model, their number types, and the modules that are trained."""
+
+    total: int = 0
+    trained: int = 0
+    modules: set[str] = field(default_factory=set)
+    dtypes: set[str] = field(default_factory=set)
+
+    def __str__(self) -> str:
+        state = f"{self.trained:,} trained in {len(self.modules)} modules" if self.trained else "frozen"
+        return f"{self.total:>14,} parameters ({', '.join(sorted(self.dtypes))}), {state}"
+
+
 def describe_trained(model: nn.Module) -> str:
-    """A line for each part of the model, and the share that is trained."""
-    total, rows = 0, {}
+    """Return a line for each part of the model, and the share that is trained."""
+    parts: dict[str, Part] = {}
     for name, parameter in model.named_parameters():
-        part = next((part for part in (*TOWERS, PROJECTOR, DECODER) if part in name.split(".")), "lm_head")
-        row = rows.setdefault(part, [0, 0, set(), set()])
-        count = _num_weights(parameter)
-        total += count
-        row[0] += count
-        row[3].add(str(parameter.dtype).removeprefix("torch."))
+        label = next((part for part in (*TOWERS, PROJECTOR, DECODER) if part in name.split(".")), "lm_head")
+        part = parts.setdefault(label, Part())
+        part.total += (count := _num_weights(parameter))
+        part.dtypes.add(str(parameter.dtype).removeprefix("torch."))
         if parameter.requires_grad:
-            row[1] += count
-            row[2].add(re.sub(r"\.(lora_\w+|modules_to_save|default|weight|bias|base_layer).*", "", name))
-    trained = sum(row[1] for row in rows.values())
-    lines = [
-        f"  {part:22}{count:>14,} parameters ({', '.join(sorted(dtypes))}), "
-        + (f"{num:,} trained in {len(modules)} modules" if num else "frozen")
-        for part, (count, num, modules, dtypes) in rows.items()
-    ]
+            part.trained += count
+            part.modules.add(re.sub(r"\.(lora_\w+|modules_to_save|default|weight|bias|base_layer).*", "", name))
+    total, trained = (sum(getattr(part, name) for part in parts.values()) for name in ("total", "trained"))
+    lines = [f"  {label:22}{part}" for label, part in parts.items()]
     return "\n".join([f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})", *lines])
 
 
 def _num_weights(parameter: nn.Parameter) -> int:
-    """bitsandbytes packs several 4-bit weights in one element, ZeRO-3 keeps a share: both know the shape."""
+    """Return the number of weights: bitsandbytes packs several of 4 bits in one element, ZeRO-3 keeps a share."""
     state = getattr(parameter, "quant_state", None)
     if state is not None:
         return state.shape.numel()

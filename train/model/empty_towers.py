@@ -5,6 +5,8 @@ out again: the tower's weights are gathered and its layers run as on any rank, t
 parameters that are trained get zero gradients.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,7 +21,7 @@ def accept_empty_batches(model: nn.Module) -> None:
 
 
 class BlankFrame:
-    """In a batch of size 0, and nowhere else."""
+    """A blank frame for a batch of size 0, and for no other."""
 
     def __init__(self, tower: nn.Module):
         self._is_in = False
@@ -31,14 +33,14 @@ class BlankFrame:
         self._is_in = len(pixels) == 0
         return (pixels.new_zeros(1, *pixels.shape[1:]),) if self._is_in else None
 
-    def _take_out(self, tower: nn.Module, args: tuple, output):
-        return _without_rows(output) if self._is_in else None
+    def _take_out(self, tower: nn.Module, args: tuple, output: Any) -> Any:
+        return _emptied(output) if self._is_in else None
 
 
-def _without_rows(output):
-    """Every tensor of a model's output, cut to a batch of size 0; still part of the autograd graph."""
+def _emptied(output: Any) -> Any:
+    """Return a model's output with every tensor cut to a batch of size 0, still part of the autograd graph."""
     if torch.is_tensor(output):
         return output[:0]
     if isinstance(output, dict):
-        return type(output)(**{name: _without_rows(value) for name, value in output.items()})
-    return tuple(map(_without_rows, output)) if isinstance(output, tuple) else output
+        return type(output)(**{name: _emptied(value) for name, value in output.items()})
+    return tuple(map(_emptied, output)) if isinstance(output, tuple) else output

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,9 +12,11 @@ from accelerate.utils import broadcast_object_list, gather_object
 from data.errors import UserError
 from data.files import is_disk_problem
 
+T = TypeVar("T")
 
-def on_first_rank(function: Callable, *args) -> Any:
-    """ALL RANKS call it; the first runs `function`, and its result, or its UserError, comes to every rank."""
+
+def on_first_rank(function: Callable[..., T], *args: Any) -> T:
+    """Run `function` on the first rank, and return its result, or raise its UserError, on every rank. ALL RANKS."""
     outcome: list = [None, None]
     if PartialState().is_main_process:
         try:
@@ -27,9 +29,12 @@ def on_first_rank(function: Callable, *args) -> Any:
     return outcome[0]
 
 
-def all_or_none(function: Callable, *args) -> str | None:
-    """ALL RANKS call it and run `function`. On every rank: None, or the first disk problem that one had, in
-    one line. Raises RuntimeError with the traceback of any other error."""
+def all_or_none(function: Callable[..., Any], *args: Any) -> str | None:
+    """Run `function` on all ranks. ALL RANKS.
+
+    Returns None, or the first disk problem that one of them had, in one line. Raises RuntimeError with the traceback of
+    any other error.
+    """
     problem = bug = None
     try:
         function(*args)
@@ -45,7 +50,7 @@ def all_or_none(function: Callable, *args) -> str | None:
 
 
 def any_rank(flag: bool) -> bool:
-    """ALL RANKS call it: whether the flag is up on one of them."""
+    """Tell whether the flag is up on one of the ranks. ALL RANKS."""
     if not dist.is_initialized():
         return flag
     device = PartialState().device if dist.get_backend() == "nccl" else torch.device("cpu")
@@ -54,8 +59,8 @@ def any_rank(flag: bool) -> bool:
     return bool(flags)
 
 
-def none_or_all(function: Callable, *args) -> None:
-    """ALL RANKS call it and run `function`; the first UserError of one of them is raised on every rank."""
+def none_or_all(function: Callable[..., Any], *args: Any) -> None:
+    """Run `function` on all ranks, and raise the first UserError of one of them on every rank. ALL RANKS."""
     problem = None
     try:
         function(*args)

@@ -1,0 +1,170 @@
+"""transformers.Trainer that saves whole checkpoints and goes on where a run was interrupted.
+
+Every private method of Trainer that is overridden stands here. A new version may change them without notice:
+`tests/unit/test_trainer_hooks.py` compares their parameters with those of the installed one.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
+
+from train.loop.interruption import EvaluationInterrupted, Interruption
+from train.loop.saving import Saver, check_best
+from train.ranks.agreement import on_first_rank
+from train.run_folder.checkpoint import EVALUATION_PENDING
+
+
+class HookedTrainer(Trainer):
+    """description: of the run, see `train.run_folder.provenance`; it goes into every checkpoint and the final folder.
+    early_stopping_patience: evaluations without a better metric after which training ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        args: TrainingArguments,
+        description: dict[str, Any] | None = None,
+        early_stopping_patience: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(args=args, **kwargs)
+        self.output_dir = Path(str(args.output_dir))
+        self.saver = Saver(self.output_dir, description or {}, args.save_total_limit, args.should_save)
+        args.save_total_limit = None  # rotation is the saver's
+        if early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(early_stopping_patience))
+        self.interruption = Interruption()
+        self.add_callback(self.interruption)
+        self.add_callback(Beginning(self))
+        self.is_over = False  # a resumed run had come to its end
+        self._owed = False  # the checkpoint was taken within the evaluation of its step
+        self._evaluated_step = -1
+        self._stage: Path | None = None  # where a checkpoint is being written
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a signal has ended training before its last step."""
+        return self.interruption.signal is not None and self.state.global_step < self.state.max_steps
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train to the end, or until a signal, which leaves a checkpoint of the last step, in an evaluation too."""
+        self._owed = (
+            isinstance(resume_from_checkpoint, str) and Path(resume_from_checkpoint, EVALUATION_PENDING).exists()
+        )
+        try:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        except EvaluationInterrupted:
+            if not self._owed:  # else the checkpoint is the one that this run continues from
+                assert self.model is not None
+                self._save_checkpoint(self.model, None)
+            return TrainOutput(self.state.global_step, math.nan, {})
+        finally:
+            self.interruption.restore()
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate and leave the random numbers of training alone, so that it does not matter whether it came to its
+        end."""
+        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._evaluated_step = self.state.global_step
+        return metrics
+
+    def begin(self, control: TrainerControl) -> None:
+        """Make up for the evaluation in which the run was interrupted, and see whether there is a step left to do.
+
+        Everything is restored by now, and no step is taken yet.
+        """
+        if self._owed:
+            self._determine_best_metric(self._evaluate(None, None), None)
+            self._owed = False
+        no_step_left = self.state.global_step >= self.state.max_steps
+        self.is_over = no_step_left or control.should_training_stop or self._is_out_of_patience()
+        control.should_training_stop = self.is_over
+
+    def save_result(self) -> None:
+        """Write the adapter, or the whole model, with the processor into output_dir. ALL RANKS."""
+        self.saver.save_result(self.state, lambda stage: self.save_model(str(stage), _internal_call=True))
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _is_out_of_patience(self) -> bool:
+        return any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
+
+    def _owes_evaluation(self) -> bool:
+        """Tell whether an evaluation of this very step is due, and has not come to its end."""
+        if self.eval_dataset is None or self._evaluated_step == self.state.global_step:
+            return False
+        at_epoch_end = self.args.eval_strategy == IntervalStrategy.EPOCH and (self.state.epoch or 0) % 1 == 0
+        return at_epoch_end or self.control.should_evaluate
+
+    # Private methods of Trainer from here on
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return the folder in which Trainer makes checkpoint-N."""
+        return str(self._stage or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let Trainer write its own files into a folder of the saver's, which becomes the checkpoint."""
+
+        def write(stage: Path) -> None:
+            self._stage = stage
+            try:
+                super(HookedTrainer, self)._save_checkpoint(model, trial)
+            finally:
+                self._stage = None
+
+        final = self.saver.save_checkpoint(self.state, write, self._owes_evaluation())
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(final))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Do nothing: Trainer calls it with the unfinished folder, `_save_checkpoint` with the final one."""
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint after a look at every byte."""
+        on_first_rank(check_best, Path(str(self.state.best_model_checkpoint)))
+        super()._load_best_model()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch. Trainer would take another step, in the middle of one, of a run that had come to its end."""
+        if not self.is_over:
+            super()._run_epoch(*args, **kwargs)
+
+
+class Beginning(TrainerCallback):
+    """Calls the trainer's `begin` when everything is restored and no step is taken."""
+
+    def __init__(self, trainer: HookedTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin(control)
