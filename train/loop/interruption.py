@@ -37,6 +37,11 @@ class Interruption(TrainerCallback):
         """Exit status as in shells: 130, 143 or 138 on Linux; 0 without a signal."""
         return 0 if self.signal is None else SIGNAL_BASE + self.signal
 
+    def notice(self, step: int) -> str:
+        """Return what the user should know after an interruption."""
+        assert self.signal is not None
+        return f"{self.signal.name}: saved after step {step}; the same command continues"
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

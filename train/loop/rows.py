@@ -1,79 +1,99 @@
-"""What a recipe says about data -> rows to train and evaluate on, and what decodes their media."""
+"""What a recipe says about data -> rows to train and to evaluate on."""
 
-import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 
-from data.batches.pixels import PixelLoader
-from data.cache.frame_cache import FrameCache
-from data.decoding.container import num_cores, share_of_cores
-from data.decoding.isolated_decoder import IsolatedDecoder
+from transformers import PreTrainedTokenizerBase
+
+from data.media.frame_sampling import Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.packing.mixture import Mixture
+from data.packing.rows import Rows
 from data.packing.streaming import RowStream
 from data.sources.conversation import read_conversations
-from data.sources.source import file_sizes
+from data.sources.source import Source, file_sizes
 from data.tokens.corpus import load_corpus
-from data.tokens.encoding import encode_all
-from train.recipe.recipe import Data
+from data.tokens.encoding import Sample, encode_all
+from data.video_llava import VisualTokens
+from train.recipe.recipe import Data, Dataset
 
 
-def load_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> RowDataset | Mixture | None:
-    """The rows of some data files; says what is in them and what will not be trained on."""
-    if not sources:
-        return None
-    files = data.sources(sources)
-    max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
+def load_data(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    seed: int,
+    say: Callable[..., None],
+) -> tuple[Rows, Rows | None]:
+    """Return the rows to train on and those to evaluate on, None without any."""
+    reader = RowReader(data, tokenizer, visual_tokens, seed, say)
+    train = reader.stream(data.train) if data.streaming else reader.load(data.train)
+    evaluation = reader.load(data.eval) if data.eval else None
+    # Evaluation stays uniform, so that its figures compare.
+    train.sampling = Sampling(data.frame_sampling, data.frames_per_second)
+    return train, evaluation
 
-    def load(files) -> RowDataset:
-        corpus = load_corpus(files, tokenizer, visual_tokens, data.max_length, data.system_prompt, max_bad)
-        rows = pack(corpus.samples, data, tokenizer, visual_tokens, seed)
-        say(f"{', '.join(map(str, files))}: {len(corpus.samples)} conversations in {len(rows)} rows")
+
+@dataclass(frozen=True)
+class RowReader:
+    """Makes rows of data files, and says what is in them and what will not be trained on."""
+
+    data: Data
+    tokenizer: PreTrainedTokenizerBase
+    visual_tokens: VisualTokens
+    seed: int
+    say: Callable[..., None]
+
+    def load(self, entries: Sequence[Dataset]) -> RowDataset | Mixture:
+        """Read the data files into memory; where a weight is not 1, each source gets rows of its own."""
+        sources = self.data.sources(entries)
+        weights = [entry.weight for entry in entries]
+        if set(weights) == {1}:
+            return self._load(sources)
+        mixture = Mixture([self._load([source]) for source in sources], weights, self.seed)
+        self.say(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
+        return mixture
+
+    def _load(self, sources: Sequence[Source]) -> RowDataset:
+        data = self.data
+        max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
+        corpus = load_corpus(sources, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt, max_bad)
+        rows = self.pack(corpus.samples, self.seed)
+        names = ", ".join(map(str, sources))
+        self.say(f"{names}: {len(corpus.samples)} conversations in {len(rows)} rows")
         for notice in corpus.notices(data.max_length):
-            say(f"left out: {notice}")
+            self.say(f"left out: {notice}")
         return rows
 
-    weights = [source.weight for source in sources]
-    if set(weights) == {1}:
-        return load(files)
-    mixture = Mixture([load([file]) for file in files], weights, seed)
-    say(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
-    return mixture
+    def stream(self, entries: Sequence[Dataset]) -> RowStream:
+        """Read the data files while training runs.
 
+        The first conversation is read now, so that what is wrong with all of them is said before a model is loaded.
+        """
+        data, sources = self.data, self.data.sources(entries, in_place=True)
+        rows = RowStream(
+            [file for source in sources for file in file_sizes(source)],
+            read=lambda: chain.from_iterable(map(read_conversations, sources)),
+            encode=lambda several: encode_all(
+                several, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt
+            ),
+            pack=self.pack,
+            window=data.stream_window,
+            max_length=data.max_length,
+            seed=self.seed,
+            say=self.say,
+        )
+        next(iter(rows.encode(islice(rows.read(), 1))), None)
+        names = ", ".join(map(str, sources))
+        self.say(f"{names}: read while training, {data.stream_window} conversations at a time")
+        return rows
 
-def stream_rows(sources, data: Data, tokenizer, visual_tokens, seed: int, say) -> RowStream:
-    """The rows of some data files, read while training runs. The first conversation is read now, so that what is wrong
-    with all of them is said before a model is loaded."""
-    sources = data.sources(sources, in_place=True)
-    rows = RowStream(
-        [file for source in sources for file in file_sizes(source)],
-        read=lambda: chain.from_iterable(map(read_conversations, sources)),
-        encode=lambda several: encode_all(several, tokenizer, visual_tokens, data.max_length, data.system_prompt),
-        pack=lambda samples, seed: pack(samples, data, tokenizer, visual_tokens, seed),
-        window=data.stream_window,
-        max_length=data.max_length,
-        seed=seed,
-        say=say,
-    )
-    next(rows.encode(islice(rows.read(), 1)), None)
-    names = ", ".join(map(str, sources))
-    say(f"{names}: read while training, {data.stream_window} conversations at a time")
-    return rows
-
-
-def pack(samples, data: Data, tokenizer, visual_tokens, seed: int) -> RowDataset:
-    if data.packing == "none":
-        return single_sample_rows(samples, visual_tokens, seed)
-    return shared_prefix_rows(
-        samples, tokenizer, visual_tokens, data.max_questions_per_clip, data.max_tokens_per_row, seed
-    )
-
-
-def pixel_loader(data: Data, processor, num_workers: int) -> PixelLoader:
-    """What decodes the media, each process with a decoder that is watched, or takes them from the recipe's cache.
-
-    The threads of all decoders of this machine fit its cores; more than 8 gain nothing.
-    """
-    cache = data.frame_cache and FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib)
-    num_threads = share_of_cores(num_cores(), num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    decode = IsolatedDecoder(data.decode_seconds, num_threads=min(8, num_threads))
-    return PixelLoader(processor, data.num_frames, cache, decode)
+    def pack(self, samples: Sequence[Sample], seed: int) -> RowDataset:
+        """Lay the samples out in rows."""
+        data = self.data
+        if data.packing == "none":
+            return single_sample_rows(samples, self.visual_tokens, seed)
+        return shared_prefix_rows(
+            samples, self.tokenizer, self.visual_tokens, data.max_questions_per_clip, data.max_tokens_per_row, seed
+        )

@@ -69,6 +69,10 @@ class Model(Section):
     projector_learning_rate: Positive | None = None
     """Learning rate of the multi_modal_projector where it is trained; null is training.learning_rate."""
 
+    def loading(self) -> dict[str, Any]:
+        """Return the arguments of `train.model.load.load_model`."""
+        return self.model_dump(exclude={"trainable", "projector_learning_rate"})
+
 
 class Lora(Section):
     """The adapter. `lora: null` trains model.trainable itself."""

@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from data.media.reference import Media
+from data.packing.rows import Rows
+from train.run_folder.bad_media import noted_sizes, size_now
+
 PROVENANCE = "provenance.json"
 PACKAGES = ("reeltune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "av", "pillow")
 
@@ -30,6 +34,20 @@ def describe_run(recipe: dict[str, Any], data: dict[str, str], world_size: int) 
 def write_provenance(folder: str | Path, description: dict[str, Any], step: int) -> None:
     text = json.dumps({**description, "step": step}, indent=1, ensure_ascii=False)
     (Path(folder) / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+
+
+def fingerprint_data(train: Rows, evaluation: Rows | None, output_dir: str, fresh: bool) -> dict[str, str]:
+    """Return what tells these data from others, for each part that there is.
+
+    Files that an earlier run in output_dir noted down as bad count with their size of then.
+    """
+    noted = {} if fresh else noted_sizes(output_dir)
+
+    def size_of(item: Media) -> int | tuple | None:
+        return noted.get(item.path, size_now(item))
+
+    parts = {"train": train, "eval": evaluation}
+    return {name: rows.fingerprint(size_of) for name, rows in parts.items() if rows is not None}
 
 
 def is_same_data(before: str | None, now: str | None) -> bool:

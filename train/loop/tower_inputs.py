@@ -1,0 +1,50 @@
+"""What the towers get: pixels that are decoded, or taken from a cache, or features in place of both."""
+
+import os
+from collections.abc import Callable
+
+from torch import nn
+from transformers import TrainingArguments
+from transformers.processing_utils import ProcessorMixin
+
+from data.batches.pixels import PixelLoader
+from data.cache.feature_cache import FeatureLoader
+from data.cache.frame_cache import FrameCache
+from data.decoding.container import num_cores, share_of_cores
+from data.decoding.isolated_decoder import WatchedDecoder
+from data.packing.rows import Rows
+from train.loop.ready_features import replace_towers
+from train.recipe.recipe import Data
+
+MAX_THREADS = 8  # of a decoder; more gain nothing
+
+
+def pixel_loader(data: Data, processor: ProcessorMixin, num_workers: int) -> PixelLoader:
+    """Return what decodes the media, each process with a decoder that is watched, or reads the recipe's cache.
+
+    The threads of all decoders of this machine fit its cores.
+    """
+    cache = None
+    if data.frame_cache:
+        cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib)
+    num_threads = share_of_cores(num_cores(), num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    decode = WatchedDecoder(data.decode_seconds, num_threads=min(MAX_THREADS, num_threads))
+    return PixelLoader(processor, data.num_frames, cache, decode)
+
+
+def load_tower_inputs(
+    data: Data,
+    model: nn.Module,
+    processor: ProcessorMixin,
+    parts: list[Rows | None],
+    args: TrainingArguments,
+    say: Callable[..., None],
+) -> PixelLoader | FeatureLoader:
+    """Return what loads the towers' inputs. With data.feature_cache the towers are replaced by it. ALL RANKS."""
+    pixels = pixel_loader(data, processor, args.dataloader_num_workers)
+    if not data.feature_cache:
+        return pixels
+    media = set().union(*(rows.media() for rows in parts if rows is not None))
+    features = replace_towers(model, pixels, data.feature_cache, media, args)
+    say(f"features of {len(media)} pictures and clips are in {data.feature_cache}; the towers are released")
+    return features
