@@ -6,7 +6,6 @@ Needs the checkpoint's processor and config, no weights and no GPU. `section.key
 """
 
 import argparse
-from collections.abc import Sized
 from itertools import islice
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from data.errors import UserError
 from data.files import write_whole
 from data.inspection.preview import show_row
 from data.inspection.preview_page import page
-from data.media.frame_sampling import Sampling
-from data.packing.rows import Rows
 from data.processor import set_up_processor
-from train.loop.rows import load_rows, pixel_loader, stream_rows
+from train.loop.rows import RowReader
+from train.loop.tower_inputs import pixel_loader
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.recipe.settings import in_words_of_recipes
@@ -48,17 +46,14 @@ def main() -> None:
 
     say(*notices)
     seed = recipe.training_arguments().seed
-    load = stream_rows if recipe.data.streaming else load_rows
-    rows: Rows | None = load(recipe.data.train, recipe.data, processor.tokenizer, visual_tokens, seed, say)
-    assert rows is not None, "a recipe without data to train on is refused"
-    rows.sampling = Sampling(recipe.data.frame_sampling, recipe.data.frames_per_second)
+    rows = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
     is_packed = recipe.data.packing == "shared_prefix"
     collate = (RowCollator if is_packed else PaddedCollator)(
         processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
     )
-    first = [row for plan in islice(rows.rows(epoch=0), arguments.rows) if (row := rows[plan]) is not None]
+    first = [rows[row] for row in islice(rows.rows(epoch=0), arguments.rows)]
     shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
-    total = f" of {len(rows)}" if isinstance(rows, Sized) else ""  # a stream has no end
+    total = "" if recipe.data.streaming else f" of {len(rows)}"
     say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
     html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
     try:

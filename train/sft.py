@@ -13,7 +13,7 @@ from data.batches.workers import start_server
 from data.command import run_command
 from data.processor import set_up_processor
 from train.loop.nonfinite import NonFiniteGuard
-from train.loop.rows import load_data
+from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
 from train.loop.trainer import RowTrainer
 from train.model.adapters import describe_trained
@@ -23,6 +23,7 @@ from train.model.trainable import load_trainable
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import among_processes, refuse_impossible, refuse_other_shares, towers_of_all_ranks
 from train.recipe.load import load_recipe
+from train.recipe.recipe import Recipe
 from train.recipe.settings import in_words_of_recipes
 from train.run_folder.bad_media import BadMediaGuard
 from train.run_folder.metrics import MetricsFile
@@ -33,9 +34,7 @@ from train.run_folder.provenance import describe_run, fingerprint_data
 @among_processes()
 @in_words_of_recipes()
 def main(argv: list[str] | None = None) -> None:
-    path, overrides, fresh = parse_command_line(argv)
-    recipe = load_recipe(path, overrides)
-    fresh = fresh or recipe.resume == "never"
+    recipe, fresh = read_command_line(argv)
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
     refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite)
     quiet_libraries()
@@ -47,14 +46,14 @@ def main(argv: list[str] | None = None) -> None:
     say(*notices, visual_tokens, sep="\n")
     if args.dataloader_num_workers:
         start_server("train.sft")  # it imports what workers need while the data are read
-    train, evaluation = load_data(recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
+    reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
+    train, evaluation = reader.train_rows(), reader.eval_rows()
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
     checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh)
     refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 
-    lora = recipe.lora and recipe.lora.model_dump()
-    model = load_trainable(recipe.model.loading(), lora, recipe.model.trainable, args.seed)
+    model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed)
     say(describe_trained(model))
     if not args.torch_compile:
         run_last_layer_on_suffixes(model)
@@ -87,14 +86,15 @@ def main(argv: list[str] | None = None) -> None:
     say(f"done: {out}")
 
 
-def parse_command_line(argv: list[str] | None) -> tuple[str, list[str], bool]:
-    """Return the recipe's path, the overrides, and whether to start over."""
+def read_command_line(argv: list[str] | None) -> tuple[Recipe, bool]:
+    """Return the recipe with its overrides, and whether to start over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this run")
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is moved aside")
     arguments = parser.parse_intermixed_args(argv)
-    return arguments.recipe, arguments.overrides, arguments.fresh
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    return recipe, arguments.fresh or recipe.resume == "never"
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def test_frozen_towers_keep_no_autograd_state(recipe_file, monkeypatch, tmp_path
 
         return keep
 
-    def load_and_watch(recipe, seed, say, load=sft.load_trainable):
-        model = load(recipe, seed, say)
+    def load_and_watch(*arguments, load=sft.load_trainable):
+        model = load(*arguments)
         for name, module in model.named_modules():
             if name.endswith(("image_tower", "video_tower", PROJECTOR)):
                 module.register_forward_hook(watch(name))

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "train.ranks": ("data", "data.packing"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
     "train.model": ("data", "data.packing", "train.ranks"),
-    "train.run_folder": ("data", "data.media", "train.ranks", "train.recipe"),
+    "train.run_folder": ("data", "data.media", "data.packing", "train.ranks", "train.recipe"),
     "train.loop": (
         *("data", "data.isolation", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         *("data.packing", "data.batches", "train.ranks", "train.recipe", "train.model", "train.run_folder"),
@@ -48,7 +48,7 @@ MAY_IMPORT = {
         *("data", "data.media", "data.sources", "data.tokens", "data.batches", "train.recipe", "train.model"),
     ),
     "train.sft": (
-        *("data", "data.media", "data.packing", "data.batches"),
+        *("data", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop"),
     ),
 }

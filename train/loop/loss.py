@@ -6,9 +6,11 @@ from torch.utils.checkpoint import checkpoint
 
 from data.tokens.encoding import IGNORE_INDEX
 
+CHUNK_SIZE = 512  # positions: 62 MiB of float32 logits with a vocabulary of 32,000
+
 
 def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where logits are needed, and what they should predict.
+    """Return where logits are needed, and what they should predict.
 
     labels: (B, T) long, not shifted, -100 where nothing is trained.
     Returns positions (N,) long, for the model's `logits_to_keep`, and targets (B, N) long: the label after
@@ -24,9 +26,9 @@ def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def token_loss(
-    logits: torch.Tensor, targets: torch.Tensor, num_items: int | torch.Tensor, chunk_size: int = 512
+    logits: torch.Tensor, targets: torch.Tensor, num_items: int | torch.Tensor, chunk_size: int = CHUNK_SIZE
 ) -> torch.Tensor:
-    """Sum of the cross-entropy over the labelled tokens, in float32, divided by `num_items`.
+    """Return the sum of the cross-entropy over the labelled tokens, in float32, divided by `num_items`.
 
     logits: (B, N, V) in any float dtype; targets: (B, N) long, -100 is left out. num_items: labelled tokens
     of the whole optimizer step, so that the gradients of its micro-batches add up to that of their mean over

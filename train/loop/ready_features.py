@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -31,6 +32,8 @@ from train.ranks.processes import uses_fsdp
 
 ROUND = 32  # media a rank works on before all wait for each other: no wait is as long as a time limit of NCCL
 
+Towers = dict[str, tuple[str, nn.Module]]  # kind of media -> full name and module of its tower
+
 
 class ReadyFeatures(nn.Module):
     """Takes features (N, L, T, D) as a tower takes pixels, and returns them as its hidden states."""
@@ -39,8 +42,8 @@ class ReadyFeatures(nn.Module):
         super().__init__()
         self.layers, self.num_states = layers, num_states
 
-    def forward(self, features: torch.Tensor, **_) -> BaseModelOutputWithPooling:
-        states: list[torch.Tensor | None] = [None] * self.num_states
+    def forward(self, features: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        states: list[Any] = [None] * self.num_states
         for place, layer in enumerate(self.layers):
             states[layer] = features[:, place]
         return BaseModelOutputWithPooling(hidden_states=tuple(states))
@@ -49,7 +52,7 @@ class ReadyFeatures(nn.Module):
 def replace_towers(
     model: nn.Module, pixels: PixelLoader, folder: str, media: Collection[Media], args: TrainingArguments
 ) -> FeatureLoader:
-    """ALL RANKS: make the features of `media` that `folder` lacks, and put `ReadyFeatures` in the towers' places.
+    """Make the features of `media` that `folder` lacks, and put `ReadyFeatures` in the towers' places. ALL RANKS.
 
     Returns what gives the model its inputs from now on. UserError where a tower is trained.
     """
@@ -64,22 +67,24 @@ def replace_towers(
         features = describe_features(model, towers, args)
         loader = FeatureLoader(folder, pixels.processor, pixels.num_frames, features)
         fill(loader, pixels, towers, media, args)
-    num_states = model.config.vision_config.num_hidden_layers + 1  # the embeddings are the first
+    config: Any = model.config
+    num_states = config.vision_config.num_hidden_layers + 1  # the embeddings are the first
     for name, _ in towers.values():
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, ReadyFeatures(features.layers, num_states))
     return loader
 
 
-def towers_of(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Kind of media -> full name and module of its tower."""
+def towers_of(model: nn.Module) -> Towers:
+    """Return, for each kind of media, the full name and the module of its tower."""
     named = {name.rpartition(".")[2]: (name, module) for name, module in model.named_modules()}
     return {tower.removesuffix("_tower"): named[tower] for tower in TOWERS}
 
 
-def describe_features(model: nn.Module, towers: dict, args: TrainingArguments) -> Features:
-    """ALL RANKS; only the first needs the weights."""
-    selected, vision = model.config.vision_feature_layer, model.config.vision_config
+def describe_features(model: nn.Module, towers: Towers, args: TrainingArguments) -> Features:
+    """Return what the features are. ALL RANKS; only the first needs the weights."""
+    config: Any = model.config
+    selected, vision = config.vision_feature_layer, config.vision_config
     dtype = next(towers["video"][1].parameters()).dtype
     mixed = _autocast_dtype(args)
     return Features(
@@ -93,7 +98,7 @@ def describe_features(model: nn.Module, towers: dict, args: TrainingArguments) -
 
 
 def digest(module: nn.Module) -> str:
-    """SHA-256 of the names, shapes and bytes of all weights."""
+    """Return the SHA-256 of the names, shapes and bytes of all weights."""
     sha256 = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         sha256.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -102,13 +107,14 @@ def digest(module: nn.Module) -> str:
 
 
 def fill(
-    loader: FeatureLoader, pixels: PixelLoader, towers: dict, media: Collection[Media], args: TrainingArguments
+    loader: FeatureLoader, pixels: PixelLoader, towers: Towers, media: Collection[Media], args: TrainingArguments
 ) -> None:
-    """ALL RANKS: each makes its share of what is missing. Under FSDP the first alone has weights."""
+    """Make each rank's share of what is missing; under FSDP the first alone has weights. ALL RANKS."""
     share = sorted(media, key=repr)
-    share = (
-        share[args.process_index :: args.world_size] if not uses_fsdp() else (share if args.process_index == 0 else [])
-    )
+    if not uses_fsdp():
+        share = share[args.process_index :: args.world_size]
+    elif args.process_index != 0:
+        share = []
     missing = [item for item in share if item not in loader]
     features = zip(missing, _run_towers(pixels, towers, missing, loader.features, args), strict=True)
     progress = tqdm(desc="features", total=len(missing), unit="file", disable=args.disable_tqdm or not missing)
@@ -130,13 +136,14 @@ def fill(
 
 @torch.no_grad()
 def _run_towers(
-    pixels: PixelLoader, towers: dict, media: list[Media], about: Features, args: TrainingArguments
+    pixels: PixelLoader, towers: Towers, media: list[Media], about: Features, args: TrainingArguments
 ) -> Iterator[torch.Tensor | MediaError]:
-    """Of each picture (L, T, D), of each clip (F, L, T, D), on the CPU; why there are none of one that is bad."""
+    """Yield the features of each picture (L, T, D) or clip (F, L, T, D), on the CPU, or why a bad file has none."""
     if not media:
         return
+    items: Any = media
     batches = DataLoader(
-        media,
+        items,
         batch_size=None,
         collate_fn=WithoutRaising(partial(_pixels_of, pixels)),
         generator=torch.Generator(),  # its own: the random numbers of training stay as they are
@@ -164,14 +171,14 @@ def _pixels_of(pixels: PixelLoader, item: Media) -> dict:
 
 
 def _autocast_dtype(args: TrainingArguments) -> torch.dtype | None:
-    """That of mixed precision, in which Trainer runs the model; DeepSpeed has a way of its own."""
+    """Return the number type in which Trainer runs the model; DeepSpeed has a way of its own."""
     if args.deepspeed_plugin is not None:
         return None
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
-def _whole_weights(towers: dict) -> contextlib.AbstractContextManager:
-    """ALL RANKS: ZeRO-3 has given each a share of every weight."""
+def _whole_weights(towers: Towers) -> contextlib.AbstractContextManager:
+    """Gather the towers' weights, of which ZeRO-3 has given each rank a share. ALL RANKS."""
     if not is_deepspeed_zero3_enabled():
         return contextlib.nullcontext()
     import deepspeed  # an option

@@ -19,22 +19,6 @@ from data.video_llava import VisualTokens
 from train.recipe.recipe import Data, Dataset
 
 
-def load_data(
-    data: Data,
-    tokenizer: PreTrainedTokenizerBase,
-    visual_tokens: VisualTokens,
-    seed: int,
-    say: Callable[..., None],
-) -> tuple[Rows, Rows | None]:
-    """Return the rows to train on and those to evaluate on, None without any."""
-    reader = RowReader(data, tokenizer, visual_tokens, seed, say)
-    train = reader.stream(data.train) if data.streaming else reader.load(data.train)
-    evaluation = reader.load(data.eval) if data.eval else None
-    # Evaluation stays uniform, so that its figures compare.
-    train.sampling = Sampling(data.frame_sampling, data.frames_per_second)
-    return train, evaluation
-
-
 @dataclass(frozen=True)
 class RowReader:
     """Makes rows of data files, and says what is in them and what will not be trained on."""
@@ -45,28 +29,39 @@ class RowReader:
     seed: int
     say: Callable[..., None]
 
-    def load(self, entries: Sequence[Dataset]) -> RowDataset | Mixture:
+    def train_rows(self) -> Rows:
+        """Return the rows to train on."""
+        data = self.data
+        rows: Rows = self._stream(data.train) if data.streaming else self._load(data.train)
+        rows.sampling = Sampling(data.frame_sampling, data.frames_per_second)
+        return rows
+
+    def eval_rows(self) -> Rows | None:
+        """Return the rows to evaluate on, None without any. Sampling stays uniform, so that figures compare."""
+        return self._load(self.data.eval) if self.data.eval else None
+
+    def _load(self, entries: Sequence[Dataset]) -> RowDataset | Mixture:
         """Read the data files into memory; where a weight is not 1, each source gets rows of its own."""
         sources = self.data.sources(entries)
         weights = [entry.weight for entry in entries]
         if set(weights) == {1}:
-            return self._load(sources)
-        mixture = Mixture([self._load([source]) for source in sources], weights, self.seed)
+            return self._load_together(sources)
+        mixture = Mixture([self._load_together([source]) for source in sources], weights, self.seed)
         self.say(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
         return mixture
 
-    def _load(self, sources: Sequence[Source]) -> RowDataset:
+    def _load_together(self, sources: Sequence[Source]) -> RowDataset:
         data = self.data
         max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
         corpus = load_corpus(sources, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt, max_bad)
-        rows = self.pack(corpus.samples, self.seed)
+        rows = self._pack(corpus.samples, self.seed)
         names = ", ".join(map(str, sources))
         self.say(f"{names}: {len(corpus.samples)} conversations in {len(rows)} rows")
         for notice in corpus.notices(data.max_length):
             self.say(f"left out: {notice}")
         return rows
 
-    def stream(self, entries: Sequence[Dataset]) -> RowStream:
+    def _stream(self, entries: Sequence[Dataset]) -> RowStream:
         """Read the data files while training runs.
 
         The first conversation is read now, so that what is wrong with all of them is said before a model is loaded.
@@ -78,7 +73,7 @@ class RowReader:
             encode=lambda several: encode_all(
                 several, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt
             ),
-            pack=self.pack,
+            pack=self._pack,
             window=data.stream_window,
             max_length=data.max_length,
             seed=self.seed,
@@ -89,7 +84,7 @@ class RowReader:
         self.say(f"{names}: read while training, {data.stream_window} conversations at a time")
         return rows
 
-    def pack(self, samples: Sequence[Sample], seed: int) -> RowDataset:
+    def _pack(self, samples: Sequence[Sample], seed: int) -> RowDataset:
         """Lay the samples out in rows."""
         data = self.data
         if data.packing == "none":

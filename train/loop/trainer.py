@@ -86,7 +86,7 @@ class RowTrainer(HookedTrainer):
         `accelerator.prepare` would deal the rows anew, and repeat some to make the shares equal.
         """
         collate: Any = self.data_collator
-        return DataLoaderShard(
+        loader: Any = DataLoaderShard(
             rows,
             device=self.accelerator.device,
             batch_sampler=rows.batches(
@@ -100,6 +100,7 @@ class RowTrainer(HookedTrainer):
             persistent_workers=self.args.dataloader_persistent_workers and rows_per_step is not None,
             **loader_workers(self.args.dataloader_num_workers),
         )
+        return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)

@@ -19,20 +19,22 @@ from data.video_llava import DECODER
 
 
 def num_launched() -> int:
-    """Processes that the launcher started, on all machines."""
+    """Return how many processes the launcher started, on all machines."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def uses_deepspeed() -> bool:
+    """Tell whether the accelerate config names DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
 
 
 def uses_fsdp() -> bool:
+    """Tell whether the accelerate config names FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
 
 
 def cpu_processes() -> dict[str, Any]:
-    """Arguments of `TrainingArguments` for a run without an accelerator; set before anything imports DeepSpeed.
+    """Return arguments of `TrainingArguments` for a run without an accelerator; set before anything imports DeepSpeed.
 
     Without `use_cpu` several processes would train apart, unconnected; with it DeepSpeed would be switched off.
     """
@@ -41,7 +43,7 @@ def cpu_processes() -> dict[str, Any]:
 
 
 def check_connected(accelerator: Accelerator) -> None:
-    """Raises UserError where processes would train apart: each would report a run of its own."""
+    """Raise UserError where processes would train apart: each would report a run of its own."""
     if num_launched() > 1 and accelerator.num_processes != num_launched():
         raise UserError(
             f"{num_launched()} processes were launched but are not connected, this one sees "
@@ -50,7 +52,7 @@ def check_connected(accelerator: Accelerator) -> None:
 
 
 def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: Rows | None) -> set[str]:
-    """The kinds of media whose tower runs in every batch of every rank, whatever the batch holds.
+    """Return the kinds of media whose tower runs in every batch of every rank, whatever the batch holds.
 
     Where weights or gradients are spread over ranks, all of them must run the same modules in the same order: a rank
     with text alone would leave the others waiting for ever. The same towers always, because DeepSpeed fetches weights
@@ -65,7 +67,7 @@ def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: Ro
 
 
 def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonfinite: str = "stop") -> None:
-    """Raises UserError for what these processes cannot do with such weights, before any is loaded."""
+    """Raise UserError for what these processes cannot do with such weights, before any is loaded."""
     plugin = args.deepspeed_plugin
     if plugin is not None and on_nonfinite == "skip":
         raise UserError(
@@ -92,7 +94,7 @@ def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonf
 
 
 def refuse_other_shares(checkpoint: str | None, args: TrainingArguments) -> None:
-    """Raises UserError for a checkpoint of DeepSpeed that another number of processes has shared out."""
+    """Raise UserError for a checkpoint of DeepSpeed that another number of processes has shared out."""
     if checkpoint is None or args.deepspeed_plugin is None:
         return
     num_shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
@@ -109,7 +111,7 @@ GLOO_SECONDS = 0.5  # it takes milliseconds, on a busy machine tens of them
 
 @contextmanager
 def among_processes() -> Iterator[None]:
-    """Another process that is killed, or whose machine goes away, is said in one line; the exit status is 1.
+    """Say in one line that another process was killed, or its machine went away; the exit status is 1 then.
 
     However a run ends, gloo's threads get the time to drop the tensors of the last exchange, which are Python's: one
     that came when Python is ending would abort the process (torch 2.14).

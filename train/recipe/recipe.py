@@ -200,6 +200,10 @@ class Recipe(Section):
         """Build them, which looks at the devices. Raises UserError for what transformers finds impossible."""
         return build_training_arguments({**device_defaults(self.model.dtype), **self.training})
 
+    def adapter(self) -> dict[str, Any] | None:
+        """Return the arguments of `train.model.adapters.add_adapter`, None for full fine-tuning."""
+        return None if self.lora is None else self.lora.model_dump()
+
     def dump(self) -> dict[str, Any]:
         """Return everything as plain values, defaults written out; addresses without the keys in them, because this is
         kept and shared."""
