@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from data.errors import UserError
+from data.files import UNFINISHED
 from tests.short_run import result
 from train.run_folder.checkpoint import checkpoints
 from train.run_folder.manifest import damage
@@ -45,7 +46,7 @@ def test_a_checkpoint_that_does_not_fit(room, recipe_file, out, at):
     assert "\n" not in message
     assert [path.name for path in checkpoints(out)] == ["checkpoint-2"]
     assert damage(out / "checkpoint-2") is None
-    assert not list(out.glob("*.unfinished"))
+    assert not list(out.glob(f"*{UNFINISHED}"))
 
     main([str(recipe_file), "training.eval_strategy=no"])
     main([str(recipe_file), "training.eval_strategy=no", f"training.output_dir={out}-unbroken"])
@@ -58,7 +59,7 @@ def test_a_result_that_does_not_fit_leaves_the_one_before(recipe_file, out, at):
     with pytest.raises(UserError, match="cannot write the result into"), file_size_limit(100_000):
         main([str(recipe_file), "training.eval_strategy=no"])
     assert result(out) == before
-    assert not list(out.glob("*.unfinished"))
+    assert not list(out.glob(f"*{UNFINISHED}"))
 
 
 def test_no_room_for_anything_is_said_before_the_model_is_loaded(recipe_file, out, monkeypatch, capsys):

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from data.files import UNFINISHED
+
 ROOT = Path(__file__).parents[2]
 RESULT = "adapter_model.safetensors"
 
@@ -119,7 +121,7 @@ class Torture:
     def unfinished(self) -> set[int]:
         """Inodes of the folders in which checkpoints are being written, or were when a run was killed."""
         found = set()
-        for path in self.folder.glob("out/checkpoint-*.unfinished"):
+        for path in self.folder.glob(f"out/checkpoint-*{UNFINISHED}"):
             try:
                 found.add(path.stat().st_ino)
             except FileNotFoundError:

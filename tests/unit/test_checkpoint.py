@@ -3,6 +3,7 @@
 import pytest
 
 from data.errors import UserError
+from data.files import UNFINISHED
 from train.run_folder.checkpoint import checkpoints, find_checkpoint, put_aside, rotate
 from train.run_folder.manifest import seal
 
@@ -71,7 +72,7 @@ def test_rotation_keeps_the_newest_and_the_best(limit, best, left, folder):
 
 
 def test_other_folders_are_no_checkpoints(folder):
-    (folder / "checkpoint-7.unfinished").mkdir()
+    (folder / f"checkpoint-7{UNFINISHED}").mkdir()
     (folder / "checkpoint-best").mkdir()
     (folder / "checkpoint-9").write_text("a file")
     assert [path.name for path in checkpoints(folder)] == [f"checkpoint-{step}" for step in (4, 8, 12, 100)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.run_folder.manifest import MANIFEST, UNFINISHED, damage, publish, remove, seal, tidy
+from train.run_folder.manifest import DELETED, MANIFEST, REPLACED, UNFINISHED, damage, publish, remove, seal, tidy
 
 CONTENTS = {"weights.safetensors": b"\x00\x01\x02" * 50, "state.json": b'{"step": 4}', "global_step4/part": b"z"}
 
@@ -73,7 +73,7 @@ def test_publish_replaces_what_has_the_name(folder, tmp_path):
 @pytest.mark.parametrize("killed_before", ["rename", "successor", "removal", "end"])
 def test_a_replacement_that_was_killed_leaves_one_sound_folder(killed_before, folder, tmp_path):
     """The states between the operations of `publish`: the old one moved, the new one in place, the old one gone."""
-    new, replaced = tmp_path / "checkpoint-4.unfinished", tmp_path / "checkpoint-4.replaced"
+    new, replaced = (tmp_path / f"checkpoint-4{suffix}" for suffix in (UNFINISHED, REPLACED))
     new.mkdir()
     (new / "new").write_text("new")
     seal(new)
@@ -87,8 +87,28 @@ def test_a_replacement_that_was_killed_leaves_one_sound_folder(killed_before, fo
 
 
 def test_tidy_removes_what_was_never_complete(folder, tmp_path):
-    for name in ("checkpoint-8.unfinished", "checkpoint-2.deleted", "result.unfinished"):
+    half = [f"checkpoint-8{UNFINISHED}", f"checkpoint-2{DELETED}", f"result{UNFINISHED}"]
+    for name in [*half, f"checkpoint-6{REPLACED}{DELETED}"]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("x")
     tidy(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_tidy_leaves_what_is_not_ours(tmp_path):
+    """Names that somebody may give to a folder of their own, and a file by the name of one of ours."""
+    theirs = [
+        "thesis.unfinished",
+        "notes.deleted",
+        "old.replaced",
+        "checkpoint-best.unfinished",
+        "checkpoint-7.deleted",
+    ]
+    theirs += [f"thesis{UNFINISHED}", f"my-checkpoint-4{DELETED}"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chapter-1").write_text("x")
+    (tmp_path / f"checkpoint-9{UNFINISHED}").write_text("a file")
+    before = sorted(tmp_path.rglob("*"))
+    tidy(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -3,15 +3,17 @@ folder gets its final name."""
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
-from data.files import flush, flush_all
+from data.files import UNFINISHED, flush, flush_all
 
 MANIFEST = "manifest.json"
-UNFINISHED = ".unfinished"  # suffix of a folder that is being written
-REPLACED = ".replaced"  # suffix of one whose successor is taking its name
-DELETED = ".deleted"  # suffix of one that is on its way out
+# Suffixes of folders that are not in their final state, as no user would name one. UNFINISHED: being written.
+REPLACED = ".reeltune-replaced"  # its successor is taking its name
+DELETED = ".reeltune-deleted"  # on its way out
+OURS = r"checkpoint-\d+|result"  # what is written, replaced and deleted in a run's folder
 
 
 def unfinished(final: Path) -> Path:
@@ -71,17 +73,23 @@ def tidy(parent: Path) -> None:
     """Finish what a killed process left half done.
 
     A replaced folder whose successor has not come gets its name back; unfinished and half-deleted ones, of which none
-    was complete, are deleted.
+    was complete, are deleted. Nothing else in the folder is touched: a name must be one that training gives.
     """
-    for replaced in parent.glob("*" + REPLACED):
+    for replaced in _left(parent, REPLACED):
         final = replaced.with_name(replaced.name.removesuffix(REPLACED))
         if final.exists():
             remove(replaced)
         else:
             replaced.rename(final)
     for suffix in (UNFINISHED, DELETED):
-        for left in parent.glob("*" + suffix):
+        for left in _left(parent, suffix):
             shutil.rmtree(left)
+
+
+def _left(parent: Path, suffix: str) -> list[Path]:
+    """Return the folders that a killed process of training left in this state."""
+    pattern = re.compile(f"({OURS})({re.escape(REPLACED)})?{re.escape(suffix)}")
+    return [path for path in parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
 
 
 def remove(folder: Path) -> None:
