@@ -11,7 +11,7 @@ from data.batches.pixels import PixelLoader
 from data.cache.feature_cache import FeatureLoader
 from data.cache.frame_cache import FrameCache
 from data.decoding.container import num_cores, share_of_cores
-from data.decoding.isolated_decoder import WatchedDecoder
+from data.decoding.isolated_decoder import IsolatedDecoder
 from data.packing.rows import Rows
 from train.loop.ready_features import replace_towers
 from train.recipe.recipe import Data
@@ -20,7 +20,7 @@ MAX_THREADS = 8  # of a decoder; more gain nothing
 
 
 def pixel_loader(data: Data, processor: ProcessorMixin, num_workers: int) -> PixelLoader:
-    """Return what decodes the media, each process with a decoder that is watched, or reads the recipe's cache.
+    """Return what decodes the media, each process with a decoder in a process of its own, or reads the recipe's cache.
 
     The threads of all decoders of this machine fit its cores.
     """
@@ -28,7 +28,7 @@ def pixel_loader(data: Data, processor: ProcessorMixin, num_workers: int) -> Pix
     if data.frame_cache:
         cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib)
     num_threads = share_of_cores(num_cores(), num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    decode = WatchedDecoder(data.decode_seconds, num_threads=min(MAX_THREADS, num_threads))
+    decode = IsolatedDecoder(data.decode_seconds, num_threads=min(MAX_THREADS, num_threads))
     return PixelLoader(processor, data.num_frames, cache, decode)
 
 
