@@ -8,6 +8,7 @@ Needs the checkpoint's processor and config, no weights and no GPU. `section.key
 import argparse
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data.batches.collator import PaddedCollator, RowCollator
 from data.command import run_command
@@ -46,7 +47,7 @@ def main() -> None:
 
     say(*notices)
     seed = recipe.training_arguments().seed
-    rows = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
+    rows: Any = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
     is_packed = recipe.data.packing == "shared_prefix"
     collate = (RowCollator if is_packed else PaddedCollator)(
         processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)

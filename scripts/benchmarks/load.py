@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,7 +29,7 @@ from data.processor import set_up_processor
 from data.video_llava import NUM_FRAMES
 from scripts.benchmarks.measure import Figures, machine
 from scripts.demo.scenes import film, random_scene
-from train.loop.rows import load_rows
+from train.loop.rows import RowReader
 from train.model.build import SHAPES, build_config, build_processor, train_tokenizer
 from train.model.load import quiet_libraries
 from train.recipe.recipe import Data, Dataset
@@ -90,35 +91,13 @@ def write_records(folder: Path, num_records: int, questions_per_clip: int) -> No
             file.write(json.dumps(record) + "\n")
 
 
-<<<<<<< HEAD
 def load(folder: Path, num_workers: int) -> Figures:
     """Measure this process, which should have done nothing before."""
     quiet_libraries()
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
     base, start = memory(), time.perf_counter()
     data = Data(train=[Dataset(path=str(folder / "train.jsonl"))])
-    rows = load_rows(data.train, data, processor.tokenizer, visual_tokens, 0, print)
-    assert rows is not None
-=======
-def load(folder: Path, num_workers: int) -> dict:
-    """The figures of this process, which should have done nothing before."""
-    from accelerate.data_loader import DataLoaderShard
-
-    import train.sft  # noqa: F401  all that training imports
-    from data.batches.collator import RowCollator
-    from data.batches.workers import loader_workers
-    from data.processor import set_up_processor
-    from train.loop.rows import RowReader
-    from train.model.load import quiet_libraries
-    from train.recipe.recipe import Data
-    from train.run_folder.bad_media import size_now
-
-    quiet_libraries()
-    processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
-    base, start = memory(), time.perf_counter()
-    data = Data(train=[{"path": str(folder / "train.jsonl")}])
-    rows = RowReader(data, processor.tokenizer, visual_tokens, 0, print).train_rows()
->>>>>>> 1f3f4f4 (Annotate the rooms of training, and read rows through one class)
+    rows: Any = RowReader(data, processor.tokenizer, visual_tokens, 0, print).train_rows()
     loaded = time.perf_counter()
     rows.fingerprint(size_now)
     fingerprinted = time.perf_counter()

@@ -25,7 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from scripts.benchmarks.measure import MB, Figures, compared, machine, seconds
 from train import sft
-from train.loop.saving import SavingTrainer
+from train.loop.hooks import HookedTrainer
 from train.run_folder.checkpoint import checkpoints, step_of
 from train.run_folder.metrics import METRICS_FILE, keep_lines_until
 
@@ -66,9 +66,9 @@ def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[Figures]
         ) -> None:
             for _ in range(arguments.repetitions):
                 plain.append(seconds(lambda: save_in_place(trainers[0])))
-                ours.append(seconds(lambda: trainers[0]._save_checkpoint(trainers[0].model, None)))
+                ours.append(seconds(lambda: save_whole(trainers[0])))
 
-    trainers: list[SavingTrainer] = []
+    trainers: list[HookedTrainer] = []
 
     class Watched(sft.RowTrainer):
         def __init__(self, **kwargs: Any):
@@ -94,7 +94,13 @@ def stall_and_save(arguments: argparse.Namespace, folder: Path) -> list[Figures]
     ]
 
 
-def save_in_place(trainer: SavingTrainer) -> None:
+def save_whole(trainer: HookedTrainer) -> None:
+    """Save a checkpoint the way training does."""
+    assert trainer.model is not None
+    trainer._save_checkpoint(trainer.model, None)
+
+
+def save_in_place(trainer: HookedTrainer) -> None:
     """Save with transformers' `Trainer._save_checkpoint` instead of reeltune's."""
     assert trainer.model is not None
     Trainer._save_checkpoint(trainer, trainer.model, None)
