@@ -6,9 +6,9 @@ Needs the checkpoint's processor and config, no weights and no GPU. `section.key
 """
 
 import argparse
+from collections.abc import Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from data.batches.collator import PaddedCollator, RowCollator
 from data.command import run_command
@@ -47,14 +47,14 @@ def main() -> None:
 
     say(*notices)
     seed = recipe.training_arguments().seed
-    rows: Any = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
+    rows = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
     is_packed = recipe.data.packing == "shared_prefix"
     collate = (RowCollator if is_packed else PaddedCollator)(
         processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
     )
-    first = [rows[row] for row in islice(rows.rows(epoch=0), arguments.rows)]
+    first = [row for plan in islice(rows.rows(epoch=0), arguments.rows) if (row := rows[plan]) is not None]
     shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
-    total = "" if recipe.data.streaming else f" of {len(rows)}"
+    total = f" of {len(rows)}" if isinstance(rows, Sized) else ""  # a stream has no end
     say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
     html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
     try:

@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable
 
 from torch import nn
-from transformers import TrainingArguments
-from transformers.processing_utils import ProcessorMixin
+from transformers import TrainingArguments, VideoLlavaProcessor
 
 from data.batches.pixels import PixelLoader
 from data.cache.feature_cache import FeatureLoader
@@ -19,7 +18,7 @@ from train.recipe.recipe import Data
 MAX_THREADS = 8  # of a decoder; more gain nothing
 
 
-def pixel_loader(data: Data, processor: ProcessorMixin, num_workers: int) -> PixelLoader:
+def pixel_loader(data: Data, processor: VideoLlavaProcessor, num_workers: int) -> PixelLoader:
     """Return what decodes the media, each process with a decoder in a process of its own, or reads the recipe's cache.
 
     The threads of all decoders of this machine fit its cores.
@@ -35,7 +34,7 @@ def pixel_loader(data: Data, processor: ProcessorMixin, num_workers: int) -> Pix
 def load_tower_inputs(
     data: Data,
     model: nn.Module,
-    processor: ProcessorMixin,
+    processor: VideoLlavaProcessor,
     parts: list[Rows | None],
     args: TrainingArguments,
     say: Callable[..., None],
