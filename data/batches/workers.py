@@ -13,18 +13,22 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from data.errors import UserError
+from data.batches.delivery import SHARED_MEMORY, delivered, tell_once
+from data.errors import SettingError, UserError
 from data.isolation.signals import let_signals_through, signals_held_back
 
 T = TypeVar("T")
 FORK, SERVER = (multiprocessing.get_context(method) for method in ("fork", "forkserver"))
+LOCKS_OF_A_QUEUE = 8  # and of its events; each takes a page of shared memory
 PRELOADED = ("data.batches.collator", "data.decoding.isolated_decoder")
 
 
@@ -56,22 +60,32 @@ def loader_workers(number: int) -> dict[str, Any]:
         return {"num_workers": 0}
     start_server()
     context = FORK if can_fork() else SERVER
-    return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": _begin}
+    try:
+        told = RawValue("b", 0)
+        # The loader's queues are made where nothing turns an error into a line, so room for their locks is tried here.
+        del [context.Lock() for _ in range(LOCKS_OF_A_QUEUE * (number + 1))][:]
+    except OSError as problem:
+        raise SettingError(
+            "dataloader_num_workers",
+            f"{number} workers cannot be started: {problem.strerror}; make room in {SHARED_MEMORY} (docker run "
+            "--shm-size=8g), or use 0",
+        ) from problem
+    return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": partial(_begin, told)}
 
 
 @dataclass(frozen=True)
 class WithoutRaising:
-    """`function`, which returns a UserError in place of raising it.
+    """A function of workers that returns a UserError in place of raising it, and whose batches cannot be lost.
 
     torch raises an error of a worker anew, by calling its class with the worker's traceback for a message. As a value
-    it comes as it is; `raise_returned` raises it in the process that trains.
+    it comes as it is; `raise_returned` raises it in the process that trains. On batches see `data.batches.delivery`.
     """
 
     function: Callable[..., Any]
 
     def __call__(self, *arguments: Any) -> Any:
         try:
-            return self.function(*arguments)
+            return delivered(self.function(*arguments))
         except UserError as error:
             return error
 
@@ -83,7 +97,7 @@ def raise_returned(batch: T | UserError) -> T:
     return batch
 
 
-def _begin(worker: int) -> None:
+def _begin(told: Any, worker: int) -> None:
     """Get a worker ready.
 
     Signals are the parent's business: a worker that left would take the step with it. The second SIGTERM, the data
@@ -93,6 +107,7 @@ def _begin(worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     let_signals_through()
+    tell_once(told)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
