@@ -62,10 +62,10 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
 
 
 def _needs_verb(function: ast.FunctionDef | ast.AsyncFunctionDef, text: str) -> bool:
-    """Return whether it is neither a test, nor a property, nor a constructor that explains its parameters."""
-    is_property = any("property" in ast.unparse(decorator) for decorator in function.decorator_list)
+    """Return whether it is no test, fixture or property, and no constructor that explains its parameters."""
+    is_noun = any(re.search("property|fixture", ast.unparse(decorator)) for decorator in function.decorator_list)
     explains = function.name == "__init__" and re.match(r"\w+( \w+)?: ", text)
-    return not (function.name.startswith("test_") or is_property or explains)
+    return not (function.name.startswith("test_") or is_noun or explains)
 
 
 def comments(source: str) -> Iterator[tuple[str, int]]:
