@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def free_port() -> int:
-    """Launchers of tests that run side by side must not meet."""
+    """Return a free port: launchers of tests that run side by side must not meet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -24,7 +24,7 @@ def free_port() -> int:
 def command_line(
     config: str, script: Path | str, *arguments, port: int | None = None, options: tuple = ()
 ) -> list[str]:
-    """`accelerate launch --config_file accelerate_configs/CONFIG.yaml SCRIPT ARGUMENTS`."""
+    """Return `accelerate launch --config_file accelerate_configs/CONFIG.yaml SCRIPT ARGUMENTS`."""
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(ROOT / "accelerate_configs" / f"{config}.yaml")),
@@ -35,7 +35,7 @@ def command_line(
 
 @contextmanager
 def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
-    """The process of a launcher; nothing that it started is left behind."""
+    """Start a launcher; nothing that it started is left behind."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     if not on_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -51,7 +51,7 @@ def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
 
 
 def send_to_all(launcher: int, number: int, pause: float = 0) -> None:
-    """One after the other; ranks have process groups of their own."""
+    """Signal one after the other, because ranks have process groups of their own."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(launcher)
         for each in [process, *process.children(recursive=True)]:
@@ -61,7 +61,7 @@ def send_to_all(launcher: int, number: int, pause: float = 0) -> None:
 
 
 def launch(config: str, script: str, *arguments, folder: Path, num_processes: int = 2, timeout: float = 240) -> str:
-    """Runs the processes to the end and returns what they printed; AssertionError with it for a failure, or for
+    """Run the processes to the end and return what they printed; AssertionError with it for a failure, or for
     processes that are still running after `timeout` seconds: then with the lines at which all their threads are."""
     log = folder / f"{config}.log"
     with started(

@@ -14,7 +14,7 @@ SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_t
 
 
 def sentencepiece_llama(folder) -> LlamaTokenizer:
-    """A SentencePiece model as LLaMA's: BPE, byte fallback, a blank put in front; read by transformers' own class."""
+    """Train SentencePiece as for LLaMA (BPE, byte fallback, a blank in front), read by transformers' own class."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([line for line in WORDS.splitlines()] * 20),
@@ -34,7 +34,7 @@ def sentencepiece_llama(folder) -> LlamaTokenizer:
 
 
 def metaspace_bpe(folder) -> PreTrainedTokenizerFast:
-    """What `legacy=False` LLaMA tokenizers are: a blank goes in front of the text's first word alone."""
+    """Return what `legacy=False` makes of a LLaMA tokenizer: a blank goes in front of the text's first word alone."""
     tokenizer = llama_prepend(folder)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -59,7 +59,7 @@ def byte_level_bpe(folder) -> PreTrainedTokenizerFast:
 
 
 def llama_prepend(folder) -> PreTrainedTokenizerFast:
-    """What Video-LLaVA-7B-hf has: a blank in front of every piece between special tokens."""
+    """Return a tokenizer as Video-LLaVA-7B-hf has it: a blank in front of every piece between special tokens."""
     return train_tokenizer([WORDS] * 3)
 
 

@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 
 def draw_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """uint8 (num_frames, height, width, 3): no two frames, and no two corners of one, alike."""
+    """Return uint8 (num_frames, height, width, 3): no two frames, and no two corners of one, alike."""
     t, y, x = np.mgrid[:num_frames, :height, :width]
     frames = np.stack([x * 4 + t * 9, y * 5, t * 255 // num_frames], axis=-1) % 256
     frames[:, : height // 3, : width // 4] = 255
@@ -21,7 +21,7 @@ def draw_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarra
 
 
 def video_frame(pixels: np.ndarray, pix_fmt: str) -> av.VideoFrame:
-    """A frame (uint8, H x W x 3) to encode; one thread, as read_frames decodes, for the tests that fork."""
+    """Return a frame (uint8, H x W x 3) to encode; one thread, as read_frames decodes, for the tests that fork."""
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt, threads=1)
 
 
@@ -67,7 +67,7 @@ def write_sparse(path: Path, frames: np.ndarray, shown: Sequence[int], codec: st
 
 
 def write_sound(path: Path, cover: np.ndarray | None = None) -> Path:
-    """A second of silence in a video's container, with a cover picture (uint8, H x W x 3) if one is given."""
+    """Write a second of silence in a video's container, with a cover picture (uint8, H x W x 3) if one is given."""
     with av.open(str(path), "w") as output:
         sound = output.add_stream("aac", rate=16000)
         if cover is not None:
@@ -84,7 +84,7 @@ def write_sound(path: Path, cover: np.ndarray | None = None) -> Path:
 
 
 def write_two_streams(path: Path, first: np.ndarray, second: np.ndarray) -> Path:
-    """Two lossless video streams of as many frames, interleaved."""
+    """Write two lossless video streams of as many frames, interleaved."""
     with av.open(str(path), "w") as output:
         streams = [output.add_stream("ffv1", rate=12) for _ in range(2)]
         for stream, frames in zip(streams, (first, second), strict=True):
@@ -98,7 +98,7 @@ def write_two_streams(path: Path, first: np.ndarray, second: np.ndarray) -> Path
 
 
 def write_endless(path: Path, num_frames: int = 4_000_000) -> Path:
-    """A GIF of 90 MB that nothing is wrong with, whose millions of frames take a decoder minutes."""
+    """Write a GIF of 90 MB that nothing is wrong with, whose millions of frames take a decoder minutes."""
     header = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     frame = b"!\xf9\4\0\4\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"
     path.write_bytes(header + frame * num_frames + b";")
@@ -106,14 +106,14 @@ def write_endless(path: Path, num_frames: int = 4_000_000) -> Path:
 
 
 def cut(source: Path, target: Path, share: float) -> Path:
-    """The first part of a file, as an interrupted copy leaves it."""
+    """Write the first part of a file, as an interrupted copy leaves it."""
     data = source.read_bytes()
     target.write_bytes(data[: int(len(data) * share)])
     return target
 
 
 def overwrite(source: Path, target: Path, start: int, new: bytes) -> Path:
-    """A copy with some bytes replaced."""
+    """Write a copy with some bytes replaced."""
     data = source.read_bytes()
     target.write_bytes(data[:start] + new + data[start + len(new) :])
     return target
@@ -134,7 +134,7 @@ def turn_track(source: Path, target: Path, a: int, b: int, c: int, d: int) -> Pa
 
 
 def write_tiff(path: Path, grey: np.ndarray) -> Path:
-    """16-bit greys in the big-endian order of old scanners and microscopes, which Pillow opens as "I;16B"."""
+    """Write 16-bit greys in the big-endian order of old scanners and microscopes, which Pillow opens as "I;16B"."""
     height, width = grey.shape
     data = grey.astype(">u2").tobytes()
     short = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 277: 1, 278: height}
@@ -148,7 +148,7 @@ def write_tiff(path: Path, grey: np.ndarray) -> Path:
 
 
 def installed_file(package: str, name: str) -> Path:
-    """A real picture or clip that an installed package brings; skips the test where it is not installed."""
+    """Return a real picture or clip that an installed package brings; skip the test where it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         pytest.skip(f"{package} is not installed")

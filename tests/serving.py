@@ -61,7 +61,7 @@ class _PartHandler(BaseHTTPRequestHandler):
 
 
 def part_of(content: bytes, wanted: str | None) -> tuple[int, bytes, dict[str, str]]:
-    """Status, content and headers of an answer to a request with the header Range."""
+    """Return status, content and headers of an answer to a request with the header Range."""
     if wanted is None:
         return 200, content, {}
     start, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and settings of short runs."""
+"""The files that a run leaves behind, and settings of short runs."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ HIGHEST_LOSS = ["training.metric_for_best_model=loss", "training.greater_is_bett
 
 
 def write_recipe(folder: Path, model_folder: Path, data_file: Path, lora: dict, data: dict, training: dict) -> Path:
-    """A recipe of the tiny model in float32, into `folder`/out, with what it says beyond that."""
+    """Return a recipe of the tiny model in float32, into `folder`/out, with what it says beyond that."""
     recipe = {
         "model": {"name_or_path": str(model_folder), "dtype": "float32"},
         "lora": {"r": 4, "alpha": 4, **lora},

@@ -14,7 +14,7 @@ from train.recipe.yaml_text import to_yaml
 
 
 def random_adapter(base: Path, quantization: str | None = None, dtype: str = "float32", **settings) -> PeftModel:
-    """`settings` go to `add_adapter`. No matrix is zero, so that the adapter changes every answer."""
+    """Return a model with an adapter of no zero matrix, which changes every answer; `settings` go to `add_adapter`."""
     torch.manual_seed(1)
     model = load_model(str(base), quantization=quantization, dtype=dtype)
     model = add_adapter(model, r=4, alpha=8, dropout=0.1, **settings)

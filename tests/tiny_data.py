@@ -10,7 +10,7 @@ Describe the picture. a small square Compare these and say how they differ Hello
 
 
 def write_clip(path: Path, seed: int, num_frames: int = 12, size: tuple[int, int] = (64, 48)) -> Path:
-    """A short H.264 clip of a square that moves over noise."""
+    """Write a short H.264 clip of a square that moves over noise."""
     random = np.random.default_rng(seed)
     width, height = size
     background = random.integers(0, 120, (height, width, 3), dtype=np.uint8)

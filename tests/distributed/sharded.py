@@ -35,7 +35,7 @@ def load(folder: Path):
 
 
 def spread(model, layers: list[str]) -> list[str]:
-    """Names of the modules that fsdp2.yaml's policy spreads by themselves; then the rest of the model."""
+    """Return the names of the modules that fsdp2.yaml's policy spreads by themselves; then the rest of the model."""
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=layers
     )
@@ -49,7 +49,7 @@ def spread(model, layers: list[str]) -> list[str]:
 
 
 def batches(folder: Path, towers=()):
-    """A clip with its picture, a picture, text, and nothing."""
+    """Return a clip with its picture, a picture, text, and nothing."""
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=2)
     samples = load_corpus([Source(folder / "train.json")], processor.tokenizer, visual_tokens, 256).samples
     rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 256, seed=0)

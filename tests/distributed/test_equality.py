@@ -58,7 +58,7 @@ def columns(folder: Path) -> list[dict[str, float]]:
 
 
 def bad_media(folder: Path) -> list[dict]:
-    """Without the rows: those of one step are found in another order."""
+    """Return the lines without the rows: those of one step are found in another order."""
     lines = [json.loads(line) for line in (folder / "bad_media.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in ("file", "reason", "data", "epoch", "step")} for line in lines]
 

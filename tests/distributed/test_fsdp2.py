@@ -1,4 +1,4 @@
-"""What FSDP2 spreads, on the CPU with torch's own fully_shard; the real command where there are GPUs."""
+"""FSDP2 spreads weights: on the CPU with torch's own fully_shard; the real command where there are GPUs."""
 
 from pathlib import Path
 

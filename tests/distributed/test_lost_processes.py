@@ -38,7 +38,7 @@ def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
 
 
 def losses(out: Path) -> dict[int, float]:
-    """By step."""
+    """Return step -> loss."""
     file = out / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return {line["step"]: line["loss"] for line in lines if "loss" in line}

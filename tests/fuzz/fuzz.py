@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
-    """outcomes: kind of file -> outcome -> number; named: what ended a decoder; wrong: what must not be."""
+    """Return the report: outcomes (kind of file -> outcome -> number), named (what ended a decoder), wrong."""
     files = write_files(folder)
     began = time.perf_counter()
     outcomes: dict[str, Counter] = {path.suffix[1:]: Counter() for path in files}
@@ -85,7 +85,7 @@ def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
 
 
 def try_one(decoder: IsolatedDecoder, source: Path, target: Path, seed: int) -> tuple[str, str]:
-    """The outcome of one mutation, and the line that describes it."""
+    """Return the outcome of one mutation, and the line that describes it."""
     target.write_bytes(mutate(source.read_bytes(), np.random.default_rng(seed)))
     kind = "image" if source.suffix in (".jpg", ".png") else "video"
     try:
@@ -116,7 +116,7 @@ def write_files(folder: Path) -> list[Path]:
 
 
 def mutate(data: bytes, random: np.random.Generator) -> bytes:
-    """One to four changes: bytes, of the header more often; extreme lengths; blocks cut, doubled or moved; an end."""
+    """Make one to four changes: bytes, mostly of the header; extreme lengths; blocks cut, doubled or moved; an end."""
     for _ in range((1, 1, 1, 2, 2, 3, 4)[random.integers(7)]):
         if not data:
             break
@@ -138,7 +138,7 @@ def flip_bit(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def set_extreme(data: bytes, random: np.random.Generator) -> bytes:
-    """1, 2 or 4 bytes, big or little-endian, anywhere: lengths, counts, sizes and times are among them."""
+    """Change 1, 2 or 4 bytes, big or little-endian, anywhere: lengths, counts, sizes and times are among them."""
     size = (1, 2, 4)[random.integers(3)]
     value = EXTREMES[random.integers(len(EXTREMES))] & ((1 << 8 * size) - 1)
     reach = len(data) if random.random() < 0.5 else min(len(data), 512)

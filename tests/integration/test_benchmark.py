@@ -20,7 +20,7 @@ KEYS = {
 
 
 def benchmark(folder: Path, *command: str) -> tuple[list[dict], str]:
-    """The rows that a case writes, and what it prints."""
+    """Return the rows that a case writes, and its output."""
     out = folder / "rows.json"
     printed = subprocess.run(
         [sys.executable, ROOT / "scripts/benchmark.py", *command, "--json", out],

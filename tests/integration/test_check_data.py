@@ -55,7 +55,7 @@ def check(model_folder, tmp_path, capsys):
     return run
 
 
-def test_a_clip_in_an_answer_is_visual_and_not_supervised(check, media_folder, processor, visual_tokens, tmp_path):
+def test_a_clip_in_an_answer_is_visual_and_not_trained(check, media_folder, processor, visual_tokens, tmp_path):
     shown, plain = tmp_path / "shown.json", tmp_path / "plain.json"
     for path, answer in ((shown, "<video>Here it is"), (plain, "Here it is")):
         record = {"video": ["clip0.mp4"] * (path is shown), "conversations": turns("Show a card", answer)}
@@ -63,9 +63,9 @@ def test_a_clip_in_an_answer_is_visual_and_not_supervised(check, media_folder, p
     (_, report, _), (_, without, _) = check(shown, media_root=media_folder), check(plain, media_root=media_folder)
     total = report["num_tokens"]["sum"]
     assert report["visual_token_share"] == pytest.approx(visual_tokens.video / total)
-    supervised = without["supervised_token_share"] * without["num_tokens"]["sum"]
+    trained = without["supervised_token_share"] * without["num_tokens"]["sum"]
     blank = total - visual_tokens.video - without["num_tokens"]["sum"]  # behind a placeholder begins another word
-    assert report["supervised_token_share"] * total == pytest.approx(supervised + blank)
+    assert report["supervised_token_share"] * total == pytest.approx(trained + blank)
 
 
 def test_figures_are_those_of_the_batches(check, mixed_file, media_folder, processor, visual_tokens):
@@ -197,7 +197,7 @@ def test_nothing_left_and_a_wrong_recipe(check, tmp_path):
 
 
 def write_png(path: Path, width: int, height: int, data: bytes = b"") -> Path:
-    """Greys; `data` are the compressed rows."""
+    """Return a PNG of greys; `data` are the compressed rows."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
     body = b"".join(
@@ -209,7 +209,7 @@ def write_png(path: Path, width: int, height: int, data: bytes = b"") -> Path:
 
 
 def announce(source: Path, target: Path, num_frames: int) -> Path:
-    """An AVI whose headers promise so many frames."""
+    """Write an AVI whose headers promise so many frames."""
     data = source.read_bytes()
     for name, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
         at = data.index(name) + offset

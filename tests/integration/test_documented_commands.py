@@ -146,7 +146,7 @@ def check_activate(command: str, checkout: Path) -> None:
 
 
 def check_launch(command: str, checkout: Path) -> None:
-    """The recipe parses with its overrides, accelerate takes the config; the weights are too large to run it."""
+    """Parse the recipe with its overrides and the accelerate config; the weights are too large to run it."""
     *options, script, recipe = [word for word in shlex.split(command)[2:] if "=" not in word]
     assert script == "train/sft.py" and options[::2] in ([], ["--config_file"])
     for config in options[1::2]:
@@ -166,12 +166,12 @@ def check_demo(command: str, checkout: Path) -> None:
 
 
 def check_generator(command: str, checkout: Path) -> None:
-    """What it would write is compared with what is there by `test_generated_files_are_current` and others."""
+    """Look for the script; `test_generated_files_are_current` and others compare what it writes."""
     assert (ROOT / command.split()[1]).is_file()
 
 
 def check_elsewhere(command: str, checkout: Path) -> None:
-    """`test_commands_that_take_hours_know_their_options` does."""
+    """Leave it to `test_commands_that_take_hours_know_their_options`."""
 
 
 def check_hooks(command: str, checkout: Path) -> None:

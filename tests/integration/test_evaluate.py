@@ -80,7 +80,7 @@ def test_scores_are_counted(monkeypatch):
 
 
 def run(monkeypatch, capsys, *arguments):
-    """(exit status, stdout, stderr) of scripts/evaluate.py in this process."""
+    """Return (exit status, stdout, stderr) of scripts/evaluate.py in this process."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
     status = 0
     try:

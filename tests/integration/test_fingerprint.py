@@ -18,7 +18,7 @@ from train.results.merge import merge_adapter
 
 @pytest.fixture
 def other_base(processor, tmp_path):
-    """Of the same shape, with other weights."""
+    """A base of the same shape, with other weights."""
     folder = tmp_path / "other"
     torch.manual_seed(7)
     model = build_model(build_config("tiny", processor.tokenizer))

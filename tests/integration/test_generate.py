@@ -73,7 +73,7 @@ def test_a_mixed_batch_answers_as_each_prompt_alone(loaded, prompts):
 
 
 def test_greedy_by_hand_gives_the_same_answer_and_it_ends_at_eos(loaded, prompts, visual_tokens):
-    """Without cache, padding or generate(): the most likely token, again and again."""
+    """Return the most likely token, again and again, without cache, padding or generate()."""
     model, processor = loaded
     messages, media = prompts[4]
     pixels = PixelLoader(processor, 8)(media)
@@ -145,7 +145,7 @@ def test_settings_of_a_foreign_generation_config_do_not_matter(
 
 
 def run(monkeypatch, capsys, *arguments):
-    """(exit status, stdout, stderr) of scripts/generate.py in this process."""
+    """Return (exit status, stdout, stderr) of scripts/generate.py in this process."""
     monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
     status = 0
     try:

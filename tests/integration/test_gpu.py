@@ -1,4 +1,4 @@
-"""What a CPU cannot show: the QLoRA recipe's own settings on a CUDA device."""
+"""The QLoRA recipe's own settings on a CUDA device, which a CPU cannot show."""
 
 import json
 import math

@@ -145,7 +145,7 @@ def test_a_stream_is_read_as_far_as_it_is_shown(preview):
 
 
 def test_pictures_are_what_the_model_gets(preview, media_folder, processor):
-    """Of a clip alone: eight pictures, near those that the processor makes of the file's frames."""
+    """A clip alone has eight pictures, near those that the processor makes of the file's frames."""
     html = preview([RECORDS[2]])
     uris = re.findall(r'<img alt="frame \d" src="data:image/jpeg;base64,([^"]+)"', html)
     shown = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))) for uri in uris]).astype(float)

@@ -39,7 +39,7 @@ def args(tmp_path) -> TrainingArguments:
 
 
 def projected(model, inputs: dict) -> dict[str, torch.Tensor]:
-    """What the projector makes of pictures (N, tokens, hidden) and of clips (frames, tokens, hidden)."""
+    """Return the projector's output for pictures (N, tokens, hidden) and clips (frames, tokens, hidden)."""
     return {
         "image": model.get_image_features(inputs[IMAGE_KEY], return_dict=True).pooler_output,
         "video": model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output,

@@ -98,7 +98,7 @@ parts = st.lists(words | media, min_size=1, max_size=5)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(st.tuples(parts, parts), min_size=1, max_size=3), min_size=1, max_size=4), st.booleans())
 def test_media_anywhere(processor, visual_tokens, talks, is_typed):
-    """In questions and answers, as typed parts and as LLaVA's texts: prompts are those of inference, and the labels of
+    """Media stand in questions and answers, typed or in LLaVA's texts: prompts are those of inference, and labels of
     packed rows are those of the conversations by themselves: words and EOS."""
     conversations = []
     for talk in talks:

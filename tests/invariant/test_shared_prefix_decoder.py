@@ -69,7 +69,7 @@ def unchanged(model):
 
 
 def sample(*parts):
-    """(ids, labels, media) of a conversation; a part is a medium, words of a prompt or ("answer", words)."""
+    """Return (ids, labels, media) of a conversation; a part is a medium, words of a prompt or ("answer", words)."""
     ids, labels, media = [1], [-100], []
     for part in parts:
         words = VISUAL_TOKENS.get(part[0])
@@ -83,7 +83,7 @@ def sample(*parts):
 
 
 def ask(media, *turns):
-    """A conversation about `media`: (question, answer), (question, answer) ..."""
+    """Return a conversation about `media`: (question, answer), (question, answer) ..."""
     parts = [part for question, answer in turns for part in (question, ("answer", answer))]
     return sample(*media, *parts)
 
@@ -119,7 +119,7 @@ CASES = {
 
 
 def pixels(media):
-    """`forward`'s pixel arguments: (N, 3, 28, 28) pictures and (N, FRAMES, 3, 28, 28) clips."""
+    """Return `forward`'s pixel arguments: (N, 3, 28, 28) pictures and (N, FRAMES, 3, 28, 28) clips."""
     arguments = {}
     for kind, name in PIXEL_NAMES.items():
         chosen = [name for of_kind, name in media if of_kind == kind]
@@ -131,7 +131,7 @@ def pixels(media):
 
 
 def build_row(samples, groups):
-    """What a collator makes of one row: forward's arguments, and labels (1, L)."""
+    """Collate one row: return forward's arguments, and labels (1, L)."""
     ids = torch.cat([torch.as_tensor(group.lay_out([samples[i][0] for i in group.samples])) for group in groups])
     labels = torch.cat([torch.as_tensor(group.lay_out([samples[i][1] for i in group.samples])) for group in groups])
     media = [medium for group in groups for medium in samples[group.samples[0]][2]]
@@ -169,7 +169,7 @@ def train_packed(model, samples, rows):
 
 
 def take_gradient(model):
-    """Every trained parameter's gradient as one float32 vector, zero where none arrived; and resets it."""
+    """Return every trained parameter's gradient as one float32 vector, zero where none arrived, and reset it."""
     gradient = [
         (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten().float()
         for parameter in model.parameters()

@@ -34,7 +34,7 @@ def recipe_file(model_folder, mixed_file, tmp_path):
 
 
 def train(recipe_file, name, *overrides):
-    """The folder, and what was logged of its steps."""
+    """Return the folder, and what was logged of its steps."""
     folder = recipe_file.parent / name
     main([str(recipe_file), f"training.output_dir={folder}", *overrides])
     return folder, {column: metrics(folder, column) for column in COLUMNS}

@@ -39,7 +39,7 @@ def metrics(output_dir) -> list[dict]:
 
 
 def relative_difference(ours, theirs) -> float:
-    """Of the trained lora_B matrices, which start at zero, so that they are the gradient."""
+    """Return the trained lora_B matrices, which start at zero, so that they are the gradient."""
     names = [name for name in ours if "lora_B" in name]
     difference = sum(((ours[name] - theirs[name]) ** 2).sum() for name in names)
     return float(difference**0.5 / sum((theirs[name] ** 2).sum() for name in names) ** 0.5)

@@ -19,7 +19,7 @@ STEPS = 6
 
 
 def records() -> list[dict]:
-    """Two more questions about a picture that goes missing, one about another in the same record as a bad one."""
+    """Return two more questions about a picture that goes missing, one of them beside a bad one in its record."""
     more = {"image": "picture1.png", "conversations": turns("<image>\nDescribe the picture.", "red")}
     return [*MIXED_RECORDS, more, more]
 
@@ -114,7 +114,7 @@ def test_a_run_with_bad_media_is_one_whose_rows_lack_them(bad, sound, start, lac
 
 
 def test_resumed_is_unbroken_with_bad_media(bad, start, at):
-    """What took too long before is not tried again, although it might have the time now."""
+    """A file that took too long before is not tried again, although it might have the time now."""
     picture = (bad / "picture1.png").read_bytes()
     at("on_train_begin", 0, (bad / "picture1.png").unlink)
     unbroken = start(bad, "unbroken")

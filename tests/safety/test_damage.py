@@ -104,7 +104,7 @@ def test_code_in_a_checkpoint_is_never_run(name, form, run, recipe_file, tmp_pat
 
 
 def test_consumed_rows_are_not_decoded_again(run, recipe_file, monkeypatch):
-    """Of the 6 rows that the run takes, resumed behind the fourth it decodes two."""
+    """The run takes 6 rows; resumed behind the fourth it decodes two."""
     from data.batches.collator import RowCollator
 
     collate, seen = RowCollator.__call__, []

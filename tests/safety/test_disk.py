@@ -16,7 +16,7 @@ from train.sft import main
 
 @contextmanager
 def file_size_limit(num_bytes):
-    """No file of this process may grow beyond it: what a full disk does, without a disk."""
+    """Let no file of this process grow beyond it: as on a full disk, without a disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
     try:

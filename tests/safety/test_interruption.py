@@ -23,7 +23,7 @@ def send(number):
 
 
 def assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *overrides):
-    """The same command again, and an unbroken run of it in another folder."""
+    """Give the same command again, and run it unbroken in another folder."""
     main([str(recipe_file), *overrides])
     main([str(recipe_file), f"training.output_dir={tmp_path / 'unbroken'}", *overrides])
     assert result(out) == result(tmp_path / "unbroken")
@@ -110,7 +110,7 @@ def test_early_stopping_keeps_its_patience_over_an_interruption(recipe_file, out
 
 
 def test_a_run_that_has_ended_takes_no_step_more(recipe_file, out):
-    """In the middle of an epoch, too."""
+    """A signal in the middle of an epoch, too."""
     short = ["training.max_steps=4", "training.save_steps=4"]
     main([str(recipe_file), *short])
     before = result(out)

@@ -1,4 +1,4 @@
-"""What comes from elsewhere opens no file outside of its folder, runs no code, and no secret is written down."""
+"""Files from elsewhere open no file outside of their folder and run no code, and no secret is written down."""
 
 import json
 import re

@@ -93,7 +93,7 @@ class Torture:
         return True
 
     def the_others_end(self, process: subprocess.Popen, victims: list[psutil.Process]) -> None:
-        """Of two ranks that lost one, the launcher ends the other."""
+        """Check that the launcher ends the other of two ranks."""
         _, alive = psutil.wait_procs(victims, timeout=90)
         if alive:
             self.problems.append(f"{len(alive)} processes are alive 90 s after a rank was killed")
@@ -119,7 +119,7 @@ class Torture:
         return True
 
     def unfinished(self) -> set[int]:
-        """Inodes of the folders in which checkpoints are being written, or were when a run was killed."""
+        """Return the inodes of the folders in which checkpoints are being written, or were when a run was killed."""
         found = set()
         for path in self.folder.glob(f"out/checkpoint-*{UNFINISHED}"):
             try:

@@ -17,7 +17,7 @@ HEADS, HEAD_DIM = 4, 8
 
 
 def written_mask(layout):
-    """The mask, token by token: (group, suffix or None for the prefix, place in the row)."""
+    """Return the mask, token by token: (group, suffix or None for the prefix, place in the row)."""
     tokens = []
     for group, (prefix_length, suffix_lengths) in enumerate(layout.groups):
         tokens += [(group, None)] * prefix_length

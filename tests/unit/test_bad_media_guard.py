@@ -1,4 +1,4 @@
-"""What a run remembers of bad media, and what it leaves out of rows."""
+"""A run remembers bad media and leaves them out of rows."""
 
 import json
 

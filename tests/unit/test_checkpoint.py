@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from, and which ones stay."""
+"""The checkpoint that a run continues from, and those that stay."""
 
 import pytest
 

@@ -41,7 +41,7 @@ BLACK = Image.new("RGB", (EDGE, EDGE))
 
 
 def centre_of(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[float, float]:
-    """(x, y) of the middle of what has about this colour, as shares of the edge."""
+    """Return (x, y) of the middle of what has about this colour, as shares of the edge."""
     near = np.abs(pixels.astype(int) - colour).sum(axis=-1) < 90
     rows, columns = np.nonzero(near)
     return (columns.min() + columns.max() + 1) / 2 / EDGE, (rows.min() + rows.max() + 1) / 2 / EDGE

@@ -1,4 +1,4 @@
-"""What the packages and the scripts import is declared in pyproject.toml."""
+"""Everything that the packages and the scripts import is declared in pyproject.toml."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def normalized(name: str) -> str:
-    """Distributions' names are compared as PEP 503 says."""
+    """Normalise a distribution's name as PEP 503 says."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -45,7 +45,7 @@ def imported_packages(source: str) -> set[str]:
 
 
 def undeclared(names: set[str], declared: set[str]) -> set[str]:
-    """Modules that neither Python, nor this project, nor a declared distribution has."""
+    """Return the modules that neither Python, nor this project, nor a declared distribution has."""
     others = names - sys.stdlib_module_names - set(FOLDERS)
     owners = {module: set(map(normalized, found)) for module, found in packages_distributions().items()}
     return {name for name in others if not (owners.get(name) or {normalized(name)}) & declared}

@@ -1,4 +1,4 @@
-"""What the documents name, link and show exists and is current: files, tests, anchors, tables, figures."""
+"""Files, tests, anchors, tables and figures that the documents name, link and show exist and are current."""
 
 import ast
 import json
@@ -67,7 +67,7 @@ def test_the_two_commands_come_first():
     assert commands(README)[:2] == ["make demo", "make test"]
 
 
-def test_the_demo_s_lines_are_those_that_it_prints(capsys):
+def test_the_demo_s_lines_are_as_shown(capsys):
     (shown,) = blocks(README, "text")
     share = r"([\d.]+)%"
     seconds, *shares = re.search(

@@ -193,7 +193,7 @@ def test_what_a_run_has_not_used_makes_room_the_longest_unused_first(tmp_path):
 
 @pytest.mark.parametrize("forks", [True, False])
 def test_a_full_cache_is_said_once_and_changes_nothing(forks, processor, media_folder, tmp_path, monkeypatch, capfd):
-    """By a process and its workers together."""
+    """One process and its workers fill it together."""
     monkeypatch.setattr("data.batches.workers.can_fork", lambda: forks)
     cache = FrameCache(tmp_path / "cache", processor, 8, max_gib=100_000 / 2**30)  # a clip is 75 kB here
     loader, plain = PixelLoader(processor, 8, cache), PixelLoader(processor, 8)

@@ -1,4 +1,4 @@
-"""Which frames are taken: the documented rule, seconds of a clip, a constant rate, and jitter."""
+"""Frames are taken by the documented rule, in seconds of a clip, at a constant rate, and with jitter."""
 
 import json
 

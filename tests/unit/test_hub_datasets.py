@@ -83,7 +83,7 @@ for (conversation,) in [read_conversations(Source("me/shards", files="data/train
 
 
 def ask(hub, tmp_path, *sources, token=TOKEN, offline="0", code=CHILD) -> list[str]:
-    """A line for each of (path, revision, split, files). The hub's client reads its settings when it is imported."""
+    """Return a line for each of (path, revision, split, files). A process reads the settings of the hub's client once."""
     environment = {
         **os.environ,
         **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "."},
@@ -139,7 +139,7 @@ def test_splits_of_the_hub_are_the_local_files(hub, tmp_path, media_folder):
 
 
 def test_shards_of_the_hub_are_read_where_they_lie(hub, tmp_path, media_folder):
-    """With the token, which the stand-in wants; at a commit, which may not change in the midst of a run."""
+    """They are read with the token that the stand-in wants, at a commit, which may not change in the midst of a run."""
     (line,) = ask(hub, tmp_path, code=IN_PLACE)
     name, digest = line.split("|")
     assert name == f"{hub.address}/datasets/me/shards/resolve/{SHA}/data/train-00001.tar a.json"

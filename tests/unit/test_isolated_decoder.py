@@ -1,4 +1,4 @@
-"""What is decoded in another process is what is decoded here, and that process may come to any end."""
+"""Decoding in another process gives what decoding here gives, and that process may come to any end."""
 
 import os
 import signal
@@ -139,7 +139,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_its_process_is_a_light_one():
-    """With torch, every data loader worker would have 700 MB beside it."""
+    """The child has no torch: every data loader worker would have 700 MB beside it."""
     imported = "import sys, data.isolation.child_main, data.decoding.isolated_decoder, data.decoding.probe"
     asked = f"{imported}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "set()\n"

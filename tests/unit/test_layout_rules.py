@@ -116,13 +116,13 @@ def test_nothing_is_too_long_to_read():
 
 
 def room_of(module: str) -> str:
-    """data.sources.tables -> data.sources, data.errors -> data, train.sft -> train.sft."""
+    """Return the room of a module: data.sources.tables -> data.sources, data.errors -> data, train.sft -> train.sft."""
     package, *rest = module.split(".")
     return f"{package}.{rest[0]}" if rest and ((ROOT / package / rest[0]).is_dir() or package == "train") else package
 
 
 def imports_between_rooms() -> dict[tuple[str, str], str]:
-    """(importing room, imported room) -> one of the files that does so."""
+    """Return (importing room, imported room) -> one of the files that does so."""
     found = {}
     for path in SOURCES:
         package = path.relative_to(ROOT).parts[0]
@@ -187,7 +187,7 @@ def test_accelerate_configs_hold_hardware_and_no_hyper_parameter(path):
 
 
 def keys_of(value) -> set[str]:
-    """The keys of a mapping and of those inside it, but for "auto" (DeepSpeed's "as the trainer says")."""
+    """Return the keys of a mapping and of those inside it, but for "auto" (DeepSpeed's "as the trainer says")."""
     if not isinstance(value, dict):
         return set()
     inner = [keys_of(item) for item in value.values()]

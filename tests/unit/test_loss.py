@@ -30,7 +30,7 @@ def test_a_label_on_the_first_token_has_no_predictor():
 
 
 def full_loss(hidden, head, labels):
-    """Every position through the head, shifted, summed in one piece."""
+    """Return the loss of every position through the head, shifted, summed in one piece."""
     logits = (hidden @ head).float()
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
 

@@ -24,7 +24,7 @@ def picture(path: Path, mode: str = "RGB", **options) -> Path:
 
 
 def refusal(path: Path | str, kind: str | None = None) -> str:
-    """The message with which a file is refused: one line that names it."""
+    """Return the message with which a file is refused: one line that names it."""
     with pytest.raises(UserError) as caught:
         check_media_file(path, kind) if kind else load_image(path)
     message = str(caught.value)

@@ -19,13 +19,13 @@ TOKENS = {CLIP: 5, PICTURE: 3}
 
 
 def groups_of(*samples, max_questions=32, max_tokens=1000):
-    """`samples`: (ids, index of the first label, media)."""
+    """Make samples of (ids, index of the first label, media)."""
     ids, first_labels, media = zip(*samples, strict=True)
     return list(make_groups(ids, first_labels, media, TOKENS, max_questions, max_tokens))
 
 
 def questions(number, clip="a"):
-    """`number` samples of 4 + 5 tokens about one clip, the prefix 1 + 5 tokens long."""
+    """Return `number` samples of 4 + 5 tokens about one clip, the prefix 1 + 5 tokens long."""
     return [([1, CLIP, 10 + i, 7, 50 + i], 4, [clip]) for i in range(number)]
 
 

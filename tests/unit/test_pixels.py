@@ -1,4 +1,4 @@
-"""What the towers get is what the checkpoint's processor makes of the decoded pixels in one go."""
+"""The towers get what the checkpoint's processor makes of the decoded pixels in one go."""
 
 import numpy as np
 import torch

@@ -12,7 +12,7 @@ from data.isolation.process_pool import run_in_pool
 
 
 def do(job: str) -> str:
-    """What a decoder can do to the process that it runs in."""
+    """Do what a decoder can do to the process that it runs in."""
     if job == "hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
         time.sleep(3600)

@@ -1,4 +1,4 @@
-"""What several processes cannot do is refused by name, before a weight is loaded."""
+"""Settings that several processes cannot have are refused by name, before a weight is loaded."""
 
 import sys
 from contextlib import suppress

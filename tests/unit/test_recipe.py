@@ -1,4 +1,4 @@
-"""What is read from a recipe and the command line, and written."""
+"""Recipes and command lines, read and written."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""What is said about everything that is wrong in a recipe."""
+"""Every problem of a recipe has its message."""
 
 import pytest
 
@@ -10,7 +10,7 @@ STREAMED = "data.streaming=true"
 
 
 def problems(path, *overrides):
-    """The lines of the error, without the name of the file or `command line`."""
+    """Return the lines of the error, without the name of the file or `command line`."""
     with pytest.raises(UserError) as caught:
         load_recipe(path, overrides)
     return [line.split(": ", 1)[1] for line in str(caught.value).splitlines()]

@@ -48,7 +48,7 @@ class Source:
 
 
 def in_rows(samples, seed):
-    """Rows of at most 60 tokens."""
+    """Return rows of at most 60 tokens."""
     groups = Groups([len(sample.input_ids) for sample in samples])
     for index in range(len(samples)):
         groups.append([index], 0)
@@ -95,7 +95,7 @@ def test_every_conversation_once_an_epoch(lengths, window, rows_per_step, pack):
 @settings(deadline=None, max_examples=50)
 @given(lengths, small, small, st.integers(1, 4), st.sampled_from([in_rows, alone]))
 def test_a_window_that_holds_all_gives_the_ordinary_batches(lengths, rows_per_step, batch_size, num_ranks, pack):
-    """Of several epochs, for every rank; missing micro-batches come before the others of their step."""
+    """Several epochs are compared, for every rank; missing micro-batches come before the others of their step."""
     source = Source(lengths)
     rows = pack([sample for _, sample in source.encode(source.read())], 4)
     for rank in range(num_ranks):

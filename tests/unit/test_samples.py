@@ -29,7 +29,7 @@ TOKENS = VisualTokens(image=256, video=2056, num_frames=8)
 
 
 def questions(number: int, per_clip: int = 25):
-    """`number` samples of 30 tokens, `per_clip` of them about each clip."""
+    """Return `number` samples of 30 tokens, `per_clip` of them about each clip."""
     for i in range(number):
         ids = array("i", [1, 7, 32000, *range(300 + i % 50, 320 + i % 50), *range(900, 906), 2])
         clip = Media("video", f"/somewhere/on/a/disk/clips/clip{i // per_clip:07}.mp4", 0.5, 2.0)
@@ -120,7 +120,7 @@ class Tokenizer:
 
 @pytest.mark.parametrize(("per_clip", "kept", "peak"), [(25, 140, 170), (1, 230, 300)])
 def test_a_conversation_takes_few_bytes(per_clip, kept, peak):
-    """With its group and its place in a row. A list of the samples alone takes 550 bytes of each."""
+    """A group and a place in a row are counted, too. A list of the samples alone takes 550 bytes of each."""
     number = 5_000
     tracemalloc.start()
     try:

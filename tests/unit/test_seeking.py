@@ -55,7 +55,7 @@ IN_ORDER = {
 
 
 def moving_noise(num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """uint8 (num_frames, 48, 64, 3): drawn frames under noise that moves, so that frames refer to far ones."""
+    """Return uint8 (num_frames, 48, 64, 3): drawn frames under noise that moves, so that frames refer to far ones."""
     noise = np.random.default_rng(0).integers(0, 90, (48 + num_frames, 64 + 2 * num_frames, 3), dtype=np.uint8)
     frames = draw_frames(num_frames) // 2
     return np.stack([frame + noise[t : t + 48, 2 * t : 2 * t + 64] for t, frame in enumerate(frames)])
@@ -82,7 +82,7 @@ def in_order(path: Path) -> np.ndarray:
 
 
 def sought(path: Path, wanted) -> dict[int, np.ndarray] | None:
-    """None where nothing is sought; the number of frames must be known even then."""
+    """Return None where nothing is sought; the number of frames must be known even then."""
     with open_clip(path) as (container, stream):
         index = list_packets(container, stream, path, start_check(stream))
         return seek_frames(container, stream, index, sorted(wanted)) if can_seek(index, stream) else None

@@ -17,7 +17,7 @@ WHOLE = [(None, None)]
 
 
 def draw_places(first: int = 0, last: int = NUM_SLOTS - 1) -> list[int]:
-    """The chunks of the coded frames, at irregular distances."""
+    """Return the chunks of the coded frames, at irregular distances."""
     between = np.random.default_rng(3).choice(np.arange(first + 1, last), NUM_CODED - 2, replace=False)
     return [first, *sorted(between.tolist()), last]
 
@@ -34,7 +34,7 @@ def lossless(tmp_path_factory, drawn) -> Path:
 
 
 def as_played(drawn: np.ndarray, places: list[int]) -> np.ndarray:
-    """What a player shows, slot by slot: a frame stays until the next one comes."""
+    """Return what a player shows, slot by slot: a frame stays until the next one comes."""
     played, current = [], None
     for slot in range(NUM_SLOTS):
         current = drawn[places.index(slot)] if slot in places else current
@@ -43,7 +43,7 @@ def as_played(drawn: np.ndarray, places: list[int]) -> np.ndarray:
 
 
 def empty_last_chunk(path: Path, target: Path) -> Path:
-    """The same with an empty chunk in place of the last coded frame, and what was in it as junk."""
+    """Write the same with an empty chunk in place of the last coded frame, and what was in it as junk."""
     data = bytearray(path.read_bytes())
     at = data.rindex(b"00dc", 0, data.rindex(b"idx1"))
     (size,) = struct.unpack_from("<I", data, at + 4)
@@ -96,7 +96,7 @@ def test_a_clip_that_stands_still_for_its_second_half_is_not_cut(drawn, tmp_path
 
 @pytest.mark.parametrize("size", [bytes(4), b"\xff" * 4], ids=["zero", "unknown"])
 def test_a_sparse_clip_that_was_cut_is_refused(size, lossless, tmp_path):
-    """As a recorder that was interrupted leaves it, whose header does not say how long the file is."""
+    """An interrupted recorder leaves a file whose header does not say how long it is."""
     data = lossless.read_bytes()
     middle = data.index(b"00dc", len(data) // 2)
     (tmp_path / "cut.avi").write_bytes(data[:middle])

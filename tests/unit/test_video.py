@@ -31,7 +31,7 @@ LOSSLESS = {"codec": "ffv1", "pix_fmt": "bgr0"}  # RGB without loss: what comes 
 
 
 def all_frames(path: Path) -> np.ndarray:
-    """Every frame of the first video stream, in the order that it is shown."""
+    """Return every frame of the first video stream, in the order that it is shown."""
     with av.open(str(path)) as container:
         container.streams.video[0].thread_count = 1
         return np.stack([frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)])
@@ -43,7 +43,7 @@ def frames_in_header(path: Path) -> int:
 
 
 def refusal(path: Path | str) -> str:
-    """The message with which a clip is refused: one line that names it."""
+    """Return the message with which a clip is refused: one line that names it."""
     with pytest.raises(UserError) as caught:
         read_frames(path, 8)
     message = str(caught.value)
@@ -123,7 +123,7 @@ def test_frames_that_an_edit_list_hides_are_not_shown(tmp_path, h264, num_hidden
 
 
 def write_lying_clip(folder: Path, header: int) -> Path:
-    """An AVI of 30 frames whose stream header says another number, and which has no index."""
+    """Write an AVI of 30 frames whose stream header says another number, and which has no index."""
     honest = write_clip(folder / "honest.avi", draw_frames(30), "mpeg4")
     data = honest.read_bytes()
     length = data.index(b"strh") + 8 + 32  # dwLength of the stream header, whose body starts with "vids"
@@ -242,7 +242,7 @@ def test_workers_forked_after_a_clip_was_read_do_not_hang(h264):
 
 
 def open_ended(clip, folder):
-    """A copy whose last box, the frames, reaches to the end of the file, so that no size says that it is cut."""
+    """Write a copy whose last box, the frames, reaches to the end of the file, so that no size says that it is cut."""
     return overwrite(clip, folder / "open.mp4", clip.read_bytes().index(b"mdat") - 4, b"\0\0\0\0")
 
 
@@ -284,7 +284,7 @@ def test_a_transport_stream_cut_within_a_packet_is_truncated(tmp_path):
 
 
 def test_a_transport_stream_with_a_hole_is_damaged(tmp_path):
-    """What is left decodes without complaint; only the packet counters tell that something is missing."""
+    """The rest decodes without complaint; only the packet counters tell that something is missing."""
     data = write_clip(tmp_path / "whole.ts", draw_frames(60), g="10", bf="2").read_bytes()
     (tmp_path / "hole.ts").write_bytes(data[: 188 * 40] + data[188 * 44 :])
     decoded, promised = re.search(r"(\d+) of (\d+) frames could", refusal(tmp_path / "hole.ts")).groups()

@@ -13,7 +13,7 @@ from train.model.weight_files import canonical, digest_of_files, identify_base
 
 @pytest.fixture(autouse=True)
 def notes(tmp_path, monkeypatch):
-    """Where digests of files are noted, empty at first."""
+    """A folder in which digests of files are noted, empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "reeltune" / "digests"
 

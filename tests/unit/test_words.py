@@ -18,14 +18,6 @@ NOT_YET = {
     "data",
     "data/isolation",
     "scripts",
-    "tests",
-    "tests/distributed",
-    "tests/fuzz",
-    "tests/integration",
-    "tests/invariant",
-    "tests/safety",
-    "tests/torture",
-    "tests/unit",
     "train",
     "train/loop",
     "train/model",
@@ -44,7 +36,7 @@ NO_VERB = re.compile(
 )
 SUPERVISION = re.compile(r"supervis\w*", re.IGNORECASE)
 OF_TOKENS = re.compile(r"supervised[_ -](tokens?|fine-tuning)|supervised \{", re.IGNORECASE)
-PRINTS = re.compile(r"\w_prints\b|\bprints\b(?= ?[=:,)\[.])")  # fingerprints
+PRINTS = re.compile(r"\w_prints\b|\bprints(?= = |\[)")  # fingerprints
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b")
 
 

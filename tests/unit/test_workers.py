@@ -16,7 +16,7 @@ from tests.launching import ROOT
 
 
 class Squares(list):
-    """Of its numbers."""
+    """Numbers that are squared when they are read."""
 
     def __getitem__(self, index: int) -> int:
         return super().__getitem__(index) ** 2
@@ -31,7 +31,7 @@ def rank(tmp_path):
 
 
 def num_forks() -> int:
-    """Of this process, for two workers."""
+    """Return how often this process forks for two workers."""
     forks = []
     os.register_at_fork(before=lambda: forks.append("a fork"))
     assert list(DataLoader(Squares(range(6)), batch_size=None, **loader_workers(2))) == [0, 1, 4, 9, 16, 25]
@@ -79,7 +79,7 @@ def process(tmp_path):
 
 
 def others(process) -> list[psutil.Process]:
-    """The server, its two workers, and what cleans up behind them."""
+    """Count the server, its two workers, and what cleans up behind them."""
     found = psutil.Process(process.pid).children(recursive=True)
     assert len(found) == 4
     return found
