@@ -1,4 +1,4 @@
-"""What is overridden of transformers.Trainer is there, and takes what we think it takes."""
+"""Everything that is overridden of transformers.Trainer is there, and takes what we think it takes."""
 
 import inspect
 
