@@ -83,7 +83,7 @@ for (conversation,) in [read_conversations(Source("me/shards", files="data/train
 
 
 def ask(hub, tmp_path, *sources, token=TOKEN, offline="0", code=CHILD) -> list[str]:
-    """Return a line for each of (path, revision, split, files), from a process of its own, as the hub's client needs."""
+    """Return a line for each of (path, revision, split, files), from a process of its own, as the client needs."""
     environment = {
         **os.environ,
         **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "."},
