@@ -16,7 +16,7 @@ from tests.launching import ROOT
 
 
 def make(numbers):
-    """A batch of all that collators put into one."""
+    """Return a batch of all that collators put into one."""
     (number,) = numbers
     if number == 3:
         raise UserError("the third is none")
