@@ -45,6 +45,13 @@ def keep_result(
     processor.save_pretrained(folder)
     recipe = {"model": {"dtype": dtype, "quantization": quantization, "double_quantization": True}}
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    trained = (answering or model) if can_run else None
-    write_fingerprint(folder, identify_base(str(base)), dtype, quantization, trained, processor)
+    write_fingerprint(
+        folder,
+        answering or model,
+        base=identify_base(str(base)),
+        dtype=dtype,
+        quantization=quantization,
+        processor=processor,
+        can_run=can_run,
+    )
     return folder

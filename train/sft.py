@@ -5,6 +5,7 @@ accelerate launch train/sft.py RECIPE [section.key=value ...]
 
 import argparse
 import sys
+from functools import partial
 
 from accelerate import PartialState
 
@@ -17,11 +18,18 @@ from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
 from train.loop.trainer import RowTrainer
 from train.model.adapters import describe_trained
+from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
 from train.model.last_layer import run_last_layer_on_suffixes
 from train.model.load import quiet_libraries
 from train.model.trainable import load_trainable
 from train.ranks.agreement import on_first_rank
-from train.ranks.processes import among_processes, refuse_impossible, refuse_other_shares, towers_of_all_ranks
+from train.ranks.processes import (
+    among_processes,
+    holds_whole_model,
+    refuse_impossible,
+    refuse_other_shares,
+    towers_of_all_ranks,
+)
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Recipe
 from train.recipe.settings import in_words_of_recipes
@@ -49,7 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
     train, evaluation = reader.train_rows(), reader.eval_rows()
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
-    checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh)
+    base_weights = agree_on_base(*base)
+    checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh, base_weights.digest)
+    on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 
@@ -76,6 +86,13 @@ def main(argv: list[str] | None = None) -> None:
         guard=NonFiniteGuard(out, recipe.on_nonfinite, recipe.max_skipped_steps),
         bad_media=BadMediaGuard(out, *bad_media, num_files=train.num_media_files()),
         description=describe_run(recipe.dump(), fingerprints, args.world_size),
+        keep_fingerprint=partial(
+            write_fingerprint,
+            base=base_weights,
+            **recipe.model.model_dump(include={"dtype", "quantization"}),
+            processor=processor,
+            can_run=holds_whole_model() and not recipe.data.feature_cache,
+        ),
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
     trainer.train(checkpoint)

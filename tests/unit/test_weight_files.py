@@ -104,3 +104,13 @@ def test_what_is_missing_or_damaged_is_one_line(model_folder, tmp_path):
     ]:
         with pytest.raises(UserError, match=words):
             identify_base(str(tmp_path / folder))
+
+
+def test_the_commit_of_a_base_from_the_hub_is_known(model_folder, tmp_path):
+    """The hub's cache has a folder for each commit, of links to files."""
+    snapshot = tmp_path / "models--me--base" / "snapshots" / ("0123456789" * 4)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(model_folder / "model.safetensors")
+    assert identify_base(str(snapshot)).commit == "0123456789" * 4
+    assert identify_base(str(snapshot)).digest == identify_base(str(model_folder)).digest
+    assert identify_base(str(model_folder)).commit is None

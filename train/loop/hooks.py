@@ -5,6 +5,7 @@ Every private method of Trainer that is overridden stands here. A new version ma
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from train.run_folder.checkpoint import EVALUATION_PENDING
 
 class HookedTrainer(Trainer):
     """description: of the run, see `train.run_folder.provenance`; it goes into every checkpoint and the final folder.
+    keep_fingerprint: called there with the folder and the trained model, see `train.model.fingerprint`.
     early_stopping_patience: evaluations without a better metric after which training ends.
     """
 
@@ -37,12 +39,18 @@ class HookedTrainer(Trainer):
         *,
         args: TrainingArguments,
         description: dict[str, Any] | None = None,
+        keep_fingerprint: Callable[[Path, nn.Module], None] | None = None,
         early_stopping_patience: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(args=args, **kwargs)
         self.output_dir = Path(str(args.output_dir))
-        self.saver = Saver(self.output_dir, description or {}, args.save_total_limit, args.should_save)
+
+        def keep(folder: Path) -> None:
+            if keep_fingerprint is not None and self.model is not None:
+                keep_fingerprint(folder, self.model)
+
+        self.saver = Saver(self.output_dir, description or {}, args.save_total_limit, args.should_save, keep)
         args.save_total_limit = None  # rotation is the saver's
         if early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience))

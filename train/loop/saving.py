@@ -25,10 +25,19 @@ class Saver:
 
     description: of the run, see `train.run_folder.provenance`; it goes into every checkpoint and the final folder.
     limit: how many checkpoints are kept, None for all. is_writer: whether this rank writes what ranks have in common.
+    keep_fingerprint: called by the writer with the folder of every checkpoint and of the result, its weights in place.
     """
 
-    def __init__(self, output_dir: Path, description: dict[str, Any], limit: int | None, is_writer: bool):
+    def __init__(
+        self,
+        output_dir: Path,
+        description: dict[str, Any],
+        limit: int | None,
+        is_writer: bool,
+        keep_fingerprint: Callable[[Path], None],
+    ):
         self.output_dir, self.description, self.limit, self.is_writer = output_dir, description, limit, is_writer
+        self.keep_fingerprint = keep_fingerprint
         self.seconds = 0.0  # spent on checkpoints since whoever reads it has set it back
 
     def save_checkpoint(self, state: TrainerState, write: Callable[[Path], None], owes_evaluation: bool) -> Path:
@@ -49,6 +58,7 @@ class Saver:
                 state.best_model_checkpoint = str(best) if best == final or best.exists() else None
             state.save_to_json(str(written / STATE_FILE))
             write_provenance(written, self.description, state.global_step)
+            self.keep_fingerprint(written)
             if owes_evaluation:
                 (written / EVALUATION_PENDING).touch()
             seal(written)
@@ -68,6 +78,7 @@ class Saver:
             if not self.is_writer:
                 return
             write_provenance(stage, self.description, state.global_step)
+            self.keep_fingerprint(stage)
             for path in sorted(stage.iterdir(), key=lambda path: path.name.endswith(".safetensors")):
                 flush(path)
                 path.replace(self.output_dir / path.name)

@@ -21,7 +21,15 @@ from torch import nn
 from transformers import VideoLlavaProcessor
 
 from data.errors import UserError, one_line
-from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BaseIdentity, digest_of_files
+from train.model.weight_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BaseIdentity,
+    digest_of_files,
+    identify_base,
+    weight_files,
+)
+from train.ranks.agreement import on_first_rank
 
 FINGERPRINT = "fingerprint.safetensors"
 QUESTION = "What can be seen here?"
@@ -56,16 +64,26 @@ class Fingerprint:
         return TOLERANCES[self.dtype]
 
 
+def agree_on_base(name_or_path: str, revision: str | None) -> BaseIdentity:
+    """Identify the base that all ranks train. ALL RANKS: each waits for the download, one reads the weights."""
+    weight_files(name_or_path, revision)  # a download may take longer than ranks wait for each other
+    return on_first_rank(identify_base, name_or_path, revision)
+
+
 def write_fingerprint(
     folder: Path,
+    model: nn.Module,
+    *,
     base: BaseIdentity,
     dtype: str,
     quantization: str | None,
-    model: nn.Module | None,
     processor: VideoLlavaProcessor,
+    can_run: bool = True,
 ) -> None:
-    """Write the fingerprint of what is saved in `folder`. `model` is the trained one, None where it cannot be run
-    as a whole: spread over ranks, or without its towers."""
+    """Write the fingerprint of what is saved in `folder`, where the weights are in place.
+
+    can_run: whether this process can run the trained model; not where it is spread over ranks or has no towers.
+    """
     values: dict[str, str | None] = {
         "base_digest": base.digest,
         "base_commit": base.commit,
@@ -78,7 +96,7 @@ def write_fingerprint(
         values["adapter"] = digest_of_files([folder / ADAPTER_WEIGHTS])
         values["settings"] = settings_digest(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
     tensors = {}
-    if model is not None:
+    if can_run:
         inputs = reference_inputs(processor)
         device = next(model.parameters()).device.type
         # As in training, where Accelerate does the same: parts that are trained are float32 among halves.
@@ -86,6 +104,16 @@ def write_fingerprint(
             tensors = {"input_ids": inputs["input_ids"], "logits": last_logits(model, inputs)}
     known = {name: value for name, value in values.items() if value is not None}
     save_file(tensors, folder / FINGERPRINT, metadata=known)
+
+
+def check_resumed(checkpoint: str | None, base: BaseIdentity) -> None:
+    """Raise UserError where a checkpoint comes from training another base than the one to continue with."""
+    file = Path(checkpoint or "", FINGERPRINT)
+    if checkpoint and file.is_file() and read_fingerprint(file).base.digest != base.digest:
+        raise UserError(
+            f"{checkpoint} was trained on another base: the weights in model.name_or_path are others; give the base "
+            "that it was trained on, or start over with --fresh"
+        )
 
 
 def read_fingerprint(file: Path) -> Fingerprint:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data.errors import UserError, first_line
 from data.packing.rows import Rows
@@ -31,6 +32,11 @@ def uses_deepspeed() -> bool:
 def uses_fsdp() -> bool:
     """Tell whether the accelerate config names FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
+def holds_whole_model() -> bool:
+    """Tell whether every process has all weights of the model, and can run it alone."""
+    return not (uses_fsdp() or is_deepspeed_zero3_enabled())
 
 
 def cpu_processes() -> dict[str, Any]:

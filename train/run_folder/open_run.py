@@ -42,14 +42,16 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
         _refuse(folder, compare(before.get("recipe"), _plain(what_matters(recipe.dump()))))
 
 
-def start_run(output_dir: str, recipe: Recipe, data: dict[str, str], fresh: bool) -> tuple[str | None, list[str]]:
-    """Make the folder and take it for a run of this recipe on these data, see `open_run`.
+def start_run(
+    output_dir: str, recipe: Recipe, data: dict[str, str], fresh: bool, base: str | None = None
+) -> tuple[str | None, list[str]]:
+    """Make the folder and take it for a run of this recipe on these data and this base, see `open_run`.
 
     Returns the checkpoint to continue from and what the user should know.
     """
     lock_folder(output_dir)
     with _named_problems(output_dir):
-        notices = open_run(output_dir, recipe.dump(), data, fresh)
+        notices = open_run(output_dir, recipe.dump(), data, fresh, base)
         checkpoint, unsound = find_checkpoint(recipe.resume, output_dir)
         recipe.write(Path(output_dir) / "recipe.yaml")
     return checkpoint, notices + unsound
@@ -92,15 +94,17 @@ def lock_folder(output_dir: str | Path) -> None:
     _locks[path.resolve()] = file
 
 
-def open_run(output_dir: str | Path, recipe: dict[str, Any], data: dict[str, str], fresh: bool) -> list[str]:
-    """Check that what is in the folder belongs to this recipe and these data, and note them down.
+def open_run(
+    output_dir: str | Path, recipe: dict[str, Any], data: dict[str, str], fresh: bool, base: str | None = None
+) -> list[str]:
+    """Check that what is in the folder belongs to this recipe, these data and this base, and note them down.
 
-    fresh: what an earlier run left moves to output_dir/earlier-N first. Returns what the user should know; raises
-    UserError with the difference otherwise.
+    fresh: what an earlier run left moves to output_dir/earlier-N first. base: the digest of its weights.
+    Returns what the user should know; raises UserError with the difference otherwise.
     """
     folder, notices = Path(output_dir), []
     tidy(folder)
-    identity = _plain({"recipe": what_matters(recipe), "conversations": data})
+    identity = _plain({"recipe": what_matters(recipe), "conversations": data, "base": base})
     before = _read(folder / RUN_FILE)
     if before and "conversations" in before:
         _keep_known_sizes(before["conversations"], identity["conversations"])
@@ -144,6 +148,8 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str
     old, new = (run.get("conversations", {}) for run in (before, now))
     parts = [part for part in {**old, **new} if old.get(part) != new.get(part)]
     others = [f"the conversations or media of data.{part} are others" for part in parts]
+    if before.get("base") not in (None, now["base"]):  # None: notes of an earlier version
+        others.append(f"the weights in {now['recipe']['model']['name_or_path']} are others")
     return compare(before.get("recipe"), now["recipe"]) + others
 
 
