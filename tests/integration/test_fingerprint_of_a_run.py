@@ -28,7 +28,7 @@ def recipe(base, mixed_file, tmp_path):
 
 
 def other_weights(base):
-    """Weights of the same size in the base's place."""
+    """Put weights of the same size in the place of the base's."""
     file = base / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1000:] = bytes(1000)
