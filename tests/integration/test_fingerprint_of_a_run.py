@@ -87,6 +87,14 @@ def test_parts_that_are_trained_in_float32_among_halves_have_one_too(recipe, tmp
     load(artifact)
 
 
+def test_an_adapter_that_bfloat16_trained_is_merged_and_answers_in_it(recipe, tmp_path):
+    """Training computes under autocast, answering does not: both are the same model within bfloat16's rounding."""
+    main([str(recipe), "model.dtype=bfloat16"])
+    artifact = open_artifact(str(tmp_path / "out"))
+    assert load(artifact)[0].dtype == torch.bfloat16
+    merge_adapter(str(tmp_path / "out"), tmp_path / "merged", report=lambda line: None)
+
+
 def test_without_towers_there_are_digests_alone(recipe, tmp_path):
     main([str(recipe), f"data.feature_cache={tmp_path / 'features'}", "training.max_steps=1"])
     kept = read_fingerprint(tmp_path / "out" / FINGERPRINT)
