@@ -10,12 +10,14 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 UNFINISHED = ".reeltune-unfinished"
+SECONDS_TO_LOCK = 60  # a new file is locked in microseconds
 # What the RuntimeErrors of torch.save name when the disk refuses a write.
 TORCH_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream")
 KEPT_LETTERS = 40  # of a name: with four bytes each, and the rest, less than the 255 bytes that a name may have
@@ -38,10 +40,22 @@ def unfinished_of(path: AnyPath) -> list[Path]:
 
 
 def remove_killed(path: AnyPath) -> None:
-    """Remove what killed writers of the folder `path` have begun; those at work hold a lock on theirs."""
+    """Remove what killed writers of the file or folder `path` have begun."""
     for left in unfinished_of(path):
-        with suppress(BlockingIOError), _locked(left):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        remove_if_killed(left)
+
+
+def remove_if_killed(left: Path) -> None:
+    """Remove an unfinished file or folder, unless its writer is at work: it holds a lock.
+
+    A file that is empty is left alone for a minute, as its writer may be about to lock it.
+    """
+    with suppress(OSError), _locked(left):  # another process may be faster, or the file system without locks
+        status = left.stat()
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif status.st_size or status.st_mtime < time.time() - SECONDS_TO_LOCK:
+            left.unlink()
 
 
 @contextmanager
@@ -67,6 +81,8 @@ def whole_file(path: AnyPath, is_flushed: bool = True) -> Iterator[BinaryIO]:
     try:
         # Not tempfile's, which nobody but their owner may read: caches and results are shared.
         with open(unfinished, "xb") as file:
+            with suppress(OSError):  # a file system without locks: nobody removes what is left there
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             if is_flushed:
                 file.flush()

@@ -6,7 +6,8 @@ A recipe with data.frame_cache gets the frames of all sound files put there. Wit
 decoded, and what is there already is not: a fill that was interrupted goes on.
 
 Needs the checkpoint's processor and config, no weights and no GPU. `section.key=value` changes the recipe.
-Exit status: 0 when all is well, 1 when a record or a file is wrong, 2 for a wrong recipe or command line.
+Exit status: 0 when all is well, 1 when a record or a file is wrong or the cache takes no more, 2 for a wrong recipe or
+command line.
 """
 
 import argparse
@@ -73,6 +74,7 @@ def main() -> None:
         "unused_media": unused_media([source for split in sources for source in split], files),
     }
     if filling:
+        filling.cache.remove_killed()  # a process that took too long, or was ended because the cache was full
         kept, number = filling.num_kept(files)
         report["frame_cache"] = {"folder": recipe.data.frame_cache, "kept": kept, "wanted": number}
     text = "\n".join(summary(report, recipe.data.max_length))
@@ -106,7 +108,7 @@ def cache_filling(data: Data, processor: VideoLlavaProcessor, is_all: bool) -> F
         if is_all:
             raise UserError("--fill-cache: the recipe has no data.frame_cache; name a folder there")
         return None
-    cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib, is_quiet=True)
+    cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib, must_keep=True)
     samplings = {Sampling(data.frame_sampling, data.frames_per_second): None}
     if data.eval:
         samplings[UNIFORM] = None

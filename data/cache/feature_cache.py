@@ -83,7 +83,7 @@ class FeatureLoader:
     def keep(self, item: Media, features: torch.Tensor) -> None:
         """Keep the features of a picture (L, T, D) or a clip (F, L, T, D). SettingError where the disk refuses them."""
         try:
-            self._files.write(self._key(item), features)
+            self._files.write(self._key(item), features, is_flushed=True)
         except OSError as problem:
             reason = f"cannot write into {self.folder}: {problem.strerror}; make room, the same command goes on"
             raise SettingError("feature_cache", reason) from problem

@@ -15,7 +15,7 @@ from transformers import VideoLlavaProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 
 from data.cache.tensor_files import TensorFiles
-from data.errors import SettingError
+from data.errors import SettingError, UserError
 from data.media.reference import Media, identity
 
 FORMAT = 2  # the frames of sparse AVIs were others in 1
@@ -73,10 +73,15 @@ def _version(package: str) -> str | None:
         return None
 
 
+class CannotKeepError(UserError):
+    """A cache that takes no more: it is full, or its disk refuses a write."""
+
+
 class FrameCache:
     """Files of uint8 pixels in `folder`, at most `max_gib` of them.
 
     What does not fit is decoded every time, and so is everything new once the disk refuses a write; both are said once.
+    must_keep: raise CannotKeepError in both cases, and let no power cut lose an entry.
 
     SettingError where the folder cannot be written at the start.
     """
@@ -87,7 +92,7 @@ class FrameCache:
         processor: VideoLlavaProcessor,
         num_frames: int,
         max_gib: float | None = None,
-        is_quiet: bool = False,
+        must_keep: bool = False,
     ):
         self.key_of = FrameKeys(processor, num_frames)
         try:
@@ -95,7 +100,7 @@ class FrameCache:
         except OSError as problem:
             reason = f"cannot write {folder}: {problem.strerror}; take another folder or remove the setting"
             raise SettingError("frame_cache", reason) from problem
-        self.is_quiet = is_quiet
+        self.folder, self.must_keep = Path(folder), must_keep
         self._is_closed = RawValue("b", False)  # of this process and of its data loader's workers
 
     def get(self, item: Media, make: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -128,13 +133,21 @@ class FrameCache:
         if self._is_closed.value:
             return
         try:
-            if not self._files.write(key, pixels):
-                self._close("is full of what this run uses; raise frame_cache_gib")
+            if self._files.write(key, pixels, is_flushed=self.must_keep):
+                return
+            reason = "is full of what this run uses; raise frame_cache_gib"
         except OSError as problem:
-            self._close(f"cannot be written ({problem.strerror}); make room")
+            reason = f"cannot be written ({problem.strerror}); make room"
+        if self.must_keep:
+            raise CannotKeepError(reason)
+        self._close(reason)
+
+    def remove_killed(self) -> None:
+        """Remove what killed processes have begun to write."""
+        self._files.remove_killed()
 
     def _close(self, reason: str) -> None:
         is_told, self._is_closed.value = self._is_closed.value, True
-        if not (is_told or self.is_quiet):
-            print(f"frame_cache: {self._files.folder} {reason}. Frames that are not in it are decoded every epoch",
+        if not is_told:
+            print(f"frame_cache: {self.folder} {reason}. Frames that are not in it are decoded every epoch",
                   file=sys.stderr, flush=True)  # fmt: skip

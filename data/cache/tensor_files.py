@@ -14,11 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from data.files import UNFINISHED, unfinished_path, write_whole
+from data.files import UNFINISHED, remove_if_killed, unfinished_path, write_whole
 
 TENSOR = "tensor"
 FREED_SHARE = 0.05  # of the bound: making room looks at every file, so it makes some for others to come
-STALE_SECONDS = 24 * 3600  # after which a file that somebody began to write is nobody's
 
 
 class TensorFiles:
@@ -33,9 +32,15 @@ class TensorFiles:
     def __init__(self, folder: str | Path, max_bytes: int | None = None):
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.started = _time_of_the_disk(self.folder)
+        self.remove_killed()
         if max_bytes is not None:
             with self._total_size() as total:
                 total.num_bytes = sum(size for _, size, _ in self._entries())  # some may have been removed by hand
+
+    def remove_killed(self) -> None:
+        """Remove what killed writers have left."""
+        for left in self.folder.glob(f"**/.*{UNFINISHED}"):
+            remove_if_killed(left)
 
     def path(self, key: Mapping) -> Path:
         name = hashlib.sha256(_canonical(key).encode()).hexdigest()
@@ -59,13 +64,15 @@ class TensorFiles:
                 os.utime(path)  # the time of last use
         return tensor
 
-    def write(self, key: Mapping, tensor: torch.Tensor) -> bool:
-        """Keep a tensor; False where `max_bytes` leaves no room. Raises OSError where the disk refuses it."""
+    def write(self, key: Mapping, tensor: torch.Tensor, is_flushed: bool = False) -> bool:
+        """Keep a tensor; False where `max_bytes` leaves no room. Raises OSError where the disk refuses it.
+
+        is_flushed: wait for the disk. Otherwise a power cut may tear the file, which its check sum tells.
+        """
         content = save({TENSOR: tensor.contiguous()}, _about(key, tensor))
         if self.max_bytes is not None and not self._admits(len(content), self.max_bytes):
             return False
-        # Not flushed, which would take as long as decoding: what a power cut tears is found by its check sum.
-        write_whole(self.path(key), content, is_flushed=False)
+        write_whole(self.path(key), content, is_flushed)
         return True
 
     def _admits(self, num_bytes: int, max_bytes: int) -> bool:
@@ -95,10 +102,7 @@ class TensorFiles:
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                if path.name.endswith(UNFINISHED) and status.st_mtime < self.started - STALE_SECONDS:
-                    path.unlink()
-                else:
-                    yield status.st_mtime, status.st_size, path
+                yield status.st_mtime, status.st_size, path
 
     @contextlib.contextmanager
     def _total_size(self) -> Iterator["_Total"]:

@@ -148,17 +148,27 @@ def probe_files(
 ) -> Iterator[list[Problem]]:
     """Decode every file to its end, or do what `filling` says, `num_workers` at once; yield the problems of each.
 
+    A cache that takes no more is a problem, too, and the end where there is nothing else to do.
+
     seconds, memory (bytes): what a file may take, see `run_in_pool`.
     """
+    is_full = False
     for outcome in run_in_pool(filling or probe, files, num_workers=num_workers, seconds=seconds, memory=memory):
         file = files[outcome.job]
-        reasons = outcome.result or [f"{file.path!r} {outcome.failure}"] * len(file.spans)
+        reasons, full = outcome.result if filling and outcome.result else (outcome.result, None)
+        reasons = reasons or [f"{file.path!r} {outcome.failure}"] * len(file.spans)
         uses: dict[str, Use] = {}  # reason -> what it concerns
         for item, reason in zip(file.media, reasons, strict=True):
             for contents in splits if reason else ():
                 if use := contents.uses.get(item):
                     uses.setdefault(reason, Use(use.first)).num_records += use.num_records
-        yield [Problem(file.path, use.first, reason, use.num_records) for reason, use in uses.items()]
+        found = [Problem(file.path, use.first, reason, use.num_records) for reason, use in uses.items()]
+        if filling and full and not is_full:
+            is_full = True
+            found.append(Problem(filling.folder, None, f"{full}; the same command goes on"))
+        yield found
+        if is_full and filling and not filling.probes:
+            return
 
 
 def unused_media(sources: Iterable[Source], files: Iterable[File]) -> list[str]:

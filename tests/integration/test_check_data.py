@@ -111,7 +111,7 @@ def test_what_is_left_out_repeated_and_unused(check, media_folder, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps([short, part, short, long, cut_off]))
     (tmp_path / "eval.json").write_text(json.dumps([short, late]))
     status, report, printed = check(tmp_path / "train.json", media_root=root, evaluation=tmp_path / "eval.json")
-    train, evaluation = (f"{tmp_path}/{name}.json row " for name in ("train", "eval"))
+    train, evaluation = (f"{tmp_path}/{name}.json record " for name in ("train", "eval"))
     assert status == 1 and report["samples"] == 7
     assert report["too_long"] == [train + "4"] and report["cut"] == [train + "5"] and report["num_turns_cut"] == 1
     assert report["duplicates"] == [[train + "3", train + "1"]]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import time
@@ -20,6 +21,7 @@ from data.cache.tensor_files import TensorFiles
 from data.decoding import decode
 from data.decoding.probe import File
 from data.errors import UserError
+from data.files import UNFINISHED, whole_file
 from data.inspection.fill import Filling
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.media.reference import Media, Segment
@@ -100,10 +102,10 @@ def test_filling_takes_bytes_from_where_they_are(loader, media_folder, tmp_path,
     (tmp_path / "shard.tar").write_bytes(bytes(512) + content + bytes(100))
     file = File("video", "clip1.mp4", ((None, None), (0.5, None), (99.0, None)),
                 Segment(str(tmp_path / "shard.tar"), 512, len(content)))  # fmt: skip
-    *sound, refusal = Filling(loader, (UNIFORM,), probes=False)(file)
-    assert sound == [None, None] and "start 99 lies behind its last frame" in refusal
+    (*sound, refusal), full = Filling(loader, (UNIFORM,), probes=False)(file)
+    assert sound == [None, None] and full is None and "start 99 lies behind its last frame" in refusal
     checking = Filling(loader, (UNIFORM,), probes=True)
-    assert checking.num_kept([file]) == (2, 3) and checking(file) == [None, None, refusal]
+    assert checking.num_kept([file]) == (2, 3) and checking(file) == ([None, None, refusal], None)
     expected = PixelLoader(loader.processor, 8).fitted(Media("video", str(media_folder / "clip1.mp4"), start=0.5))
     refuse_decoding(monkeypatch)
     assert torch.equal(loader.fitted(file.media[1]), expected)
@@ -163,6 +165,43 @@ def test_many_processes_at_once(tmp_path):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(entries(tmp_path)) == 7
+
+
+def test_killed_writers_leave_whole_entries_and_nothing_else(tmp_path):
+    """kill -9 at ten random moments while large entries are written; the eleventh writer removes what they leave."""
+    chance, context, large = random.Random(0), multiprocessing.get_context("fork"), torch.arange(2_000_000)
+    num_left = 0
+    for number in range(10):
+        process = context.Process(target=write_for_ever, args=(tmp_path, number, large))
+        process.start()
+        while not list(tmp_path.glob("??")):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        num_left += len(list(tmp_path.glob(f"??/.*{UNFINISHED}")))
+        files = TensorFiles(tmp_path)
+        assert list(tmp_path.glob(f"**/*{UNFINISHED}")) == []
+        keys = [{"writer": writer, "entry": entry} for writer in range(number + 1) for entry in range(500)]
+        found = [key for key in keys if files.path(key).exists()]
+        assert len(found) == len(entries(tmp_path)) and all(torch.equal(files.read(key), large) for key in found)
+        shutil.rmtree(tmp_path)
+    assert num_left
+
+
+def write_for_ever(folder, number, tensor):
+    files = TensorFiles(folder)
+    for entry in range(500):
+        files.write({"writer": number, "entry": entry}, tensor, is_flushed=entry % 2 == 0)
+    time.sleep(60)
+
+
+def test_a_writer_at_work_keeps_its_file(tmp_path):
+    with whole_file(tmp_path / "ab" / "c.safetensors") as file:
+        file.write(b"half")
+        file.flush()
+        TensorFiles(tmp_path)
+    assert (tmp_path / "ab" / "c.safetensors").read_bytes() == b"half"
 
 
 def fill(files: TensorFiles, *numbers: int) -> list[bool]:

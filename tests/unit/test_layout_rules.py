@@ -34,7 +34,7 @@ MAY_IMPORT = {
     ),
     "data.inspection": (
         *("data", "data.isolation", "data.media", "data.sources", "data.decoding"),
-        *("data.tokens", "data.packing", "data.batches"),
+        *("data.cache", "data.tokens", "data.packing", "data.batches"),
     ),
     "train.ranks": ("data", "data.packing"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
