@@ -26,6 +26,7 @@ def set_up_processor(
     processor, notices = load_processor(name_or_path, revision, config)
     visual_tokens = measure_visual_tokens(processor, num_frames)
     check_geometry(name_or_path, config, visual_tokens)
+    processor.video_processor.num_frames = num_frames  # for those who load what we save
     return processor, visual_tokens, notices
 
 
@@ -70,6 +71,7 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
         "num_additional_image_tokens": NUM_CLASS_TOKENS,
     }
     notices = []
+    processor.video_processor.do_sample_frames = False  # clips that we hand it are frames already
     for name, value in wanted.items():
         if (old := getattr(processor, name, None)) != value:
             notices.append(f"processor: {name} {old} -> {value} (from the model's config)")

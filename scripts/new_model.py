@@ -14,6 +14,7 @@ import torch
 
 from data.command import run_command
 from data.errors import UserError
+from data.processor_files import save_processor
 from train.model.build import SHAPES, random_model
 from train.model.load import quiet_libraries
 from train.model.pretrained_parts import model_from_parts
@@ -30,7 +31,7 @@ def main() -> None:
     else:
         model, processor = model_from_parts(arguments.vision, arguments.text, dtype, arguments.seed)
     model.save_pretrained(arguments.out)
-    processor.save_pretrained(arguments.out)
+    save_processor(processor, arguments.out)
     print(f"{arguments.out}: {model.num_parameters():,} parameters in {arguments.dtype}, "
           f"{len(processor.tokenizer):,} tokens")  # fmt: skip
 

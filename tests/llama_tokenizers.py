@@ -13,8 +13,8 @@ from train.model.build import train_tokenizer
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
-def sentencepiece_llama(folder) -> LlamaTokenizer:
-    """Train SentencePiece as for LLaMA (BPE, byte fallback, a blank in front), read by transformers' own class."""
+def train_sentencepiece() -> bytes:
+    """Train SentencePiece as for LLaMA: BPE, byte fallback, a blank in front."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([line for line in WORDS.splitlines()] * 20),
@@ -26,11 +26,22 @@ def sentencepiece_llama(folder) -> LlamaTokenizer:
         add_dummy_prefix=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
+        minloglevel=2,
     )
-    (folder / "tokenizer.model").write_bytes(written.getvalue())
-    tokenizer = LlamaTokenizer.from_pretrained(folder, **SPECIAL)
+    return written.getvalue()
+
+
+def sentencepiece_llama(folder, **settings) -> LlamaTokenizer:
+    """Read a SentencePiece model with transformers' own class."""
+    (folder / "tokenizer.model").write_bytes(train_sentencepiece())
+    tokenizer = LlamaTokenizer.from_pretrained(folder, **SPECIAL, **settings)
     tokenizer.add_tokens(list(PLACEHOLDERS.values()), special_tokens=True)
     return tokenizer
+
+
+def legacy_llama(folder) -> LlamaTokenizer:
+    """Return what Video-LLaVA-7B-hf's tokenizer_config.json asks for: a blank behind each special token, too."""
+    return sentencepiece_llama(folder, legacy=True)
 
 
 def metaspace_bpe(folder) -> PreTrainedTokenizerFast:
@@ -63,4 +74,4 @@ def llama_prepend(folder) -> PreTrainedTokenizerFast:
     return train_tokenizer([WORDS] * 3)
 
 
-KINDS = [llama_prepend, sentencepiece_llama, metaspace_bpe, byte_level_bpe]
+KINDS = [llama_prepend, sentencepiece_llama, legacy_llama, metaspace_bpe, byte_level_bpe]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data.processor_files import save_processor
 from scripts.demo.dataset import make_data
 from scripts.demo.questions import Record, all_texts
 from train import sft
@@ -25,7 +26,7 @@ def save_untrained(records: list[Record], folder: Path, seed: int) -> None:
     """Save a random model, and a processor whose tokenizer knows the records' words."""
     tokenizer = train_tokenizer(all_texts(records))
     build_model(build_config(SHAPE, tokenizer), seed).save_pretrained(folder)
-    build_processor(tokenizer, SHAPES[SHAPE].edge).save_pretrained(folder)
+    save_processor(build_processor(tokenizer, SHAPES[SHAPE].edge), folder)
 
 
 def teach(model: Path, questions: Path, out_dir: Path, seed: int) -> None:

@@ -19,9 +19,11 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    VideoLlavaProcessor,
 )
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
+from data.processor_files import save_processor
 from train.loop.interruption import EvaluationInterrupted, Interruption
 from train.loop.saving import Saver, check_best
 from train.ranks.agreement import on_first_rank
@@ -66,6 +68,12 @@ class HookedTrainer(Trainer):
     def was_interrupted(self) -> bool:
         """Whether a signal has ended training before its last step."""
         return self.interruption.signal is not None and self.state.global_step < self.state.max_steps
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save what transformers saves, with the processor that was trained with: it leaves some settings out."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and isinstance(self.processing_class, VideoLlavaProcessor):
+            save_processor(self.processing_class, output_dir or self.output_dir)
 
     def train(
         self,

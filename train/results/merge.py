@@ -19,6 +19,7 @@ from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.errors import UserError, one_line
 from data.files import is_disk_problem, remove_killed, whole_folder
+from data.processor_files import save_processor
 from train.model.fingerprint import check_logits, difference_of, last_logits, reference_inputs
 from train.model.load import load_model
 from train.model.weight_files import weight_files
@@ -61,7 +62,7 @@ def merge_adapter(
 
     with complete_folder(out_dir) as folder:
         model.save_pretrained(folder, max_shard_size="5GB")
-        processor.save_pretrained(folder)
+        save_processor(processor, folder)
         if artifact.recipe_file:
             shutil.copyfile(artifact.recipe_file, folder / RECIPE)
         digests = digests_of(model)
