@@ -44,6 +44,11 @@ def load_config(name_or_path: str, revision: str | None = None) -> PreTrainedCon
     return config
 
 
+def max_positions(name_or_path: str, revision: str | None = None) -> int | None:
+    """Return how many tokens a model's decoder was made for; None where its config does not tell."""
+    return getattr(load_config(name_or_path, revision).text_config, "max_position_embeddings", None)
+
+
 def load_processor(
     name_or_path: str, revision: str | None, config: PreTrainedConfig
 ) -> tuple[VideoLlavaProcessor, list[str]]:

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from data.batches.collator import PaddedCollator, RowCollator
 from data.batches.workers import start_server
 from data.command import run_command
-from data.processor import set_up_processor
+from data.processor import max_positions, set_up_processor
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     say(*notices, visual_tokens, sep="\n")
     if args.dataloader_num_workers:
         start_server("train.sft")  # it imports what workers need while the data are read
-    reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, say)
+    reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, say, max_positions(*base))
     train, evaluation = reader.train_rows(), reader.eval_rows()
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
     base_weights = agree_on_base(*base)

@@ -11,7 +11,7 @@ from data.media.reference import Media
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
-from data.tokens.encoding import encode_all
+from data.tokens.encoding import encode_all, num_tokens
 from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
 
@@ -24,12 +24,14 @@ class Corpus:
 
     too_long: names of the conversations of which not even the first turn fits;
     num_turns_dropped: trailing turns that were cut from the others;
-    unreadable: media file -> the record and what is wrong, where `load_corpus` may go on without such files.
+    unreadable: media file -> the record and what is wrong, where `load_corpus` may go on without such files;
+    longest: the most tokens of a conversation, visual tokens included, and its name.
     """
 
     samples: Samples = field(default_factory=Samples)
     too_long: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    longest: tuple[int, str] = (0, "")
 
     @property
     def num_turns_dropped(self) -> int:
@@ -68,6 +70,7 @@ def load_corpus(
             if sample is None:
                 corpus.too_long.append(name)
                 continue
+            corpus.longest = max(corpus.longest, (num_tokens(sample, visual_tokens), name))
             for media in corpus.samples.append(sample):
                 _check(media, name, corpus, may_be_bad=max_bad_media > 0)
     corpus.samples.finish()

@@ -20,7 +20,7 @@ from train.model.load import load_model
 from train.sft import main
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TRAINING = {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-2, "logging_steps": 1}
+TRAINING = {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-3, "logging_steps": 1}
 
 
 @pytest.fixture(scope="module")

@@ -97,10 +97,12 @@ def test_transformers_takes_the_frames_that_we_take(num_frames, model_folder, me
     assert theirs.video_processor.do_sample_frames
     taken, _ = load_video(clip, backend="pyav", sample_indices_fn=theirs.video_processor.sample_frames)
     assert len(taken) == num_frames and np.array_equal(taken, wanted)
+    ready = theirs(text="<video>", videos=[wanted])  # as the model card does
     everything, metadata = load_video(clip, backend="pyav", sample_indices_fn=lambda metadata, **_: np.arange(12))
     inputs = theirs(text="USER: <video>\nWhat? ASSISTANT:", videos=[everything], video_metadata=[metadata])
     pixels = pixel_inputs(processor, [], [fit(processor, "video", wanted)])["pixel_values_videos"]
     assert np.allclose(inputs["pixel_values_videos"], pixels, atol=1e-6)
+    assert np.allclose(ready["pixel_values_videos"], pixels, atol=1e-6)
     assert np.count_nonzero(np.asarray(inputs["input_ids"]) == theirs.video_token_id) == num_frames * 17
 
 

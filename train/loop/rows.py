@@ -28,6 +28,7 @@ class RowReader:
     visual_tokens: VisualTokens
     seed: int
     say: Callable[..., None]
+    max_positions: int | None = None  # of the decoder: conversations that are longer are trained, with a warning
 
     def train_rows(self) -> Rows:
         """Return the rows to train on."""
@@ -57,6 +58,12 @@ class RowReader:
         rows = self._pack(corpus.samples, self.seed)
         names = ", ".join(map(str, sources))
         self.say(f"{names}: {len(corpus.samples)} conversations in {len(rows)} rows")
+        length, name = corpus.longest
+        if self.max_positions is not None and length > self.max_positions:
+            self.say(
+                f"warning: {name} has {length} tokens, more than the decoder's max_position_embeddings "
+                f"{self.max_positions}: it was made for no more; lower data.max_length, or data.num_frames"
+            )
         for notice in corpus.notices(data.max_length):
             self.say(f"left out: {notice}")
         return rows

@@ -21,12 +21,19 @@ CARD = """---
 {snippet}
 ```
 
-Clips are {num_frames} frames, taken uniformly.
+Clips are {num_frames} frames, taken uniformly. {needs}
 
 ## Training
 
 {training}
 """
+
+# docs/compatibility.md says what was tried.
+ADAPTER_NEEDS = (
+    "Needs transformers 4.52 or newer (older ones name the decoder's layers otherwise, and PEFT fills none of them); "
+    "the processor needs 4.57."
+)
+MODEL_NEEDS = "Needs transformers 4.57 or newer."
 
 SNIPPET = """import av
 import numpy as np
@@ -70,6 +77,7 @@ def write_card(repo_id: str, *, base: str | None, is_adapter: bool, recipe: dict
         summary=f"{what}, a Video-LLaVA that answers questions about clips and pictures.",
         snippet=_snippet(repo_id, base_on_hub or f"path/to/{base_name}", is_adapter, num_frames),
         num_frames=num_frames,
+        needs=ADAPTER_NEEDS if is_adapter else MODEL_NEEDS,
         training=_training(recipe, versions),
     )
 
