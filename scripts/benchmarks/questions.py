@@ -4,7 +4,7 @@ import random
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import VideoLlavaProcessor
@@ -85,7 +85,7 @@ class QuestionMaker:
         trained = ((len(head) + len(question), len(ids)),)
         return Sample(ids, trained, (media,) if media else (), name="random")
 
-    def _media(self, kind: str) -> Media:
+    def _media(self, kind: Literal["image", "video"]) -> Media:
         self._num_files += 1
         path = self.folder / f"{self._num_files}.{'mp4' if kind == 'video' else 'png'}"
         (film if kind == "video" else photograph)(random_scene(self.scenes), path)
