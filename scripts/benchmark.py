@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|load|loader|save|scale [--json F]
+python scripts/benchmark.py train|decode|gpu|load|loader|save|scale [--json F]
 """
 
 import argparse
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from data.command import run_command
 from data.files import write_whole
-from scripts.benchmarks import decode, load, loader, save, scale, training
+from scripts.benchmarks import decode, gpu, load, loader, save, scale, training
 from train.model.load import quiet_libraries
 
 CASES = {
     "train": training,
     "decode": decode,
+    "gpu": gpu,
     "load": load,
     "loader": loader,
     "save": save,

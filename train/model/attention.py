@@ -1,34 +1,41 @@
 """Shared-prefix attention: the questions about one clip, side by side behind one copy of its visual tokens.
 
-Importing this module registers the implementation `shared_prefix` with transformers. The decoder alone takes
-it, the towers keep theirs: `attn_implementation={"text_config": SHARED_PREFIX}`. With the keyword arguments
-of `data.packing.layout.packed_inputs` a forward pass attends as `data.packing.layout` says; without them, in
-evaluation on padded batches and in generation, it is that of transformers' `sdpa`, mask and all.
+Importing this module registers two implementations with transformers, `shared_prefix` on sdpa and
+`shared_prefix_unmasked` on flash kernels. The decoder alone takes one, the towers keep theirs:
+`attn_implementation={"text_config": SHARED_PREFIX}`. With the keyword arguments of `data.packing.layout.packed_inputs`
+a forward pass attends as `data.packing.layout` says; without them, in evaluation on padded batches and in generation,
+it is that of transformers' `sdpa`, mask and all.
 """
 
+from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from data.packing.layout import RowLayout, suffix_mask
+from train.model.flash_kernels import can_flash
+from train.model.flash_rows import flash_row
 
 SHARED_PREFIX = "shared_prefix"
+SHARED_PREFIX_UNMASKED = "shared_prefix_unmasked"  # transformers asks for the flash-attn package by the word "flash"
 
 
 def shared_prefix_attention(
-    module: torch.nn.Module,
+    module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     row_layout: RowLayout | None = None,
     suffixes_only: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (B, H, L, D), key and value (B, H_kv, L, D) -> (B, L, H, D), the interface of transformers.
+    """Attend with sdpa: query (B, H, L, D), key and value (B, H_kv, L, D) -> (B, L, H, D), as transformers asks for it.
 
     suffixes_only: zeros in the prefixes that have suffixes, see `train.model.last_layer`.
     """
@@ -38,11 +45,38 @@ def shared_prefix_attention(
     return _attend_row(attend, query, key, value, row_layout, suffixes_only), None
 
 
+def unmasked_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    row_layout: RowLayout | None = None,
+    suffixes_only: bool = False,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as `shared_prefix_attention`, with flash kernels where there are any for these tensors and no dropout."""
+    is_impossible = kwargs.get("dropout", 0.0) or not can_flash(query.device, query.dtype, query.shape[-1])
+    if row_layout is None or is_impossible:
+        return shared_prefix_attention(
+            module, query, key, value, attention_mask, row_layout=row_layout, suffixes_only=suffixes_only, **kwargs
+        )
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    return _flash_row(query, key, value, row_layout, suffixes_only, scale), None
+
+
 # Every row has other lengths. Traced into the graph they would recompile the decoder for each row until
 # torch.compile gives up; outside of it the graph breaks here and everything else of a layer compiles once.
 @torch.compiler.disable
-def _attend_row(attend, query, key, value, layout: RowLayout, suffixes_only: bool) -> torch.Tensor:
-    """`attend` is sdpa, causal where its mask is None. -> (B, L, H, D)"""
+def _attend_row(
+    attend: Callable,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: RowLayout,
+    suffixes_only: bool,
+) -> torch.Tensor:
+    """Attend group by group -> (B, L, H, D). `attend` is sdpa, causal where its mask is None."""
     # split, not slices: the gradient of a split is one concatenation, that of each slice a zero-filled row.
     groups = (states.split(layout.group_lengths, dim=2) for states in (query, key, value))
     masks = _masks(layout, suffixes_only, query.device)
@@ -70,5 +104,8 @@ def _masks(layout: RowLayout, suffixes_only: bool, device: torch.device) -> list
     ]
 
 
-AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
-AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
+_flash_row = torch.compiler.disable(flash_row)
+
+for name, attention in ((SHARED_PREFIX, shared_prefix_attention), (SHARED_PREFIX_UNMASKED, unmasked_attention)):
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)

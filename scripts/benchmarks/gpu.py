@@ -1,0 +1,296 @@
+"""A training step of LoRA and of QLoRA as the recipes take it, against a plain step, on a GPU.
+
+plain  one sample a question, padded batches, the model's own loss over logits of every position: HF's Trainer
+ours   the questions about a clip behind one copy of it, in packed rows, with one attention or another
+
+Forward and backward are measured by themselves, the optimizer's step (with clipping) by itself. Seconds a question are
+those of a step of ROWS_PER_STEP rows, or of as many questions in plain batches. Autocast and number types are those of
+the trainer. Random weights; nothing is loaded in the measured passes.
+
+FLOPs are those of the matrix products that a pass needs, counted as they run without recomputation (frozen weights
+have no gradient), and of attention by its visible pairs: 4 x width a pair forward, 8 backward.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit, Params4bit
+from bitsandbytes.optim import PagedAdamW8bit
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.packing.layout import RowLayout
+from data.tokens.encoding import IGNORE_INDEX
+from data.video_llava import measure_visual_tokens
+from scripts.benchmarks.measure import machine, matmul_speed, seconds
+from scripts.benchmarks.questions import QuestionMaker
+from scripts.benchmarks.ways import full_logits_loss, labelled_logits_loss
+from train.model.adapters import add_adapter
+from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
+from train.model.build import random_model
+from train.model.last_layer import run_last_layer_on_suffixes
+
+ATTENTION = {"sdpa": SHARED_PREFIX, "flash": SHARED_PREFIX_UNMASKED}
+ROWS_PER_STEP = 16  # the recipes'
+MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
+DTYPE = {"cuda": torch.bfloat16, "cpu": torch.float32}  # a CPU may take minutes for bfloat16
+NUM_FRAMES = 8
+MAX_GRADIENT_NORM = 1.0  # transformers' default
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of the recipes: how the decoder's weights are kept, the adapter's rank, and what is recomputed."""
+
+    name: str
+    is_quantised: bool
+    rank: int
+    recomputes: bool
+
+
+SETTINGS = {
+    each.name: each
+    for each in (
+        Setting("lora", is_quantised=False, rank=128, recomputes=False),
+        Setting("lora-recomputed", is_quantised=False, rank=128, recomputes=True),
+        Setting("qlora", is_quantised=True, rank=64, recomputes=True),
+    )
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", choices=("tiny", "60m", "7b"), default="7b")
+    parser.add_argument("--settings", choices=SETTINGS, nargs="+", default=["lora", "qlora"])
+    parser.add_argument("--attention", choices=ATTENTION, nargs="+", default=list(ATTENTION))
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 8, 25], help="about a clip, a case each")
+    parser.add_argument("--clips", type=int, nargs="+", default=[1], help="in a row, a case each")
+    parser.add_argument("--plain-batches", type=int, nargs="*", default=[1, 4], help="sizes; the fastest counts")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--profile", type=Path, help="the operations that take most time are written here")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure and print case by case; return the rows of `--json`."""
+    rows = []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    speed = matmul_speed(device, DTYPE[device], MATMUL_SIZE[device])
+    about = {
+        "machine": machine(),
+        "torch": torch.__version__,
+        "dtype": str(DTYPE[device]).removeprefix("torch."),
+        "matmul_tflops": speed / 1e12,
+        "shape": arguments.shape,
+    }
+    print("{machine}, torch {torch}, {matmul_tflops:,.2f} TFLOP/s in a {dtype} product; {shape}".format(**about))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.settings:
+            trained = Trained(arguments.shape, SETTINGS[name], Path(folder), arguments.seed)
+            about["optimizer_s"] = trained.optimizer_seconds(arguments.repetitions)
+            batches = arguments.plain_batches
+            plain = trained.plain(batches, arguments.repetitions) if batches else {}
+            for clips in arguments.clips:
+                for questions in arguments.questions:
+                    for attention in arguments.attention:
+                        case = trained.packed(attention, clips, questions, arguments.repetitions)
+                        rows.append({**about, "case": "gpu", "setting": name, **case, **plain})
+                        finish(rows[-1], speed)
+                        print(describe(rows[-1]), flush=True)
+            if arguments.profile:
+                profiled = trained.profile(arguments.attention[-1], arguments.clips[-1], max(arguments.questions))
+                arguments.profile.with_suffix(f".{name}.txt").write_text(profiled)
+            del trained
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    return rows
+
+
+def finish(row: dict[str, Any], speed: float) -> None:
+    """Put in what follows from a row's measurements."""
+    questions = row["clips_per_row"] * row["questions_per_clip"]
+    row["ours_s"] = row["row_s"] / questions + row["optimizer_s"] / (ROWS_PER_STEP * questions)
+    row["questions_per_s"] = 1 / row["ours_s"]
+    row["tflops"] = row["flops"] / row["row_s"] / 1e12
+    row["mfu"] = row["flops"] / row["row_s"] / speed
+    if "sample_s" in row:
+        row["plain_s"] = row["sample_s"] + row["optimizer_s"] / (ROWS_PER_STEP * questions)
+        row["ratio"] = row["plain_s"] / row["ours_s"]
+
+
+class Trained:
+    """A random model with its adapter and optimizer."""
+
+    def __init__(self, shape: str, setting: Setting, folder: Path, seed: int):
+        self.setting = setting
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.device(self.device):
+            base, processor = random_model(shape, DTYPE[self.device], seed)
+        if setting.is_quantised:
+            quantise(base.get_decoder())
+        rank = min(setting.rank, base.config.text_config.hidden_size // 4)
+        adapter = {"r": rank, "alpha": 2 * rank, "dropout": 0.05}
+        self.model = add_adapter(base.requires_grad_(False), **adapter).train()
+        run_last_layer_on_suffixes(self.model)
+        base.config.use_cache = False  # as Trainer sets it
+        self.recompute(setting.recomputes)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self._optimizer()
+        self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.setting.is_quantised and self.device == "cuda":
+            return PagedAdamW8bit(self.trained, lr=1e-5)
+        return torch.optim.AdamW(self.trained, lr=1e-5, fused=True)
+
+    def recompute(self, whether: bool) -> None:
+        """Switch gradient checkpointing as Trainer does."""
+        self.model.gradient_checkpointing_disable()
+        if whether:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.enable_input_require_grads()
+
+    def optimizer_seconds(self, repetitions: int) -> float:
+        for parameter in self.trained:
+            parameter.grad = torch.full_like(parameter, 1e-3)
+
+        def step() -> None:
+            nn.utils.clip_grad_norm_(self.trained, MAX_GRADIENT_NORM)
+            self.optimizer.step()
+
+        taken = [seconds(step) for _ in range(repetitions + 1)][1:]
+        self.model.zero_grad()
+        return median(taken)
+
+    def packed(self, attention: str, clips: int, questions: int, repetitions: int) -> dict[str, Any]:
+        """Measure a row of `clips` groups of `questions` questions."""
+        batch = self._row(clips, questions)
+        layout = batch["row_layout"]
+        step = self._pass(ATTENTION[attention], labelled_logits_loss, batch)
+        measured = self._measure(step, repetitions)
+        return {
+            "attention": attention,
+            "clips_per_row": clips,
+            "questions_per_clip": questions,
+            "tokens": sum(layout.group_lengths),
+            "row_s": measured["s"],
+            "peak_mib": measured["peak_mib"],
+            "spread": {"row_s": measured["spread"]},
+            "recomputes": self.setting.recomputes,
+            "flops": self._flops(step, layout, clips),
+        }
+
+    def plain(self, sizes: list[int], repetitions: int) -> dict[str, Any]:
+        """Measure batches of samples, one clip and one question each, of the fastest of these sizes."""
+        found = {}
+        for size in sizes:
+            questions = self.maker.about_clips(size, 1)
+            (batch,) = self._on_device(questions.batches(size))
+            measured = self._measure(self._pass("sdpa", full_logits_loss, batch), repetitions)
+            found[size] = measured["s"] / size, measured["peak_mib"]
+        best = min(found, key=lambda size: found[size][0])
+        return {"sample_s": found[best][0], "plain_batch": best, "plain_peak_mib": found[best][1]}
+
+    def profile(self, attention: str, clips: int, questions: int) -> str:
+        """The operations of a row, by the device's time."""
+        step = self._pass(ATTENTION[attention], labelled_logits_loss, self._row(clips, questions))
+        step()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            wall = seconds(step)
+        events = profiler.key_averages()
+        busy = sum(event.self_device_time_total for event in events if event.device_type.name == "CUDA") / 1e6
+        table = events.table(sort_by="self_device_time_total", row_limit=60, max_name_column_width=90)
+        return f"{wall:.4f} s while profiled, the device busy for {busy:.4f} s\n{table}\n"
+
+    def _row(self, clips: int, questions: int) -> dict[str, Any]:
+        (batch,) = self._on_device(self.maker.about_clips(clips, questions).rows(clips))
+        return batch
+
+    def _on_device(self, batches: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for batch in batches:
+            yield {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+    def _pass(self, attention: str, loss: Callable, batch: dict[str, Any]) -> Callable[[], None]:
+        batch = {key: value for key, value in batch.items() if key not in ("counts", "names")}
+        num_items = int((batch["labels"] != IGNORE_INDEX).sum())
+        self.model.get_base_model().set_attn_implementation({"text_config": attention})
+
+        def step() -> None:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+                value = loss(self.model, dict(batch), num_items)
+            value.backward()
+
+        return step
+
+    def _measure(self, step: Callable[[], None], repetitions: int) -> dict[str, Any]:
+        """Median seconds, and the peak of all memory, weights and optimizer included."""
+        step()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        taken = [seconds(step) for _ in range(repetitions)]
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else None
+        self.model.zero_grad()
+        return {"s": median(taken), "spread": [min(taken), max(taken)], "peak_mib": peak}
+
+    def _flops(self, step: Callable[[], None], layout: RowLayout, clips: int) -> int:
+        """FLOPs of a row without recomputation."""
+        self.recompute(False)
+        nothing = {operation: lambda *_, **__: 0 for operation in attention_operations()}
+        with FlopCounterMode(display=False, custom_mapping=nothing) as counter:
+            step()
+        self.recompute(self.setting.recomputes)
+        self.model.zero_grad()
+        text, vision = self.model.config.text_config, self.model.config.vision_config
+        whole, suffixes = visible_pairs(layout, False), visible_pairs(layout, True)
+        decoder = 12 * text.hidden_size * ((text.num_hidden_layers - 1) * whole + suffixes)
+        patches = (vision.image_size // vision.patch_size) ** 2 + 1
+        towers = 4 * vision.hidden_size * (vision.num_hidden_layers - 1) * patches**2 * NUM_FRAMES * clips
+        return counter.get_total_flops() + decoder + towers
+
+
+def attention_operations() -> list[Any]:
+    """The operations behind scaled_dot_product_attention and the flash kernels, counted by visible pairs instead."""
+    names = [name for name in dir(torch.ops.aten) if "attention" in name and not name.startswith("__")]
+    return [getattr(torch.ops.aten, name) for name in names]
+
+
+def visible_pairs(layout: RowLayout, suffixes_only: bool) -> int:
+    """Pairs of a query and a key that it sees, over the row, or of those queries that the last layer has."""
+    pairs = 0
+    for prefix, suffixes in layout.groups:
+        pairs += sum(prefix * length + length * (length + 1) // 2 for length in suffixes)
+        if not (suffixes_only and suffixes):
+            pairs += prefix * (prefix + 1) // 2
+    return pairs
+
+
+def quantise(decoder: nn.Module) -> None:
+    """Put every linear layer into nf4 with quantised scales, one after the other, as the QLoRA recipe loads it."""
+    for name, linear in [(name, each) for name, each in decoder.named_modules() if isinstance(each, nn.Linear)]:
+        weight = linear.weight.data
+        layer = Linear4bit(
+            linear.in_features, linear.out_features, bias=False, compute_dtype=weight.dtype, quant_type="nf4",
+            device="meta",
+        )  # fmt: skip
+        linear.weight = None
+        layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+        layer = layer.to(weight.device)
+        parent, _, leaf = name.rpartition(".")
+        setattr(decoder.get_submodule(parent), leaf, layer)
+
+
+def describe(row: dict[str, Any]) -> str:
+    ratio = "{ratio:.2f}x a plain step ({plain_batch} a batch), ".format(**row) if "ratio" in row else ""
+    peak = f"{row['peak_mib'] / 1024:.2f} GiB" if row["peak_mib"] else "memory not measured"
+    return (
+        "{setting:>16} {attention:>5}  {clips_per_row} x {questions_per_clip:>2}  {tokens:>6} tokens  "
+        "{row_s:7.4f} s  {questions_per_s:8.2f} questions/s  ".format(**row)
+        + ratio
+        + f"{row['tflops']:.1f} TFLOP/s ({row['mfu']:.0%}), {peak}"
+    )

@@ -1,0 +1,138 @@
+"""Attention of a packed row by flash kernels, without a mask: two calls, merged by their log-sum-exps.
+
+The first call is causal over every span of the row by itself: prefixes, suffixes, groups that are one causal
+sequence. In the second the suffixes of each group look at their prefix. No key is in both calls, so the softmax over
+all keys is the mean of the two outputs, weighted by the sums of exponentials that each call has seen:
+out = sum_i exp(lse_i - lse) out_i, where lse = log sum_i exp(lse_i).
+
+The backward pass of a flash kernel rebuilds the probabilities exp(score - lse) from the log-sum-exp that it is given,
+and needs the output for one dot product a token. Given the merged two, it computes the gradients of its share of the
+keys within the whole softmax; the gradients of both calls add up to those of the dense mask.
+
+Both calls read queries, keys and values where they are. Kernels of variable length take sequences that tile their
+tensors, so keys that no query of a call sees become a sequence without queries.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from data.packing.layout import RowLayout
+from train.model.flash_kernels import Problem, flash_backward, flash_forward
+
+Rows = slice | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The two calls of a row. Queries of `own` are the tokens `queries` of the row; those of `prefix`, None where no
+    suffix stands apart from its prefix, are the rows `suffixes` among them."""
+
+    queries: Rows
+    own: Problem
+    suffixes: Rows
+    prefix: Problem | None
+
+
+@lru_cache(maxsize=4)
+def plan_row(layout: RowLayout, suffixes_only: bool, device: torch.device) -> Plan:
+    """Built once for all layers of a row. suffixes_only: no token of a prefix that has suffixes asks."""
+    own: list[tuple[int, int]] = []  # (queries, keys) of each sequence
+    prefix: list[tuple[int, int]] = []
+    asking: list[range] = []
+    merged: list[range] = []  # among the asking
+    start = num_asking = 0
+    for prefix_length, suffix_lengths in layout.groups:
+        length = prefix_length + sum(suffix_lengths)
+        is_apart = prefix_length and len(suffix_lengths) >= (1 if suffixes_only else 2)
+        first = prefix_length if suffixes_only and suffix_lengths else 0
+        if is_apart:
+            own.append((prefix_length - first, prefix_length))
+            prefix += [(length - prefix_length, prefix_length), (0, length - prefix_length)]
+            merged.append(range(num_asking + prefix_length - first, num_asking + length - first))
+        else:
+            prefix.append((0, length))
+        if is_apart or not prefix_length:
+            own += [(one, one) for one in suffix_lengths]
+        else:
+            own.append((length, length))
+        asking.append(range(start + first, start + length))
+        start += length
+        num_asking += length - first
+    return Plan(
+        queries=_rows(asking, device),
+        own=Problem.of(own, is_causal=True, device=device),
+        suffixes=_rows(merged, device),
+        prefix=Problem.of(prefix, is_causal=False, device=device) if merged else None,
+    )
+
+
+def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
+    """A slice, which copies nothing, where the ranges follow each other."""
+    numbers = [number for each in ranges for number in each]
+    if not numbers:
+        return slice(0, 0)
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return slice(numbers[0], numbers[-1] + 1)
+    return torch.tensor(numbers, device=device)
+
+
+def flash_row(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, suffixes_only: bool, scale: float
+) -> torch.Tensor:
+    """query (1, H, L, D), key and value (1, H_kv, L, D) -> (1, L, H, D), zero where no token asks."""
+    plan = plan_row(layout, suffixes_only, query.device)
+    if query.shape[2] != sum(layout.group_lengths):
+        raise RuntimeError(f"a layout of {sum(layout.group_lengths)} tokens cannot split {query.shape[2]}")
+    return _FlashRow.apply(*(states[0].transpose(0, 1) for states in (query, key, value)), plan, scale)[None]
+
+
+class _FlashRow(torch.autograd.Function):
+    """Tensors are (L, H, D), log-sum-exps (H, L)."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, plan: Plan, scale: float) -> torch.Tensor:
+        asking = query[plan.queries]
+        out, lse = flash_forward(asking, key, value, plan.own, scale)
+        if plan.prefix is not None:
+            rows = plan.suffixes
+            merged = _merge(out[rows], lse[:, rows], *flash_forward(asking[rows], key, value, plan.prefix, scale))
+            out[rows], lse[:, rows] = merged
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.plan, ctx.scale = plan, scale
+        if len(out) == len(query):
+            return out
+        whole = out.new_zeros(query.shape)
+        whole[plan.queries] = out
+        return whole
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        query, key, value, out, lse = ctx.saved_tensors
+        plan, scale = ctx.plan, ctx.scale
+        grad, asking = grad[plan.queries], query[plan.queries]
+        of_query, of_key, of_value = flash_backward(grad, asking, key, value, out, lse, plan.own, scale)
+        if plan.prefix is not None:
+            rows = plan.suffixes
+            more = flash_backward(grad[rows], asking[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale)
+            of_query[rows] += more[0]
+            of_key += more[1]
+            of_value += more[2]
+        if len(of_query) != len(query):
+            whole = query.new_zeros(query.shape)
+            whole[plan.queries] = of_query
+            of_query = whole
+        return of_query, of_key, of_value, None, None
+
+
+def _merge(
+    out: torch.Tensor, lse: torch.Tensor, other_out: torch.Tensor, other_lse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output and log-sum-exp over the keys of both."""
+    both = torch.logaddexp(lse, other_lse)
+    share, other_share = ((one - both).exp().t().unsqueeze(-1) for one in (lse, other_lse))  # (S, H, 1), float32
+    return (out * share + other_out * other_share).to(out.dtype), both
