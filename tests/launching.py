@@ -36,7 +36,8 @@ def command_line(
 @contextmanager
 def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
     """Start a launcher; nothing that it started is left behind."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     if not on_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(log, "w") as output:

@@ -7,8 +7,12 @@ sequence, and so is one with a single suffix. What is trained stands in suffixes
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+
+END = -1
+LENGTHS_MULTIPLE = 64  # most rows have fewer lengths: their tensors are of one size, for which one graph is compiled
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,27 @@ class RowLayout:
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
+
+    lengths: ClassVar[torch.Tensor]
+    """(N,) long on the CPU: of each group the prefix, the number of suffixes, and each of them, then ENDs. A graph of
+    torch.compile takes it as any tensor, where it would guard each of the integers and be of use to this row alone."""
+
+    def __post_init__(self) -> None:
+        flat = [number for prefix, suffixes in self.groups for number in (prefix, len(suffixes), *suffixes)]
+        flat += [END] * (-len(flat) % LENGTHS_MULTIPLE)
+        with torch.inference_mode(False):  # a layout made in evaluation may be trained on
+            object.__setattr__(self, "lengths", torch.tensor(flat, dtype=torch.long))
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return RowLayout, (self.groups,)
+
+    @staticmethod
+    def from_lengths(lengths: torch.Tensor) -> "RowLayout":
+        numbers = iter(lengths.tolist())
+        groups = []
+        for prefix in iter(lambda: next(numbers, END), END):
+            groups.append((prefix, tuple(next(numbers) for _ in range(next(numbers)))))
+        return RowLayout(tuple(groups))
 
     @property
     def group_lengths(self) -> list[int]:

@@ -27,14 +27,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.packing.layout import RowLayout
+from data.processor import measure_visual_tokens
 from data.tokens.encoding import IGNORE_INDEX
-from data.video_llava import measure_visual_tokens
 from scripts.benchmarks.measure import machine, matmul_speed, seconds
 from scripts.benchmarks.questions import QuestionMaker
 from scripts.benchmarks.ways import full_logits_loss, labelled_logits_loss
 from train.model.adapters import add_adapter
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.build import random_model
+from train.model.compiled import compile_layers
 from train.model.last_layer import run_last_layer_on_suffixes
 
 ATTENTION = {"sdpa": SHARED_PREFIX, "flash": SHARED_PREFIX_UNMASKED}
@@ -73,6 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, nargs="+", default=[1], help="in a row, a case each")
     parser.add_argument("--plain-batches", type=int, nargs="*", default=[1, 4], help="sizes; the fastest counts")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="the decoder's layers, as training.torch_compile does")
     parser.add_argument("--profile", type=Path, help="the operations that take most time are written here")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -88,11 +90,12 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "dtype": str(DTYPE[device]).removeprefix("torch."),
         "matmul_tflops": speed / 1e12,
         "shape": arguments.shape,
+        "compiled": arguments.compile,
     }
     print("{machine}, torch {torch}, {matmul_tflops:,.2f} TFLOP/s in a {dtype} product; {shape}".format(**about))
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.settings:
-            trained = Trained(arguments.shape, SETTINGS[name], Path(folder), arguments.seed)
+            trained = Trained(arguments.shape, SETTINGS[name], Path(folder), arguments.seed, arguments.compile)
             about["optimizer_s"] = trained.optimizer_seconds(arguments.repetitions)
             batches = arguments.plain_batches
             plain = trained.plain(batches, arguments.repetitions) if batches else {}
@@ -127,19 +130,22 @@ def finish(row: dict[str, Any], speed: float) -> None:
 class Trained:
     """A random model with its adapter and optimizer."""
 
-    def __init__(self, shape: str, setting: Setting, folder: Path, seed: int):
+    def __init__(self, shape: str, setting: Setting, folder: Path, seed: int, compiles: bool):
         self.setting = setting
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.device(self.device):
             base, processor = random_model(shape, DTYPE[self.device], seed)
         if setting.is_quantised:
             quantise(base.get_decoder())
+            base.is_loaded_in_4bit = True  # PEFT asks for it
         rank = min(setting.rank, base.config.text_config.hidden_size // 4)
         adapter = {"r": rank, "alpha": 2 * rank, "dropout": 0.05}
         self.model = add_adapter(base.requires_grad_(False), **adapter).train()
         run_last_layer_on_suffixes(self.model)
         base.config.use_cache = False  # as Trainer sets it
         self.recompute(setting.recomputes)
+        if compiles:
+            compile_layers(self.model)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self._optimizer()
         self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)
@@ -242,7 +248,10 @@ class Trained:
         """FLOPs of a row without recomputation."""
         self.recompute(False)
         nothing = {operation: lambda *_, **__: 0 for operation in attention_operations()}
-        with FlopCounterMode(display=False, custom_mapping=nothing) as counter:
+        with (
+            torch.compiler.set_stance("force_eager"),
+            FlopCounterMode(display=False, custom_mapping=nothing) as counter,
+        ):
             step()
         self.recompute(self.setting.recomputes)
         self.model.zero_grad()

@@ -56,7 +56,24 @@ def add_adapter(
     except ValueError as problem:
         raise UserError(f"lora: PEFT refuses these settings: {first_line(problem)}") from problem
     check_adapters(wrapped, pattern, allow_towers=target not in ("decoder", "decoder+projector"))
+    if not use_dora:
+        cast_outside_autocast(wrapped)
     return wrapped
+
+
+def cast_outside_autocast(model: PeftModel) -> None:
+    """Keep the adapters' inputs in half precision where autocast computes with them anyway.
+
+    PEFT widens them to the adapter's float32, drops out there and leaves it to autocast to narrow the result again: in
+    the step of a 7B model that was a fifth of the GPU's time. Its 4-bit layers do as this hook does.
+    """
+
+    def choose(layer: LoraLayer, args: tuple[torch.Tensor, ...]) -> None:
+        layer.cast_input_dtype_enabled = not torch.is_autocast_enabled(args[0].device.type)
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.register_forward_pre_hook(choose)
 
 
 def target_pattern(model: nn.Module, target: str) -> str:

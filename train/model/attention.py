@@ -62,7 +62,7 @@ def unmasked_attention(
             module, query, key, value, attention_mask, row_layout=row_layout, suffixes_only=suffixes_only, **kwargs
         )
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    return _flash_row(query, key, value, row_layout, suffixes_only, scale), None
+    return flash_row(query, key, value, row_layout, suffixes_only, scale), None
 
 
 # Every row has other lengths. Traced into the graph they would recompile the decoder for each row until
@@ -103,8 +103,6 @@ def _masks(layout: RowLayout, suffixes_only: bool, device: torch.device) -> list
         for prefix_length, suffix_lengths in layout.groups
     ]
 
-
-_flash_row = torch.compiler.disable(flash_row)
 
 for name, attention in ((SHARED_PREFIX, shared_prefix_attention), (SHARED_PREFIX_UNMASKED, unmasked_attention)):
     AttentionInterface.register(name, attention)

@@ -71,7 +71,7 @@ def flash_forward(
         )  # fmt: skip
         return out, lse
     out = torch.empty(query.shape, dtype=query.dtype)
-    lse = torch.empty(query.shape[1], len(query), dtype=_accumulated(query.dtype))
+    lse = torch.empty(query.shape[1], len(query), dtype=lse_dtype(query.dtype))
     for q, k in problem.spans():
         one, one_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             _heads_first(query[q]), *_for_each_query_head(query, key[k], value[k]),
@@ -110,7 +110,8 @@ def flash_backward(
     return of_query, of_key, of_value
 
 
-def _accumulated(dtype: torch.dtype) -> torch.dtype:
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The number type of log-sum-exps."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

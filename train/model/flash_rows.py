@@ -16,12 +16,12 @@ tensors, so keys that no query of a call sees become a sequence without queries.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from data.packing.layout import RowLayout
-from train.model.flash_kernels import Problem, flash_backward, flash_forward
+from train.model.flash_kernels import Problem, flash_backward, flash_forward, lse_dtype
 
 Rows = slice | torch.Tensor
 
@@ -84,49 +84,121 @@ def flash_row(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, suffixes_only: bool, scale: float
 ) -> torch.Tensor:
     """query (1, H, L, D), key and value (1, H_kv, L, D) -> (1, L, H, D), zero where no token asks."""
-    plan = plan_row(layout, suffixes_only, query.device)
-    if query.shape[2] != sum(layout.group_lengths):
-        raise RuntimeError(f"a layout of {sum(layout.group_lengths)} tokens cannot split {query.shape[2]}")
-    return _FlashRow.apply(*(states[0].transpose(0, 1) for states in (query, key, value)), plan, scale)[None]
+    states = (each[0].transpose(0, 1) for each in (query, key, value))
+    return attend_row(*states, layout.lengths, suffixes_only, scale)[0][None]
 
 
-class _FlashRow(torch.autograd.Function):
-    """Tensors are (L, H, D), log-sum-exps (H, L)."""
+# Operations of their own, so that a graph of torch.compile holds one of them and nothing of a row's lengths, whatever
+# they are: a graph of one row serves all others. Selective checkpointing can name them, too.
+@torch.library.custom_op("reeltune::attend_row", mutates_args=())
+def attend_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    suffixes_only: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """query (L, H, D), key and value (L, H_kv, D) -> output (L, H, D) and log-sum-exp (H, L), zero where no token asks.
 
-    @staticmethod
-    def forward(ctx, query, key, value, plan: Plan, scale: float) -> torch.Tensor:
-        asking = query[plan.queries]
-        out, lse = flash_forward(asking, key, value, plan.own, scale)
-        if plan.prefix is not None:
-            rows = plan.suffixes
-            merged = _merge(out[rows], lse[:, rows], *flash_forward(asking[rows], key, value, plan.prefix, scale))
-            out[rows], lse[:, rows] = merged
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.plan, ctx.scale = plan, scale
-        if len(out) == len(query):
-            return out
-        whole = out.new_zeros(query.shape)
-        whole[plan.queries] = out
-        return whole
+    lengths: those of `RowLayout`, on the CPU.
+    """
+    plan = _plan(lengths, suffixes_only, query)
+    asking = query[plan.queries]
+    out, lse = flash_forward(asking, key, value, plan.own, scale)
+    if plan.prefix is not None:
+        rows = plan.suffixes
+        merged = _merge(out[rows], lse[:, rows], *flash_forward(asking[rows], key, value, plan.prefix, scale))
+        out[rows], lse[:, rows] = merged
+    if len(out) == len(query):
+        return out, lse
+    return _spread(out, plan.queries, len(query), 0), _spread(lse, plan.queries, len(query), 1)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        query, key, value, out, lse = ctx.saved_tensors
-        plan, scale = ctx.plan, ctx.scale
-        grad, asking = grad[plan.queries], query[plan.queries]
-        of_query, of_key, of_value = flash_backward(grad, asking, key, value, out, lse, plan.own, scale)
-        if plan.prefix is not None:
-            rows = plan.suffixes
-            more = flash_backward(grad[rows], asking[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale)
-            of_query[rows] += more[0]
-            of_key += more[1]
-            of_value += more[2]
-        if len(of_query) != len(query):
-            whole = query.new_zeros(query.shape)
-            whole[plan.queries] = of_query
-            of_query = whole
-        return of_query, of_key, of_value, None, None
+
+@attend_row.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    suffixes_only: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    length, num_heads, _ = query.shape
+    lse = query.new_empty((num_heads, length), dtype=lse_dtype(query.dtype))
+    return query.new_empty(query.shape), lse
+
+
+@torch.library.custom_op("reeltune::attend_row_backward", mutates_args=())
+def attend_row_backward(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    lengths: torch.Tensor,
+    suffixes_only: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of query, key and value."""
+    plan = _plan(lengths, suffixes_only, query)
+    grad, asking, out, lse = grad[plan.queries], query[plan.queries], out[plan.queries], lse[:, plan.queries]
+    of_query, of_key, of_value = flash_backward(grad, asking, key, value, out, lse, plan.own, scale)
+    if plan.prefix is not None:
+        rows = plan.suffixes
+        more = flash_backward(grad[rows], asking[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale)
+        of_query[rows] += more[0]
+        of_key += more[1]
+        of_value += more[2]
+    if len(of_query) != len(query):
+        of_query = _spread(of_query, plan.queries, len(query), 0)
+    return of_query, of_key, of_value
+
+
+@attend_row_backward.register_fake
+def _(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    lengths: torch.Tensor,
+    suffixes_only: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    *states, lengths, suffixes_only, scale = inputs
+    ctx.save_for_backward(*states, *output, lengths)
+    ctx.mark_non_differentiable(output[1])
+    ctx.suffixes_only, ctx.scale = suffixes_only, scale
+
+
+def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    return *attend_row_backward(grad, *ctx.saved_tensors, ctx.suffixes_only, ctx.scale), None, None, None
+
+
+attend_row.register_autograd(_backward, setup_context=_keep)
+
+
+def _plan(lengths: torch.Tensor, suffixes_only: bool, query: torch.Tensor) -> Plan:
+    layout = RowLayout.from_lengths(lengths)
+    if len(query) != sum(layout.group_lengths):
+        raise RuntimeError(f"a layout of {sum(layout.group_lengths)} tokens cannot split a row of {len(query)}")
+    return plan_row(layout, suffixes_only, query.device)
+
+
+def _spread(states: torch.Tensor, rows: Rows, length: int, dim: int) -> torch.Tensor:
+    """Put states of the asking tokens where they stand in the row, zeros elsewhere."""
+    shape = list(states.shape)
+    shape[dim] = length
+    whole = states.new_zeros(shape)
+    whole[(slice(None),) * dim + (rows,)] = states
+    return whole
 
 
 def _merge(
