@@ -1,13 +1,27 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA device, in one go: the tests (those marked gpu and the equalities, which use the device
-# when there is one), then the benchmark. Results go to the folder given, or to outputs/gpu.
+# Everything that needs a CUDA device, in under nine minutes: the tests marked gpu, the real command (interrupted,
+# continued, merged, asked), and the tables of a training step. Results go to FOLDER: results.json, table.md, logs.
 #
-#   scripts/check_gpu.sh [FOLDER]
+#   scripts/check_gpu.sh [--dry] [--wheels WHEELS] [FOLDER]
+#
+# --dry runs the same on a CPU with tiny shapes, so that no typo waits for a GPU. WHEELS is a folder that
+# scripts/offline_wheels.py made, for a machine with PyTorch and transformers but without a network.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-out=${1:-outputs/gpu}
+options=() out=outputs/gpu wheels=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --dry) options+=(--dry) ;;
+        --wheels) wheels=$2; shift ;;
+        -*) echo "error: $1 is no option of check_gpu.sh" >&2; exit 2 ;;
+        *) out=$1 ;;
+    esac
+    shift
+done
 mkdir -p "$out"
-python -c 'import torch; torch.cuda.is_available() or exit("error: torch sees no CUDA device")'
-python -m pytest -m gpu 2>&1 | tee "$out/gpu_tests.log"
-python -m pytest tests/invariant tests/unit/test_attention.py tests/unit/test_loss.py 2>&1 | tee "$out/invariants.log"
-python scripts/benchmark.py train --mixed --json "$out/benchmark.json" 2>&1 | tee "$out/benchmark.log"
+if [ -n "$wheels" ]; then
+    python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$out/site" "$wheels"/*.whl
+    export PYTHONPATH="$(cd "$out/site" && pwd)${PYTHONPATH:+:$PYTHONPATH}"
+fi
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+exec python3 scripts/gpu_check.py "$out" ${options[@]+"${options[@]}"}

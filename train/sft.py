@@ -18,6 +18,7 @@ from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
 from train.loop.trainer import RowTrainer
 from train.model.adapters import describe_trained
+from train.model.compiled import compile_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
 from train.model.last_layer import run_last_layer_on_suffixes
 from train.model.load import quiet_libraries
@@ -44,6 +45,7 @@ from train.run_folder.provenance import describe_run, fingerprint_data
 def main(argv: list[str] | None = None) -> None:
     recipe, fresh = read_command_line(argv)
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
+    compilation = take_over(args)
     refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite)
     quiet_libraries()
     on_first_rank(enter_run_folder, out, recipe, fresh)
@@ -65,8 +67,9 @@ def main(argv: list[str] | None = None) -> None:
 
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed)
     say(describe_trained(model))
-    if not args.torch_compile:
-        run_last_layer_on_suffixes(model)
+    run_last_layer_on_suffixes(model)
+    if compilation:
+        compile_layers(model, **compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args, say)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator

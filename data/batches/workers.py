@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -29,6 +30,7 @@ from data.isolation.signals import let_signals_through, signals_held_back
 T = TypeVar("T")
 FORK, SERVER = (multiprocessing.get_context(method) for method in ("fork", "forkserver"))
 LOCKS_OF_A_QUEUE = 8  # and of its events; each takes a page of shared memory
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 PRELOADED = ("data.batches.collator", "data.decoding.isolated_decoder")
 
 
@@ -50,8 +52,23 @@ def start_server(*modules: str) -> None:
         return
     SERVER.set_forkserver_preload([*PRELOADED, *modules])
     for begin in (resource_tracker.ensure_running, forkserver.ensure_running):  # the first lets signals through here
-        with signals_held_back():
+        with signals_held_back(), no_devices():
             begin()
+
+
+@contextmanager
+def no_devices() -> Iterator[None]:
+    """Hide the GPUs from a process that is started. bitsandbytes asks for their kind when it is imported: the server,
+    and each of its forks, would hold a context on them."""
+    before = os.environ.get(VISIBLE_DEVICES)
+    os.environ[VISIBLE_DEVICES] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VISIBLE_DEVICES]
+        else:
+            os.environ[VISIBLE_DEVICES] = before
 
 
 def loader_workers(number: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
@@ -25,16 +25,18 @@ from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from data.packing.layout import RowLayout
 from data.processor import measure_visual_tokens
 from data.tokens.encoding import IGNORE_INDEX
+from scripts.benchmarks.attention_flops import UNCOUNTED, attention_flops
 from scripts.benchmarks.measure import machine, matmul_speed, seconds
 from scripts.benchmarks.questions import QuestionMaker
 from scripts.benchmarks.ways import full_logits_loss, labelled_logits_loss
 from train.model.adapters import add_adapter
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
-from train.model.build import random_model
+from train.model.build import SHAPES, random_model
 from train.model.compiled import compile_layers
 from train.model.last_layer import run_last_layer_on_suffixes
 
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure and print case by case; return the rows of `--json`."""
     rows = []
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    speed = matmul_speed(device, DTYPE[device], MATMUL_SIZE[device])
+    speed = matmul_speed(device, DTYPE[device], MATMUL_SIZE[device], repetitions=30)
     about = {
         "machine": machine(),
         "torch": torch.__version__,
@@ -137,8 +139,8 @@ class Trained:
             base, processor = random_model(shape, DTYPE[self.device], seed)
         if setting.is_quantised:
             quantise(base.get_decoder())
-            base.is_loaded_in_4bit = True  # PEFT asks for it
-        rank = min(setting.rank, base.config.text_config.hidden_size // 4)
+            base.is_loaded_in_4bit = True  # pyrefly: ignore[bad-argument-type] PEFT looks for this attribute
+        rank = min(setting.rank, SHAPES[shape][0][0] // 4)  # the tiny shape's width is 128
         adapter = {"r": rank, "alpha": 2 * rank, "dropout": 0.05}
         self.model = add_adapter(base.requires_grad_(False), **adapter).train()
         run_last_layer_on_suffixes(self.model)
@@ -198,7 +200,8 @@ class Trained:
         for size in sizes:
             questions = self.maker.about_clips(size, 1)
             (batch,) = self._on_device(questions.batches(size))
-            measured = self._measure(self._pass("sdpa", full_logits_loss, batch), repetitions)
+            with torch.compiler.set_stance("force_eager"):  # as Trainer runs it
+                measured = self._measure(self._pass("sdpa", full_logits_loss, batch), repetitions)
             found[size] = measured["s"] / size, measured["peak_mib"]
         best = min(found, key=lambda size: found[size][0])
         return {"sample_s": found[best][0], "plain_batch": best, "plain_peak_mib": found[best][1]}
@@ -225,7 +228,7 @@ class Trained:
     def _pass(self, attention: str, loss: Callable, batch: dict[str, Any]) -> Callable[[], None]:
         batch = {key: value for key, value in batch.items() if key not in ("counts", "names")}
         num_items = int((batch["labels"] != IGNORE_INDEX).sum())
-        self.model.get_base_model().set_attn_implementation({"text_config": attention})
+        cast(PreTrainedModel, self.model.get_base_model()).set_attn_implementation({"text_config": attention})
 
         def step() -> None:
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
@@ -247,36 +250,16 @@ class Trained:
     def _flops(self, step: Callable[[], None], layout: RowLayout, clips: int) -> int:
         """FLOPs of a row without recomputation."""
         self.recompute(False)
-        nothing = {operation: lambda *_, **__: 0 for operation in attention_operations()}
         with (
             torch.compiler.set_stance("force_eager"),
-            FlopCounterMode(display=False, custom_mapping=nothing) as counter,
+            FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter,
         ):
             step()
         self.recompute(self.setting.recomputes)
         self.model.zero_grad()
-        text, vision = self.model.config.text_config, self.model.config.vision_config
-        whole, suffixes = visible_pairs(layout, False), visible_pairs(layout, True)
-        decoder = 12 * text.hidden_size * ((text.num_hidden_layers - 1) * whole + suffixes)
-        patches = (vision.image_size // vision.patch_size) ** 2 + 1
-        towers = 4 * vision.hidden_size * (vision.num_hidden_layers - 1) * patches**2 * NUM_FRAMES * clips
-        return counter.get_total_flops() + decoder + towers
-
-
-def attention_operations() -> list[Any]:
-    """The operations behind scaled_dot_product_attention and the flash kernels, counted by visible pairs instead."""
-    names = [name for name in dir(torch.ops.aten) if "attention" in name and not name.startswith("__")]
-    return [getattr(torch.ops.aten, name) for name in names]
-
-
-def visible_pairs(layout: RowLayout, suffixes_only: bool) -> int:
-    """Pairs of a query and a key that it sees, over the row, or of those queries that the last layer has."""
-    pairs = 0
-    for prefix, suffixes in layout.groups:
-        pairs += sum(prefix * length + length * (length + 1) // 2 for length in suffixes)
-        if not (suffixes_only and suffixes):
-            pairs += prefix * (prefix + 1) // 2
-    return pairs
+        config = self.model.config
+        attention = attention_flops(config.text_config, config.vision_config, layout, NUM_FRAMES * clips)
+        return counter.get_total_flops() + attention
 
 
 def quantise(decoder: nn.Module) -> None:
@@ -287,7 +270,8 @@ def quantise(decoder: nn.Module) -> None:
             linear.in_features, linear.out_features, bias=False, compute_dtype=weight.dtype, quant_type="nf4",
             device="meta",
         )  # fmt: skip
-        linear.weight = None
+        del linear.weight
+        # pyrefly: ignore[unexpected-keyword] Params4bit takes them in __new__
         layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
         layer = layer.to(weight.device)
         parent, _, leaf = name.rpartition(".")

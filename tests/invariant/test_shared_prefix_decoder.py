@@ -15,9 +15,11 @@ from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoL
 from data.packing.groups import make_groups
 from data.packing.layout import RowLayout, packed_inputs
 from train.loop.loss import labelled_positions, token_loss
-from train.model.attention import SHARED_PREFIX
+from train.model.adapters import add_adapter
+from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.build import build_model
 from train.model.last_layer import run_last_layer_on_suffixes
+from train.model.load import load_model
 
 IMAGE, VIDEO = 97, 98
 VISUAL_TOKENS = {"image": [IMAGE] * 4, "video": [VIDEO] * 10}
@@ -158,8 +160,8 @@ def train_separately(model, samples):
         yield loss.item() / num_items(samples)
 
 
-def train_packed(model, samples, rows):
-    model.set_attn_implementation({"text_config": SHARED_PREFIX})
+def train_packed(model, samples, rows, attention=SHARED_PREFIX):
+    model.set_attn_implementation({"text_config": attention})
     for groups in rows:
         inputs, labels = build_row(samples, groups)
         positions, targets = labelled_positions(labels)
@@ -179,14 +181,19 @@ def take_gradient(model):
     return torch.cat(gradient)
 
 
-def assert_same_training(model, samples, rows, tolerance=1e-5):
+def assert_same_training(model, samples, rows, tolerance=1e-5, between=1e-6):
+    """The rows of either attention train as the separate samples, and as those of the other, to `between`."""
     expected_loss = sum(train_separately(model, samples))
     expected = take_gradient(model)
-    loss = sum(train_packed(model, samples, rows))
-    gradient = take_gradient(model)
-    assert loss == pytest.approx(expected_loss, rel=tolerance)
     assert expected.norm() > 0
-    assert (gradient - expected).norm() <= tolerance * expected.norm()
+    gradients = {}
+    for attention in (SHARED_PREFIX, SHARED_PREFIX_UNMASKED):
+        loss = sum(train_packed(model, samples, rows, attention))
+        gradients[attention] = take_gradient(model)
+        assert loss == pytest.approx(expected_loss, rel=tolerance)
+        assert (gradients[attention] - expected).norm() <= tolerance * expected.norm()
+    apart = (gradients[SHARED_PREFIX_UNMASKED] - gradients[SHARED_PREFIX]).norm()
+    assert apart <= between * expected.norm()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -228,7 +235,17 @@ def test_an_adapter_on_the_decoder_gets_the_same_gradients(bare_model, use_dora)
     assert_same_training(adapted, CASES["mixed"], [group(CASES["mixed"])])
 
 
-def test_the_last_layer_leaves_the_prefixes_out(model):
+def test_an_adapter_on_4_bit_weights_gets_the_same_gradients(bare_model, tmp_path):
+    bare_model.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), quantization="nf4", attn_implementation="flash")
+    adapted = add_adapter(model, r=4, alpha=8, dropout=0.0, init_lora_weights=False).train()
+    assert adapted.is_loaded_in_4bit
+    run_last_layer_on_suffixes(adapted)
+    assert_same_training(adapted, CASES["mixed"], [group(CASES["mixed"])])
+
+
+@pytest.mark.parametrize("attention", [SHARED_PREFIX, SHARED_PREFIX_UNMASKED])
+def test_the_last_layer_leaves_the_prefixes_out(model, attention):
     """Its projections and its MLP see the suffixes' tokens; keys, values and the other layer the whole row."""
     samples = CASES["mixed"]
     groups = group(samples)
@@ -238,7 +255,7 @@ def test_the_last_layer_leaves_the_prefixes_out(model):
         for name, module in model.named_modules()
         if name.endswith(("_proj", "mlp.gate_proj")) and "language_model" in name
     ]
-    for _ in train_packed(model, samples, [groups]):
+    for _ in train_packed(model, samples, [groups], attention):
         pass
     for handle in handles:
         handle.remove()
@@ -262,14 +279,15 @@ def test_a_pass_without_a_layout_uses_the_whole_layer(model, bare_model):
 def test_bfloat16_agrees_within_its_precision(model):
     samples = CASES["mixed"]
     with torch.autocast("cpu", torch.bfloat16):
-        assert_same_training(model, samples, [group(samples)], tolerance=0.03)
+        assert_same_training(model, samples, [group(samples)], tolerance=0.03, between=0.03)
 
 
+@pytest.mark.parametrize("attention", [SHARED_PREFIX, SHARED_PREFIX_UNMASKED])
 @torch.no_grad()
-def test_no_question_sees_another(model):
+def test_no_question_sees_another(model, attention):
     """Each suffix is changed in turn: its own logits move, every other one of the row keeps its bits."""
     samples = CASES["many groups"]
-    model.set_attn_implementation({"text_config": SHARED_PREFIX})
+    model.set_attn_implementation({"text_config": attention})
     inputs, _ = build_row(samples, group(samples))
     ends = [0]
     for prefix_length, suffix_lengths in inputs["row_layout"].groups:

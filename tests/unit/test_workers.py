@@ -22,6 +22,13 @@ class Squares(list):
         return super().__getitem__(index) ** 2
 
 
+class Devices(list):
+    """The devices that whoever asks may see."""
+
+    def __getitem__(self, index: int) -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 @pytest.fixture
 def rank(tmp_path):
     """This process is the only one of a group."""
@@ -45,6 +52,16 @@ def test_nothing_is_forked_from_a_rank(rank):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch.cuda.is_available() is True: its threads forbid forks")
 def test_one_process_without_a_gpu_forks():
     assert num_forks() == 2
+
+
+@pytest.mark.parametrize("visible", ["0", None])
+def test_forks_of_the_server_see_no_device(rank, monkeypatch, visible):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert list(DataLoader(Devices(range(2)), batch_size=None, **loader_workers(1))) == ["", ""]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
 def test_no_worker_no_server():

@@ -56,6 +56,9 @@ def unmasked_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend as `shared_prefix_attention`, with flash kernels where there are any for these tensors and no dropout."""
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # sdpa is on autocast's list, these kernels are not
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     is_impossible = kwargs.get("dropout", 0.0) or not can_flash(query.device, query.dtype, query.shape[-1])
     if row_layout is None or is_impossible:
         return shared_prefix_attention(

@@ -1,16 +1,30 @@
-"""torch.compile for the layers of the decoder, one graph for all of them and for rows of any length."""
+"""torch.compile for the layers of the decoder: one graph for all of them and for rows of any length."""
 
-from torch import nn
+from collections.abc import Callable
+
+from transformers import TrainingArguments
+
+from train.model.last_layer import HasDecoder, decoder_layers
 
 
-def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
+def take_over(args: TrainingArguments) -> dict[str, str | None] | None:
+    """Return `compile_layers`' arguments where a recipe asks for torch_compile, and keep Trainer from compiling the
+    whole model, which takes minutes and stops at the first row of another kind."""
+    if not args.torch_compile:
+        return None
+    wanted = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+    args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+    return wanted
+
+
+def compile_layers(model: HasDecoder, backend: str | Callable = "inductor", mode: str | None = None) -> None:
     """Compile every decoder layer but the last in place; parameters keep their names.
 
-    model: a Video-LLaVA, with or without PEFT's adapters around it. The last layer stays as it is: it computes the
-    suffixes alone, through hooks that a graph of the other layers would not see (`train.model.last_layer`).
+    The last layer stays as it is: it computes the suffixes alone, through hooks that a graph of the other layers would
+    not see (`train.model.last_layer`).
 
-    The layers share their code, so what is compiled for one serves all: one graph where the input has a gradient and
-    one for the first layer, whose input has none.
+    The layers share their code, so what is compiled for one serves all: one graph for the first layer, whose input has
+    no gradient unless layers are recomputed, and one for the others.
     """
-    for layer in model.get_decoder().layers[:-1]:
-        layer.compile(backend=backend, dynamic=True)
+    for layer in list(decoder_layers(model))[:-1]:
+        layer.compile(backend=backend, mode=mode, dynamic=True)

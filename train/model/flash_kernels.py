@@ -43,10 +43,17 @@ class Problem:
 
     @staticmethod
     def of(lengths: Sequence[tuple[int, int]], is_causal: bool, device: torch.device) -> "Problem":
-        queries, keys = zip(*lengths, strict=True)
-        ends = [tuple(accumulate(each, initial=0)) for each in (queries, keys)]
-        cumulative = (torch.tensor(each, dtype=torch.int32, device=device) for each in ends)
-        return Problem(is_causal, *ends, max(queries), max(keys), *cumulative)
+        queries, keys = [query for query, _ in lengths], [key for _, key in lengths]
+        query_ends, key_ends = (tuple(accumulate(each, initial=0)) for each in (queries, keys))
+        return Problem(
+            is_causal,
+            query_ends,
+            key_ends,
+            max_queries=max(queries),
+            max_keys=max(keys),
+            cu_queries=torch.tensor(query_ends, dtype=torch.int32, device=device),
+            cu_keys=torch.tensor(key_ends, dtype=torch.int32, device=device),
+        )
 
     def spans(self) -> Iterator[tuple[slice, slice]]:
         """The queries and keys of each sequence that has both."""
@@ -90,23 +97,28 @@ def flash_backward(
     lse: torch.Tensor,
     problem: Problem,
     scale: float,
+    onto: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of query, key and value, from that of the output: `out` and `lse` may be those of a softmax over
-    more keys than the problem has."""
+    """Return the gradients of query, key and value, from that of the output: `out` and `lse` may be those of a softmax
+    over more keys than the problem has. onto: gradients of key and value that those of this problem are added to."""
     if query.is_cuda:
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)
-        return torch.ops.aten._flash_attention_backward(
+        of_query, *more = torch.ops.aten._flash_attention_backward(
             grad, query, key, value, out, lse.contiguous(), problem.cu_queries, problem.cu_keys,
             problem.max_queries, problem.max_keys, 0.0, problem.is_causal, no_dropout, no_dropout, scale=scale,
         )  # fmt: skip
-    of_query, of_key, of_value = (torch.zeros(states.shape, dtype=states.dtype) for states in (query, key, value))
+        of_key, of_value = more if onto is None else (old.add_(new) for old, new in zip(onto, more, strict=True))
+        return of_query, of_key, of_value
+    of_query = torch.zeros(query.shape, dtype=query.dtype)
+    of_key, of_value = onto or (torch.zeros(states.shape, dtype=states.dtype) for states in (key, value))
     for q, k in problem.spans():
         one = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             _heads_first(grad[q]), _heads_first(query[q]), *_for_each_query_head(query, key[k], value[k]),
             _heads_first(out[q]), lse[None, :, q], 0.0, problem.is_causal, scale=scale,
         )  # fmt: skip
         of_query[q] = one[0][0].transpose(0, 1)
-        of_key[k], of_value[k] = (_of_key_heads(gradient[0], key.shape[1]) for gradient in one[1:])
+        of_key[k] += _of_key_heads(one[1][0], key.shape[1])
+        of_value[k] += _of_key_heads(one[2][0], key.shape[1])
     return of_query, of_key, of_value
 
 

@@ -141,16 +141,16 @@ def attend_row_backward(
     suffixes_only: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of query, key and value."""
+    """Return the gradients of query, key and value."""
     plan = _plan(lengths, suffixes_only, query)
     grad, asking, out, lse = grad[plan.queries], query[plan.queries], out[plan.queries], lse[:, plan.queries]
     of_query, of_key, of_value = flash_backward(grad, asking, key, value, out, lse, plan.own, scale)
     if plan.prefix is not None:
         rows = plan.suffixes
-        more = flash_backward(grad[rows], asking[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale)
-        of_query[rows] += more[0]
-        of_key += more[1]
-        of_value += more[2]
+        of_suffixes, of_key, of_value = flash_backward(
+            grad[rows], asking[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale, onto=(of_key, of_value)
+        )
+        of_query[rows] += of_suffixes
     if len(of_query) != len(query):
         of_query = _spread(of_query, plan.queries, len(query), 0)
     return of_query, of_key, of_value

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from data.errors import UserError, first_line
 from data.processor import HUB_DEFAULT
 from data.video_llava import PROJECTOR, TOWERS
-from train.model.attention import SHARED_PREFIX
+from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.ranks.processes import uses_fsdp
 
 
@@ -27,11 +27,10 @@ def load_model(
 ) -> VideoLlavaForConditionalGeneration:
     """Load the model in eval mode, every parameter frozen.
 
-    The decoder's linear layers alone are quantised; towers, projector and head keep `dtype`. `auto` and `sdpa` give
-    the decoder the shared-prefix attention, which is plain sdpa for ordinary batches.
+    The decoder's linear layers alone are quantised; towers, projector and head keep `dtype`. `auto`, `sdpa` and `flash`
+    give the decoder a shared-prefix attention, which is plain sdpa for ordinary batches.
     """
-    decoder_attention = SHARED_PREFIX if attn_implementation in ("auto", "sdpa") else attn_implementation
-    tower_attention = "sdpa" if attn_implementation == "auto" else attn_implementation
+    tower_attention = "sdpa" if attn_implementation in ("auto", "flash") else attn_implementation
     # transformers' warning about unexpected or missing weights is an error here: such a model answers nonsense.
     try:
         # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
@@ -39,7 +38,10 @@ def load_model(
             name_or_path,
             revision=revision or HUB_DEFAULT,
             dtype=getattr(torch, dtype),
-            attn_implementation={"text_config": decoder_attention, "vision_config": tower_attention},
+            attn_implementation={
+                "text_config": decoder_attention(attn_implementation, dtype),
+                "vision_config": tower_attention,
+            },
             quantization_config=quantization_config(quantization, dtype, double_quantization),
             device_map=device_map,
             output_loading_info=True,
@@ -55,6 +57,16 @@ def load_model(
         )
     keep_weights_trainable(model)
     return model.requires_grad_(False).eval()
+
+
+def decoder_attention(wanted: str, dtype: str) -> str:
+    """Return the registered name of what a recipe calls auto, sdpa or flash; others are transformers' own.
+
+    auto is flash in half precision on a GPU. On a CPU sdpa is faster, and in float32 a GPU has no flash kernel.
+    """
+    if wanted == "auto":
+        wanted = "flash" if torch.cuda.is_available() and dtype != "float32" else "sdpa"
+    return {"sdpa": SHARED_PREFIX, "flash": SHARED_PREFIX_UNMASKED}.get(wanted, wanted)
 
 
 def keep_weights_trainable(model: nn.Module) -> None:

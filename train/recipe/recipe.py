@@ -58,8 +58,8 @@ class Model(Section):
     """Branch, tag or commit on the hub; null is its main branch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Number type of the weights that are not quantised."""
-    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """auto takes the fastest that works here; sdpa always works."""
+    attn_implementation: Literal["auto", "sdpa", "flash", "eager", "flash_attention_2"] = "auto"
+    """auto takes the fastest that works here; sdpa always works; flash needs half precision on a GPU."""
     quantization: Literal["nf4", "fp4", "int8"] | None = None
     """Of the decoder's linear layers (QLoRA); the towers and the projector keep dtype."""
     double_quantization: bool = True

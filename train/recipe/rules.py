@@ -153,7 +153,7 @@ def _rows(recipe: Recipe) -> Iterator[Combination]:
             _together("training.per_device_eval_batch_size", "data.packing"),
             "a packed row is a whole batch, so it is 1; size rows by data.max_tokens_per_row",
         )
-    if packed and recipe.model.attn_implementation not in ("auto", "sdpa"):
+    if packed and recipe.model.attn_implementation not in ("auto", "sdpa", "flash"):
         yield (
             _together("model.attn_implementation", "data.packing"),
             f"{recipe.model.attn_implementation} does not know packed rows; write auto, or data.packing: none",

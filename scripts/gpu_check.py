@@ -1,0 +1,160 @@
+"""The steps of scripts/check_gpu.sh, each in a process of its own with a time limit; one JSON and one table.
+
+    python scripts/gpu_check.py FOLDER [--dry]
+
+A step that fails or takes too long is named, and the next one runs. The status is 1 where any did not succeed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from data.command import run_command
+from data.errors import UserError
+from scripts.benchmarks.measure import machine
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "av")
+BENCHMARK = (sys.executable, "scripts/benchmark.py", "gpu")
+CLIPS = ("--clips", "1", "2")
+DRY_LIMIT = 600  # a busy machine of CI is no failure
+QUESTIONS = ("--questions", "8", "25", "1")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command line of this checkout, how many seconds it may take, and whether it measures time: those that do not
+    run side by side."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: int
+    is_timed: bool = True
+
+    @property
+    def has_rows(self) -> bool:
+        return "--json" in self.command
+
+
+@dataclass
+class Outcome:
+    name: str
+    status: str  # "passed", "failed" or "took longer than N s"
+    seconds: float
+    rows: list[dict] = field(default_factory=list)
+
+
+def steps(out: Path, dry: bool) -> list[Step]:
+    """The most telling measurements first, in case the machine is slower than thought."""
+    files = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text())
+    pytest = (sys.executable, "-m", "pytest", "-m", "gpu", "-rs", *(() if dry else ("-n", "5")), *files)
+    run = (sys.executable, "scripts/gpu_run.py", str(out / "run"), *(("--dry",) if dry else ()))
+    untimed = [Step("tests", pytest, 200, is_timed=False), Step("run", run, 200, is_timed=False)]
+
+    def measure(name: str, limit: int, *options: str) -> Step:
+        files = ("--json", str(out / f"{name}.json"), "--profile", str(out / f"{name}.txt"))
+        return Step(name, (*BENCHMARK, *options, *files), limit)
+
+    if dry:
+        tiny = ("--shape", "tiny", "--questions", "2", "--plain-batches", "1", "--repetitions", "1")
+        every = ("--settings", "lora", "qlora", "--attention", "flash")
+        return [replace(step, limit=DRY_LIMIT) for step in (*untimed, measure("tiny", 0, *tiny, *every))]
+    return [
+        *untimed,
+        measure("lora", 100, "--compile", "--settings", "lora", "--attention", "flash", *QUESTIONS, *CLIPS),
+        measure("qlora", 100, "--compile", "--settings", "qlora", "--attention", "flash", *QUESTIONS),
+        measure("lora-eager", 60, "--settings", "lora", "--questions", "8", "25"),
+        measure("qlora-eager", 60, "--settings", "qlora", "--questions", "8", "--plain-batches", "1"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="for results.json, table.md and the logs")
+    parser.add_argument("--dry", action="store_true", help="on a CPU, with tiny shapes")
+    arguments = parser.parse_args()
+    if not arguments.dry and not torch.cuda.is_available():
+        raise UserError("torch sees no CUDA device; --dry runs the same steps on a CPU")
+    out = arguments.folder.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    todo, outcomes = steps(out, arguments.dry), []
+    with ThreadPoolExecutor() as pool:
+        for outcome in pool.map(lambda step: perform(step, out, arguments.dry), [s for s in todo if not s.is_timed]):
+            outcomes.append(outcome)
+            report(out, outcomes)
+    for step in todo:
+        if step.is_timed:
+            outcomes.append(perform(step, out, arguments.dry))
+            report(out, outcomes)
+    print((out / "table.md").read_text())
+    sys.exit(any(outcome.status != "passed" for outcome in outcomes))
+
+
+def perform(step: Step, out: Path, dry: bool) -> Outcome:
+    """Run one step to its end or its limit; what it prints is in FOLDER/NAME.log."""
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **os.environ}
+    if dry:
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    start = time.monotonic()
+    with open(out / f"{step.name}.log", "w") as log:
+        process = subprocess.Popen(
+            step.command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = "failed" if process.wait(step.limit) else "passed"
+        except subprocess.TimeoutExpired:
+            status = f"took longer than {step.limit} s"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    seconds = time.monotonic() - start
+    print(f"{step.name}: {status}, {seconds:.0f} s", flush=True)
+    rows_file = out / f"{step.name}.json"
+    rows = json.loads(rows_file.read_text()) if step.has_rows and status == "passed" else []
+    return Outcome(step.name, status, seconds, rows)
+
+
+def report(out: Path, outcomes: list[Outcome]) -> None:
+    """Write results.json and table.md of the steps so far."""
+    about = {"machine": machine(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    results = {**about, "steps": [asdict(outcome) for outcome in outcomes]}
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    lines = [", ".join(f"{name} {value}" for name, value in about.items()), "", "| step | result | seconds |"]
+    lines += ["| --- | --- | --- |", *(f"| {one.name} | {one.status} | {one.seconds:.0f} |" for one in outcomes)]
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    if rows:
+        lines += ["", f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}", *map(table_line, rows)]
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+
+
+COLUMNS = {
+    "setting": "{setting}, {attention}{with_compile}",
+    "clips x questions": "{clips_per_row} x {questions_per_clip}",
+    "tokens": "{tokens:,}",
+    "ms a row": "{ms:.0f}",
+    "questions/s": "{questions_per_s:.1f}",
+    "to plain": "{ratio:.2f}x",
+    "TFLOP/s": "{tflops:.0f}",
+    "of a matrix product": "{mfu:.0%}",
+    "peak GiB": "{peak}",
+}
+
+
+def table_line(row: dict) -> str:
+    peak = "-" if row["peak_mib"] is None else f"{row['peak_mib'] / 1024:.2f}"
+    filled = {**row, "ms": row["row_s"] * 1000, "peak": peak, "with_compile": ", compiled" if row["compiled"] else ""}
+    return "| " + " | ".join(cell.format(**filled) for cell in COLUMNS.values()) + " |"
+
+
+if __name__ == "__main__":
+    run_command(main)

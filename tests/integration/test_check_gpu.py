@@ -1,0 +1,57 @@
+"""scripts/check_gpu.sh --dry: what it does on a GPU, on a CPU with tiny shapes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.gpu_check import Step, perform, report, steps
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 9 * 60  # seconds that the command may take
+
+
+def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        ["bash", ROOT / "scripts/check_gpu.sh", "--dry", tmp_path], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stdout + logs
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(step["name"], step["status"]) for step in results["steps"]] == [
+        ("tests", "passed"),
+        ("run", "passed"),
+        ("tiny", "passed"),
+    ]
+    rows = results["steps"][-1]["rows"]
+    assert [(row["setting"], row["attention"]) for row in rows] == [("lora", "flash"), ("qlora", "flash")]
+    assert all(row["ratio"] > 0 and row["flops"] > 0 and row["tokens"] > 136 for row in rows)
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| qlora, flash |") == 1 and "| tests | passed |" in table
+    assert "continuing from" in (tmp_path / "run.log").read_text()
+    assert "answers of the adapter and of the merged model" in (tmp_path / "run.log").read_text()
+
+
+def test_all_steps_together_end_in_time(tmp_path):
+    real = steps(tmp_path, dry=False)
+    side_by_side = max(step.limit for step in real if not step.is_timed)
+    assert side_by_side + sum(step.limit for step in real if step.is_timed) <= LIMIT
+
+
+def test_a_step_that_fails_or_hangs_is_named_and_its_children_end(tmp_path):
+    fails = Step("fails", (sys.executable, "-c", "exit(3)"), 60)
+    sleep = f"import os, subprocess, time; open('{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    hangs = Step("hangs", (sys.executable, "-c", sleep), 3)
+    outcomes = [perform(step, tmp_path, dry=True) for step in (fails, hangs)]
+    assert [outcome.status for outcome in outcomes] == ["failed", "took longer than 3 s"]
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+    report(tmp_path, outcomes)
+    assert "| hangs | took longer than 3 s |" in (tmp_path / "table.md").read_text()
+
+
+def test_an_option_that_is_none(tmp_path):
+    done = subprocess.run(["bash", ROOT / "scripts/check_gpu.sh", "--wet", tmp_path], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "--wet is no option" in done.stderr
