@@ -174,6 +174,12 @@ def check_elsewhere(command: str, checkout: Path) -> None:
     """Leave it to `test_commands_that_take_hours_know_their_options`."""
 
 
+def check_gpu_script(command: str, checkout: Path) -> None:
+    """`tests/integration/test_check_gpu.py` runs all of it on a CPU."""
+    script, folder = command.removeprefix("bash ").split()
+    assert os.access(ROOT / script, os.X_OK) and not folder.startswith("-")
+
+
 def check_hooks(command: str, checkout: Path) -> None:
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
@@ -199,10 +205,13 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"python scripts/run_demo\.py ").match, check_demo),
     (re.compile(r"python scripts/make_demo\.py ").match, check_generator),
     (
-        re.compile(r"python (scripts/(benchmark|compare_packing)|tests/(torture/torture|fuzz/fuzz))\.py ").match,
+        re.compile(
+            r"python (scripts/(benchmark|compare_packing|offline_wheels)|tests/(torture/torture|fuzz/fuzz))\.py "
+        ).match,
         check_elsewhere,
     ),
     (re.compile(r"pre-commit install$").match, check_hooks),
+    (re.compile(r"bash scripts/check_gpu\.sh ").match, check_gpu_script),
 ]
 
 
