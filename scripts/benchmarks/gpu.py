@@ -140,7 +140,7 @@ class Trained:
         if setting.is_quantised:
             quantise(base.get_decoder())
             base.is_loaded_in_4bit = True  # pyrefly: ignore[bad-argument-type] PEFT looks for this attribute
-        rank = min(setting.rank, SHAPES[shape][0][0] // 4)  # the tiny shape's width is 128
+        rank = min(setting.rank, SHAPES[shape].decoder.hidden // 4)  # the tiny shape's width is 128
         adapter = {"r": rank, "alpha": 2 * rank, "dropout": 0.05}
         self.model = add_adapter(base.requires_grad_(False), **adapter).train()
         run_last_layer_on_suffixes(self.model)
