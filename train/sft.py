@@ -18,9 +18,8 @@ from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
 from train.loop.trainer import RowTrainer
 from train.model.adapters import describe_trained
-from train.model.compiled import compile_layers, take_over
+from train.model.compiled import speed_up_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
-from train.model.last_layer import run_last_layer_on_suffixes
 from train.model.load import quiet_libraries
 from train.model.trainable import load_trainable
 from train.ranks.agreement import on_first_rank
@@ -67,9 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed)
     say(describe_trained(model))
-    run_last_layer_on_suffixes(model)
-    if compilation:
-        compile_layers(model, **compilation)
+    speed_up_layers(model, compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args, say)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator

@@ -4,17 +4,24 @@ from collections.abc import Callable
 
 from transformers import TrainingArguments
 
-from train.model.last_layer import HasDecoder, decoder_layers
+from train.model.last_layer import HasDecoder, decoder_layers, run_last_layer_on_suffixes
 
 
 def take_over(args: TrainingArguments) -> dict[str, str | None] | None:
-    """Return `compile_layers`' arguments where a recipe asks for torch_compile, and keep Trainer from compiling the
+    """Return backend and mode of the compiler where a recipe asks for torch_compile, and keep Trainer from compiling the
     whole model, which takes minutes and stops at the first row of another kind."""
     if not args.torch_compile:
         return None
     wanted = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
     args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
     return wanted
+
+
+def speed_up_layers(model: HasDecoder, compilation: dict[str, str | None] | None) -> None:
+    """Run the last decoder layer on suffixes alone, and compile the others where `take_over` says so."""
+    run_last_layer_on_suffixes(model)
+    if compilation is not None:
+        compile_layers(model, compilation["backend"] or "inductor", compilation["mode"])
 
 
 def compile_layers(model: HasDecoder, backend: str | Callable = "inductor", mode: str | None = None) -> None:
