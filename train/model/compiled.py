@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
+from torch import nn
 from transformers import TrainingArguments
 
-from train.model.last_layer import HasDecoder, decoder_layers, run_last_layer_on_suffixes
+from train.model.last_layer import decoder_layers, run_last_layer_on_suffixes
 
 
 def take_over(args: TrainingArguments) -> dict[str, str | None] | None:
-    """Return backend and mode of the compiler where a recipe asks for torch_compile, and keep Trainer from compiling the
-    whole model, which takes minutes and stops at the first row of another kind."""
+    """Return backend and mode of the compiler where a recipe asks for torch_compile, and keep Trainer from compiling
+    the whole model, which would run the hooks of one layer for another."""
     if not args.torch_compile:
         return None
     wanted = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
@@ -17,14 +18,14 @@ def take_over(args: TrainingArguments) -> dict[str, str | None] | None:
     return wanted
 
 
-def speed_up_layers(model: HasDecoder, compilation: dict[str, str | None] | None) -> None:
+def speed_up_layers(model: nn.Module, compilation: dict[str, str | None] | None) -> None:
     """Run the last decoder layer on suffixes alone, and compile the others where `take_over` says so."""
     run_last_layer_on_suffixes(model)
     if compilation is not None:
         compile_layers(model, compilation["backend"] or "inductor", compilation["mode"])
 
 
-def compile_layers(model: HasDecoder, backend: str | Callable = "inductor", mode: str | None = None) -> None:
+def compile_layers(model: nn.Module, backend: str | Callable = "inductor", mode: str | None = None) -> None:
     """Compile every decoder layer but the last in place; parameters keep their names.
 
     The last layer stays as it is: it computes the suffixes alone, through hooks that a graph of the other layers would

@@ -51,10 +51,11 @@ class SuffixesOnly:
         return output.new_zeros(1, self.row_length, output.shape[-1]).index_copy(1, self.positions, output)
 
 
-def run_last_layer_on_suffixes(model: HasDecoder) -> None:
+def run_last_layer_on_suffixes(model: nn.Module) -> None:
     """Register the hooks on the decoder's last layer."""
     SuffixesOnly(decoder_layers(model)[-1])
 
 
-def decoder_layers(model: HasDecoder) -> nn.ModuleList:
-    return cast(nn.ModuleList, model.get_decoder().layers)
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the decoder's layers; model: one that `HasDecoder`."""
+    return cast(nn.ModuleList, cast(HasDecoder, model).get_decoder().layers)
