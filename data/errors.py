@@ -1,5 +1,7 @@
 """The errors that are shown to users as a single line, with exit status 2."""
 
+import errno
+
 
 class UserError(ValueError):
     """Something the user can mend: says what, which value, where, and what to do, in one line."""
@@ -33,7 +35,27 @@ class MediaError(UserError):
 
 
 class OutageError(UserError):
-    """A server that does not answer, or not now: nothing is wrong with what it keeps."""
+    """A file that could not be tried: a full disk, a server that is away, a signal, a stall. Nothing is known to be
+    wrong with the file, and the next try may succeed (see `data.patience`)."""
+
+
+# What the system says of itself and not of a file's content. A disk or server that fails may say any of these.
+PASSING = frozenset({
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ENOTCONN),
+    *(errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH),
+})  # fmt: skip
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell the machine's errors from those of a file's content, or of its absence."""
+    return isinstance(error, OSError) and error.errno in PASSING
+
+
+def refused(message: str, error: BaseException) -> UserError:
+    """Return the error to raise for a file that `error` kept from being read: OutageError where that may pass."""
+    return OutageError(message) if is_passing(error) else UserError(message)
 
 
 def one_line(error: BaseException) -> str:

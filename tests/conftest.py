@@ -70,7 +70,8 @@ def media_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_pauses(monkeypatch):
-    """Between the tries of a download."""
+    """Between the tries of a download, and of what may pass."""
+    monkeypatch.setattr("data.patience.PAUSES", (0, 0))
     monkeypatch.setattr("data.media.download.PAUSES", (0, 0))
     monkeypatch.setattr("data.media.http_file.PAUSES", (0, 0))
 

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.errors import UserError
+from data.errors import UserError, refused
 from data.files import AnyPath
 from data.media.file_check import check_media_file
 
@@ -41,7 +41,7 @@ def load_image(path: AnyPath) -> Image.Image:
         raise UserError(f"{str(path)!r} is damaged or not a picture in a format that Pillow reads") from error
     except PILLOW_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{str(path)!r} cannot be read as a picture: {reason}") from error
+        raise refused(f"{str(path)!r} cannot be read as a picture: {reason}", error) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

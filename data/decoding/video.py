@@ -1,6 +1,8 @@
 """Clips as a fixed number of frames, upright, RGB: those of decoding everything, without decoding everything."""
 
+import errno
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import av
 import numpy as np
@@ -15,7 +17,7 @@ from data.decoding.container import (
     to_pixels,
 )
 from data.decoding.seeking import can_seek, seek_frames, start_check
-from data.errors import UserError
+from data.errors import OutageError, UserError, is_passing, refused
 from data.files import AnyPath
 from data.media.file_check import check_media_file
 from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, frames_between
@@ -62,7 +64,7 @@ def read_frames(
                     return np.stack([frames[i] for i in wanted])
         return _read_in_order(path, index, choose)
     except av.error.FFmpegError as error:  # base of all that FFmpeg reports: format, codec, reading, memory
-        raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
+        raise _refused(path, error) from error
 
 
 def check_clip(path: AnyPath, spans: Sequence[tuple[float | None, float | None]]) -> list[str | None]:
@@ -80,12 +82,30 @@ def check_clip(path: AnyPath, spans: Sequence[tuple[float | None, float | None]]
     except av.error.MemoryError:
         raise
     except av.error.FFmpegError as error:
-        raise UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}") from error
+        raise _refused(path, error) from error
     # Frames that an AVI repeats with empty chunks are there too, unless coded ones get lost on the way.
     found = index.num_slots if index.is_sparse and total >= MIN_SHARE * len(index.shown) else total
     if found < MIN_SHARE * announced:
         raise UserError(f"{str(path)!r} announces {announced} frames and has {found}; copy or download it again")
     return [_refused_span(path, index.timeline(total).times, *span) for span in spans]
+
+
+def _refused(path: AnyPath, error: av.error.FFmpegError) -> UserError:
+    """Return what to raise for FFmpeg's errors: those of the machine are OutageError.
+
+    Demuxers say EIO of files that end too early as well, so it counts where the file cannot be read without them
+    either. ENOMEM is what damaged headers ask for, under the limit on memory that the process of a decoder has.
+    """
+    message = f"{str(path)!r} is damaged or not a video: {error.strerror}"
+    if not is_passing(error) or isinstance(error, av.error.MemoryError):
+        return UserError(message)
+    if error.errno == errno.EIO:
+        try:
+            Path(path).read_bytes()
+        except OSError as reading:
+            return refused(f"{str(path)!r} cannot be read: {reading.strerror}", reading)
+        return UserError(message)
+    return OutageError(f"{str(path)!r} cannot be read: {error.strerror}")
 
 
 def _refused_span(path: AnyPath, times: np.ndarray, start: float | None, end: float | None) -> str | None:

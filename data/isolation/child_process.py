@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,12 +26,22 @@ WAIT_SECONDS = 1.0  # at most, before deadlines are looked at again
 DEATH_SECONDS = 10.0  # that a process which has closed its pipe may take to end and leave its own status
 
 
+# Signals that a process's own code gets it: what it read is the reason. Any other one comes from outside.
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+Ending = Literal["returned", "raised", "crashed", "killed", "late"]
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What the function returned, or why there is nothing: `failure`, a line for the user."""
+    """What the function returned, or why there is nothing: `failure`, a line for the user, and how the job ended."""
 
     result: Any = None
     failure: str | None = None
+    ending: Ending = "returned"
+
+
+class NotStarted(RuntimeError):
+    """A process was killed before it could be given a job."""
 
 
 class ChildProcess:
@@ -97,7 +107,8 @@ class ChildProcess:
         except TimeoutError:
             pass
         self.end()
-        return Answer(failure=f"takes more than {self.seconds:g} seconds; the decoder hangs or is too slow")
+        failure = f"takes more than {self.seconds:g} seconds; the decoder hangs or is too slow"
+        return Answer(failure=failure, ending="late")
 
     def ask(self, job: Any) -> Answer:
         """Give a job and wait for its answer, and before that for the process to begin."""
@@ -124,16 +135,22 @@ class ChildProcess:
             self._begins = False
             return None
         self._has_job = False
-        return Answer(**header)
+        return Answer(**header, ending="returned" if header.get("failure") is None else "raised")
 
     def _died(self) -> Answer:
-        """Return how it died in the midst of a job; raises RuntimeError for one that could not begin."""
+        """Return how it died in the midst of a job. Raises NotStarted, or RuntimeError where its own code is why."""
         self.end(patience=DEATH_SECONDS)
         code = self._process.returncode
-        ending = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        was_killed = code < 0 and -code not in CRASHES
         if not self._has_job:
-            raise RuntimeError(f"a worker process ended at its start: {ending}")
-        return Answer(failure=f"the decoder crashed ({ending})")
+            error = NotStarted if was_killed else RuntimeError
+            raise error(f"a worker process ended at its start: {name}")
+        if -code == signal.SIGPROF:  # its own timer, see `child_main`
+            return Answer(failure=f"takes more than {self.seconds:g} seconds of a core", ending="late")
+        if was_killed:
+            return Answer(failure=f"the decoder was killed ({name}); is memory short?", ending="killed")
+        return Answer(failure=f"the decoder crashed ({name})", ending="crashed")
 
     def _read(self, size: int) -> bytearray:
         data = bytearray(size)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from data.errors import OutageError, UserError
+from data.errors import OutageError, UserError, is_passing
 from data.files import whole_file
 from data.media.reference import Address, Downloads
 from data.web import httpx
@@ -39,7 +40,7 @@ def download(address: Address, name: str) -> str:
     """Return the file that holds what is at an address, fetched unless it is there.
 
     Many processes may ask at once: one fetches, the others wait, and the file is whole or absent. name: the address as
-    messages show it. Raises UserError for what cannot be had.
+    messages show it. Raises UserError for what cannot be had, OutageError where that may pass.
     """
     limits, target = address.downloads, path_of(address)
     if os.path.exists(target):
@@ -60,6 +61,7 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         yield
         return
     except (TimeoutError, Timeout):
+        kind = OutageError
         reason = f"not here after {limits.seconds:g} seconds; raise download_seconds"
     except TooLarge:
         reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise max_download_mib"
@@ -72,6 +74,7 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         reason = f"{type(error).__name__} {error}".strip()
         kind = OutageError if may_pass(error) else UserError
     except OSError as error:
+        kind = OutageError if is_passing(error) else UserError
         reason = f"cannot write {limits.folder}: {error.strerror or error}; set media_cache"
     raise kind(f"{what}: {reason}") from None
 
@@ -119,7 +122,18 @@ def may_pass(error: Exception) -> bool:
     """Tell a server's or a line's bad moment from an answer that will stay."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in PASSING
-    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+    if not isinstance(error, httpx.TransportError) or isinstance(error, httpx.UnsupportedProtocol):
+        return False
+    return not _names_nobody(error)
+
+
+def _names_nobody(error: BaseException | None) -> bool:
+    """Tell whether name servers answer that there is no such host; while they do not answer, that may pass."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return error.errno == socket.EAI_NONAME
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def new_client(end: float) -> httpx.Client:

@@ -5,7 +5,7 @@ import os
 import stat
 from typing import BinaryIO
 
-from data.errors import UserError
+from data.errors import UserError, refused
 from data.files import AnyPath
 from data.media.reference import Kind
 
@@ -21,13 +21,13 @@ TAIL_BYTES = 64  # hold a GIF's trailer, and the junk that some writers put behi
 def check_media_file(path: AnyPath, kind: Kind) -> None:
     """Raise UserError for a file that cannot be read, is empty, of the other kind, or shorter than it says itself.
 
-    This decodes nothing.
+    This decodes nothing. OutageError says that the file could not be looked at.
     """
     name = repr(str(path))
     try:
         head, tail, size, declared_size = _read_ends(path)
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}") from error
+        raise refused(f"{name} cannot be read: {error.strerror}", error) from error
     except ValueError as error:  # a NUL character
         raise UserError(f"{name} cannot be the name of a file: {error}") from error
     if not head:

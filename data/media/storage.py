@@ -8,7 +8,7 @@ from pathlib import PurePath
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-from data.errors import UserError
+from data.errors import OutageError, UserError, refused
 from data.media.file_check import check_media_file
 from data.media.reference import Address, Cell, Media, Part, Pictures, Segment, pictures_of
 
@@ -32,7 +32,7 @@ class LocalFile(os.PathLike[str]):
 def local_file(item: Media) -> Iterator[LocalFile]:
     """Give the file of a picture or clip, itself or a copy that lasts as long as the context.
 
-    Raises UserError, with the name of `item`, for bytes that cannot be had.
+    Raises UserError, with the name of `item`, for bytes that cannot be had, OutageError where that may pass.
     """
     if item.place is None:
         yield LocalFile(item.path, item.path)
@@ -40,8 +40,9 @@ def local_file(item: Media) -> Iterator[LocalFile]:
     if isinstance(item.place, Address):
         yield LocalFile(_download(item.place, item.path), item.path)
         return
-    with NamedTemporaryFile(prefix="reeltune-", suffix=PurePath(item.path).suffix) as copy:
+    with ExitStack() as closing:
         try:
+            copy = closing.enter_context(_temporary_file(item))
             match item.place:
                 case Segment():
                     _copy(item.place, copy)
@@ -51,8 +52,16 @@ def local_file(item: Media) -> Iterator[LocalFile]:
                     copy.write(_read_part(item.place, item.path))
             copy.flush()
         except OSError as error:
-            raise UserError(f"{item.path!r} cannot be read: {error.strerror or error}") from error
+            raise refused(f"{item.path!r} cannot be read: {error.strerror or error}", error) from error
         yield LocalFile(copy.name, item.path)
+
+
+def _temporary_file(item: Media) -> IO[bytes]:
+    """Open a file for a copy. What keeps us from that is the machine's; tempfile says ENOENT of a full disk, too."""
+    try:
+        return NamedTemporaryFile(prefix="reeltune-", suffix=PurePath(item.path).suffix)
+    except OSError as error:
+        raise OutageError(f"{item.path!r} cannot be copied: {error.strerror}; make room in TMPDIR") from error
 
 
 # Processes that decode are many, and small: pyarrow and the hub's client are for those that need them.
@@ -107,6 +116,21 @@ def fetched(item: Media) -> Iterator[Media]:
         yield item
 
 
+def read_through(item: Media) -> None:
+    """Read every byte of a picture or clip. Raises UserError for what cannot be had, OutageError where it may pass."""
+    if isinstance(item.place, Pictures):
+        for frame in frames_of(item):
+            read_through(frame)
+        return
+    with local_file(item) as path:
+        try:
+            with open(path, "rb") as file:
+                while file.read(CHUNK_BYTES):
+                    pass
+        except OSError as error:
+            raise refused(f"{item.path!r} cannot be read: {error.strerror}", error) from error
+
+
 def check_media(item: Media) -> None:
     """Check what costs next to nothing; raises UserError.
 
@@ -126,7 +150,7 @@ def frames_of(item: Media) -> tuple[Media, ...]:
     try:
         frames = pictures_of(item)
     except OSError as error:
-        raise UserError(f"{item.path!r} cannot be read: {error.strerror}") from error
+        raise refused(f"{item.path!r} cannot be read: {error.strerror}", error) from error
     if not frames:
         raise UserError(f"{item.path!r} is not a file, and no folder of frames: there is no picture in it")
     return frames

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from data.errors import UserError
+from data.errors import OutageError, UserError
 from data.media.bad_media import too_many
 from data.media.reference import Media
 from data.media.storage import check_media
+from data.patience import patiently
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from data.tokens.encoding import encode_all, num_tokens
@@ -87,7 +88,9 @@ def load_corpus(
 
 def _check(media: Media, name: str, corpus: Corpus, may_be_bad: bool) -> None:
     try:
-        check_media(media)
+        patiently(check_media, media)
+    except OutageError:
+        raise
     except UserError as problem:
         if not may_be_bad:
             raise UserError(f"{name}: {problem}") from problem

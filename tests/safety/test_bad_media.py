@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from data.command import run_command
-from data.errors import UserError
+from data.errors import OutageError, UserError
 from data.packing.dataset import RowDataset
 from tests.media_samples import write_endless
+from tests.serving import PartServer, serving
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_data import MIXED_RECORDS, turns
 from train.sft import main
@@ -156,3 +157,24 @@ def test_too_many_stop_the_run_and_it_goes_on_when_they_are_mended(bad, sound, s
         shutil.copy(sound / name, bad / name)
     out = start(bad, "out", *settings)
     assert noted(out, "train") == noted_before and (out / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_an_outage_ends_the_run_and_blames_no_file(media_folder, start, tmp_path, capfd):
+    """Its server is away for longer than is waited; the same command goes on when it is back."""
+    folder, out = tmp_path / "served", tmp_path / "out"
+    folder.mkdir()
+    with serving(PartServer(media_folder)) as server:
+        questions = {"video": f"{server.address}/whole/clip0.mp4", "conversations": turns("<video>\nWhat?", "red")}
+        for name in ("train.json", "eval.json"):
+            (folder / name).write_text(json.dumps([questions] * 3))
+        settings = (f"data.media_cache={tmp_path / 'cache'}", "training.dataloader_num_workers=1")
+        server.failures += [503] * 99
+        with pytest.raises(OutageError, match="clip0.mp4' cannot be downloaded: the server answers 503 .*goes on"):
+            start(folder, "out", *settings)
+        assert not (out / "bad_media.jsonl").exists() and "waiting 0 s: " in capfd.readouterr().err
+        server.failures.clear()
+        start(folder, "out", *settings)
+    assert not (out / "bad_media.jsonl").exists() and [step for step, _ in metrics(out, "loss")] == [
+        *range(1, STEPS + 1)
+    ]

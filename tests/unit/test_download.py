@@ -1,6 +1,7 @@
 """Addresses against a server of this machine: whole files, once, within their limits; every failure is one line."""
 
 import json
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,13 +13,14 @@ import pytest
 from data.decoding.decode import decode
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.decoding.probe import File, probe
-from data.errors import MediaError, UserError
+from data.errors import MediaError, OutageError, UserError
 from data.files import UNFINISHED
-from data.media.download import path_of
+from data.media.download import may_pass, path_of
 from data.media.reference import Address, Downloads, Media, Pictures, identity
 from data.media.storage import check_media, local_file
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
+from data.web import httpx
 from tests.serving import serving
 from tests.tiny_data import turns
 
@@ -172,8 +174,30 @@ def test_a_cache_that_cannot_be_written_is_named(at, tmp_path):
 
 
 def test_an_isolated_decoder_is_not_needed_for_a_failed_download(at):
-    with pytest.raises(MediaError, match="a.mp4' cannot be downloaded: ConnectError"):
+    with pytest.raises(OutageError, match="a.mp4' cannot be downloaded: ConnectError .*tried 3 times"):
         IsolatedDecoder(seconds=1)(at("http://127.0.0.1:1/a.mp4"), 8)
+
+
+def test_what_a_server_says_for_good_is_the_file_s_and_an_outage_is_nobody_s(at, server, media_folder):
+    decoder = IsolatedDecoder(seconds=60)
+    with pytest.raises(MediaError, match="the server answers 404"):
+        decoder(at("none.mp4"), 8)
+    for path, limits in (("drip.mp4", {"seconds": 0.3}), ("half/clip0.mp4", {})):
+        with pytest.raises(OutageError, match="the same command goes on"):
+            decoder(at(path, **limits), 8)
+    expected = decode(Media("video", str(media_folder / "clip0.mp4")), 8)
+    assert np.array_equal(decoder(at("clip0.mp4"), 8), expected)
+
+
+@pytest.mark.parametrize(("number", "is_outage"), [(socket.EAI_NONAME, False), (socket.EAI_AGAIN, True)])
+def test_a_host_that_does_not_exist_is_no_outage(number, is_outage):
+    try:
+        try:
+            raise socket.gaierror(number, "of the name server")
+        except OSError as reason:
+            raise httpx.ConnectError("no connection") from reason
+    except httpx.ConnectError as error:
+        assert may_pass(error) == is_outage
 
 
 def test_an_address_keeps_its_suffix(at):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -78,13 +80,36 @@ def test_an_endless_file_costs_its_process_and_no_more(media, endless):
 def test_a_crash_while_decoding_is_the_file_s_and_one_between_files_is_nobody_s(media, endless):
     decoder = IsolatedDecoder(seconds=60)
     decoder(media[0], 8)
-    threading.Timer(0.2, os.kill, (pid_of(decoder), signal.SIGSEGV)).start()
-    with pytest.raises(MediaError, match=r"endless.gif' the decoder crashed \(SIGSEGV\)"):
-        decoder(endless, 8)
+    with signalled_at_work(decoder, signal.SIGSEGV, times=2):
+        with pytest.raises(MediaError, match=r"endless.gif' the decoder crashed \(SIGSEGV\)"):
+            decoder(endless, 8)
     decoder(media[0], 8)
     os.kill(pid_of(decoder), signal.SIGKILL)
     decoder._process._process.wait()
     assert decoder(media[0], 8).shape == (8, 48, 64, 3)
+
+
+@contextmanager
+def signalled_at_work(decoder: IsolatedDecoder, number: int, times: int) -> Iterator[None]:
+    """Processes of the decoder get a signal 0.2 s after they have been given a job, the first `times` of them."""
+    is_over, seen = threading.Event(), []
+
+    def send() -> None:
+        while len(seen) < times and not is_over.wait(0.01):
+            process = decoder._process
+            if process is not None and process not in seen and process._has_job:
+                seen.append(process)
+                is_over.wait(0.2)
+                os.kill(process._process.pid, number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    assert len(seen) == times
 
 
 def test_signals_to_the_whole_group_are_not_the_decoder_s(media):
