@@ -78,8 +78,8 @@ class RowDataset(Dataset):
         """Return every picture and clip once, as the rows of any epoch have it; not for jitter."""
         return {replace(item, sampling=self.sampling) for item in self.samples.media()}
 
-    def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
-        return fingerprint_samples(self.samples, size_of)
+    def fingerprint(self, imprint_of: Callable[[Media], tuple | None]) -> str:
+        return fingerprint_samples(self.samples, imprint_of)
 
     def __getitem__(self, index: EpochRow) -> list[tuple[Group, list[Sample]]]:
         groups = [self.groups[number] for number in index]

@@ -88,8 +88,8 @@ class Mixture(Dataset):
         number, groups = row
         return number, self.sources[number].without(groups, left_out)
 
-    def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
-        return fingerprint_samples(self.samples, size_of)
+    def fingerprint(self, imprint_of: Callable[[Media], tuple | None]) -> str:
+        return fingerprint_samples(self.samples, imprint_of)
 
     @property
     def samples(self) -> Iterator[Sample]:

@@ -69,7 +69,7 @@ class Rows(Protocol):
         """
         ...
 
-    def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
+    def fingerprint(self, imprint_of: Callable[[Media], tuple | None]) -> str:
         """Return what tells these data from others (see `data.packing.fingerprint`)."""
         ...
 

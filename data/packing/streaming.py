@@ -164,7 +164,7 @@ class RowStream(Dataset):
         """Return the number of conversations in a window: nobody has counted the files."""
         return self.window
 
-    def fingerprint(self, size_of: Callable[[Media], int | tuple | None]) -> str:
+    def fingerprint(self, imprint_of: Callable[[Media], tuple | None]) -> str:
         """Return that of the data files: their media have not been seen yet."""
         return fingerprint_files(self.files)
 

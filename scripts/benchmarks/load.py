@@ -33,7 +33,7 @@ from train.loop.rows import RowReader
 from train.model.build import SHAPES, build_config, build_processor, train_tokenizer
 from train.model.load import quiet_libraries
 from train.recipe.recipe import Data, Dataset
-from train.run_folder.bad_media import size_now
+from train.run_folder.bad_media import imprint_now
 
 NUM_FILES = 4
 KIB, MB = 2**10, 10**6
@@ -99,7 +99,7 @@ def load(folder: Path, num_workers: int) -> Figures:
     data = Data(train=[Dataset(path=str(folder / "train.jsonl"))])
     rows: Any = RowReader(data, processor.tokenizer, visual_tokens, 0, print).train_rows()
     loaded = time.perf_counter()
-    rows.fingerprint(size_now)
+    rows.fingerprint(imprint_now)
     fingerprinted = time.perf_counter()
     loader = DataLoaderShard(
         rows,

@@ -8,8 +8,9 @@ from accelerate import PartialState
 from data.errors import UserError
 from data.media.bad_media import BadMedia, media_key
 from data.media.frame_sampling import Sampling
+from data.media.imprint import imprint
 from data.media.reference import Address, Downloads, Media, Part, Pictures
-from train.run_folder.bad_media import BadMediaGuard, noted_sizes
+from train.run_folder.bad_media import BadMediaGuard, noted_imprints
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def test_it_is_left_out_from_its_step_on_in_its_part_of_the_data(files, tmp_path
 def test_it_is_read_back_unless_its_file_has_changed(files, tmp_path):
     guard = BadMediaGuard(tmp_path, max_share=1, num_files=4)
     gone = tmp_path / "gone.mp4"
+    before = imprint(Media("video", str(files[0])))
     guard.agree([bad(path) for path in (*files[:3], gone)], "train", epoch=0, step=1)
     noted = (tmp_path / "bad_media.jsonl").read_text()
     with open(tmp_path / "bad_media.jsonl", "a") as file:
@@ -55,7 +57,7 @@ def test_it_is_read_back_unless_its_file_has_changed(files, tmp_path):
     again.agree([bad(files[1])], "train", epoch=0, step=2)
     assert media_key(Media("video", str(files[1]))) in BadMediaGuard(tmp_path).left_out("train", 2)
     # A run may be continued when its bad files were mended: to the fingerprint they are as they were.
-    assert noted_sizes(tmp_path) == {str(path): 9 for path in files[:3]}
+    assert noted_imprints(tmp_path) == {str(path): before for path in files[:3]}
 
 
 def test_keys_in_addresses_are_not_written(files, tmp_path):

@@ -11,8 +11,9 @@ from accelerate.utils import gather_object
 from data.errors import UserError
 from data.files import write_whole
 from data.media.bad_media import BadMedia, media_key, too_many
+from data.media.imprint import imprint
 from data.media.media_json import from_json, to_json
-from data.media.reference import Media, identity, size
+from data.media.reference import Media, identity
 from train.ranks.agreement import any_rank, on_first_rank
 from train.run_folder.metrics import append_line
 
@@ -67,7 +68,7 @@ class BadMediaGuard:
             **{"file": bad.item.path, "records": list(bad.records), "reason": bad.reason},
             **{"data": part, "epoch": epoch, "step": step},
             **{"key": key[1], "media": _without_addresses(bad.item)},
-            **{"identity": identity_now(bad.item), "size": size_now(bad.item)},
+            **{"identity": identity_now(bad.item), **_imprint_in_json(bad.item)},
         }
         if PartialState().is_main_process:
             append_line(self.path, line)
@@ -121,18 +122,23 @@ def read_unchanged(path: Path) -> list[dict]:
     return [line for line in lines if line["media"] is None or identity_now(media_of(line)) == line["identity"]]
 
 
-def noted_sizes(output_dir: str | Path) -> dict[str, int]:
-    """Return the sizes of bad files when they were first noted: data with a mended file are the same data."""
+def noted_imprints(output_dir: str | Path) -> dict[str, tuple]:
+    """Return the imprints of bad files when they were first noted: data with a mended file are the same data."""
     lines = [json.loads(text) for text in read_lines(Path(output_dir) / BAD_MEDIA_FILE)]
-    return {line["file"]: line["size"] for line in reversed(lines) if isinstance(line["size"], int)}
+    return {line["file"]: (line["size"], line.get("ends")) for line in reversed(lines) if isinstance(line["size"], int)}
 
 
-def size_now(item: Media) -> int | tuple | None:
-    """Return `size(item)`; None for a file that is missing."""
+def imprint_now(item: Media) -> tuple | None:
+    """Return `imprint(item)`; None for a file that is missing."""
     try:
-        return size(item)
+        return imprint(item)
     except OSError:
         return None
+
+
+def _imprint_in_json(item: Media) -> dict[str, Any]:
+    found = imprint_now(item)
+    return {"size": None, "ends": None} if found is None else dict(zip(("size", "ends"), found, strict=True))
 
 
 def _without_addresses(item: Media) -> dict | None:

@@ -11,7 +11,7 @@ import torch
 
 from data.media.reference import Media
 from data.packing.rows import Rows
-from train.run_folder.bad_media import noted_sizes, size_now
+from train.run_folder.bad_media import imprint_now, noted_imprints
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("reeltune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "av", "pillow")
@@ -39,22 +39,23 @@ def write_provenance(folder: str | Path, description: dict[str, Any], step: int)
 def fingerprint_data(train: Rows, evaluation: Rows | None, output_dir: str, fresh: bool) -> dict[str, str]:
     """Return what tells these data from others, for each part that there is.
 
-    Files that an earlier run in output_dir noted down as bad count with their size of then.
+    Files that an earlier run in output_dir noted down as bad count with their imprint of then.
     """
-    noted = {} if fresh else noted_sizes(output_dir)
+    noted = {} if fresh else noted_imprints(output_dir)
 
-    def size_of(item: Media) -> int | tuple | None:
-        return noted.get(item.path, size_now(item))
+    def imprint_of(item: Media) -> tuple | None:
+        return noted.get(item.path) or imprint_now(item)
 
     parts = {"train": train, "eval": evaluation}
-    return {name: rows.fingerprint(size_of) for name, rows in parts.items() if rows is not None}
+    return {name: rows.fingerprint(imprint_of) for name, rows in parts.items() if rows is not None}
 
 
 def is_same_data(before: str | None, now: str | None) -> bool:
-    """Compare two fingerprints; sizes that are not known now are taken as they were."""
+    """Compare two fingerprints; what is not known of media now, or was not noted then, is taken as it was."""
     if before is None or now is None:
         return before == now
-    return before == now or (now.endswith(":?") and before.partition(":")[0] == now.partition(":")[0])
+    (old_tokens, *old), (tokens, *new) = before.split(":"), now.split(":")
+    return old_tokens == tokens and all(part in (noted, "?") for noted, part in zip(old, new, strict=False))
 
 
 def _version(package: str) -> str | None:
