@@ -87,6 +87,7 @@ def parse_record(record: dict, name: str, find: Locator) -> Conversation:
     """Read one record of either format. Raises UserError naming the record."""
     if not isinstance(record, dict):
         raise UserError(f"{name}: expected an object, got {type(record).__name__}")
+    record = _without_nulls(record)
     turns = record.get("conversations", record.get("messages"))
     if not isinstance(turns, list) or not turns:
         raise UserError(f"{name}: needs 'conversations' (from/value) or 'messages' (role/content), a non-empty list")
@@ -155,15 +156,36 @@ def _counts(record: dict, turns: list) -> str:
 def _role_and_parts(turn: dict, where: str) -> tuple[str, list[dict]]:
     if not isinstance(turn, dict):
         raise UserError(f"{where}: expected an object, got {type(turn).__name__}")
+    turn = _without_nulls(turn)
     role = turn.get("from", turn.get("role"))
     if not isinstance(role, str) or role not in ROLES:
         raise UserError(f"{where}: role {role!r} is none of {', '.join(ROLES)}")
     content = turn.get("value", turn.get("content"))
     if isinstance(content, str):
-        return ROLES[role], split_placeholders(content)
-    if not isinstance(content, list):
+        parts = split_placeholders(content)
+    elif isinstance(content, list):
+        parts = [_typed_part(part, where) for part in content]
+    else:
         raise UserError(f"{where}: expected a text or a list of parts, got {shown(content)}")
-    return ROLES[role], [_typed_part(part, where) for part in content]
+    for part in parts:
+        _check_text(part.get("text", ""), where)
+    return ROLES[role], parts
+
+
+def _without_nulls(holder: dict) -> dict:
+    """Drop keys that are null: tables, and what is made of them, have every key in every record."""
+    return {key: value for key, value in holder.items() if value is not None}
+
+
+def _check_text(text: str, where: str) -> None:
+    """Raise UserError for half of a surrogate pair, such as of an emoji that was cut: no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise UserError(
+            f"{where}: the text holds half of a character ({half!a} at letter {error.start + 1}); mend or drop it"
+        ) from None
 
 
 def split_placeholders(text: str) -> list[dict]:

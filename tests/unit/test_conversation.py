@@ -194,3 +194,25 @@ def test_unreadable_files_are_named(tmp_path, content, message):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot read the data file: No such file"):
         list(read_conversations(Source(tmp_path / "none.json")))
+
+
+@pytest.mark.parametrize("keys", [("conversations", "from", "value"), ("messages", "role", "content")])
+def test_keys_that_are_null_are_not_there(keys):
+    """Tables of both formats, and JSON that is made of them, have every key in every record."""
+    talk, who, what = keys
+    turns = [{"role": None, "from": None, "content": None, "value": None, who: name, what: text}
+             for name, text in (("user", "<video>\nWhat?"), ("assistant", "a card"))]  # fmt: skip
+    nulls = dict.fromkeys(("conversations", "messages", "image", "images", "video", "start", "end"))
+    plain = parse({"videos": ["a.mp4"], talk: [{who: turn[who], what: turn[what]} for turn in turns]})
+    found = parse({**nulls, "videos": ["a.mp4"], talk: turns})
+    assert (found.messages, found.media) == (plain.messages, plain.media) and len(found.media) == 1
+
+
+@pytest.mark.parametrize("content", ["nice \ud83d", [{"type": "text", "text": "\ude00 nice"}]])
+def test_half_an_emoji_is_named(content):
+    record = {"messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": content}]}
+    with pytest.raises(
+        UserError, match=r"^train.json record 3, message 2: the text holds half of a character \('.u"
+    ) as e:
+        parse(record)
+    str(e.value).encode()
