@@ -1,8 +1,6 @@
 """Clips as a fixed number of frames, upright, RGB: those of decoding everything, without decoding everything."""
 
-import errno
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import av
 import numpy as np
@@ -17,11 +15,12 @@ from data.decoding.container import (
     to_pixels,
 )
 from data.decoding.seeking import can_seek, seek_frames, start_check
-from data.errors import OutageError, UserError, is_passing, refused
+from data.errors import UserError, refused
 from data.files import AnyPath
 from data.media.file_check import check_media_file
 from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, frames_between
 
+PIECE_BYTES = 2**20  # read at once
 MIN_SHARE = 0.9  # of the announced frames must come: a stream that was joined late lacks a few, a cut file many
 
 
@@ -91,21 +90,17 @@ def check_clip(path: AnyPath, spans: Sequence[tuple[float | None, float | None]]
 
 
 def _refused(path: AnyPath, error: av.error.FFmpegError) -> UserError:
-    """Return what to raise for FFmpeg's errors: those of the machine are OutageError.
+    """Return what to raise for FFmpeg's errors: OutageError where the file cannot be read without it either.
 
-    Demuxers say EIO of files that end too early as well, so it counts where the file cannot be read without them
-    either. ENOMEM is what damaged headers ask for, under the limit on memory that the process of a decoder has.
+    Its demuxers say EIO, EPERM and ENOMEM of damaged files as well, so that the numbers tell nothing by themselves.
     """
-    message = f"{str(path)!r} is damaged or not a video: {error.strerror}"
-    if not is_passing(error) or isinstance(error, av.error.MemoryError):
-        return UserError(message)
-    if error.errno == errno.EIO:
-        try:
-            Path(path).read_bytes()
-        except OSError as reading:
-            return refused(f"{str(path)!r} cannot be read: {reading.strerror}", reading)
-        return UserError(message)
-    return OutageError(f"{str(path)!r} cannot be read: {error.strerror}")
+    try:
+        with open(path, "rb") as file:
+            while file.read(PIECE_BYTES):
+                pass
+    except OSError as reading:
+        return refused(f"{str(path)!r} cannot be read: {reading.strerror}", reading)
+    return UserError(f"{str(path)!r} is damaged or not a video: {error.strerror}")
 
 
 def _refused_span(path: AnyPath, times: np.ndarray, start: float | None, end: float | None) -> str | None:

@@ -35,7 +35,7 @@ MAX_BINS = 12  # of a histogram; a screen shows them with room for the rest
 class Problem:
     """A fault of a data file, a picture or a clip. The names of the fields are keys of the report.
 
-    row: the first record that it concerns, "train.json row 3", None where no record can be read; num_rows: how many
+    row: the first record that it concerns, "train.json record 3", None where no record can be read; num_rows: how many
     records it concerns.
     """
 

@@ -55,7 +55,7 @@ def seconds(item: Media) -> str:
 
 
 def file_name(path: str) -> str:
-    """Return `folder/train.json row 3` without the folder."""
+    """Return `folder/train.json record 3` without the folder."""
     return PurePath(path).name
 
 

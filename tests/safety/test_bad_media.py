@@ -143,7 +143,7 @@ def test_fail_is_one_line_that_names_file_row_and_reason(bad, start, capsys):
         run_command(command)
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert status.value.code == 2
-    assert line.startswith("error: ") and "train.json row" in line and any(name in line for name in BAD)
+    assert line.startswith("error: ") and "train.json record" in line and any(name in line for name in BAD)
     assert not (bad.parent / "out" / "bad_media.jsonl").exists()
 
 

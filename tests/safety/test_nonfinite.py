@@ -36,11 +36,11 @@ def poisoned(monkeypatch):
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_it_stops_names_the_step_and_keeps_the_checkpoint(where, poisoned, recipe_file, out):
     poisoned([4], where)
-    with pytest.raises(UserError, match="step 4 is not finite: loss .*mixed.json row .*nonfinite.jsonl"):
+    with pytest.raises(UserError, match="step 4 is not finite: loss .*mixed.json record .*nonfinite.jsonl"):
         main([str(recipe_file)])
     assert [path.name for path in checkpoints(out)] == ["checkpoint-2"]
     (line,) = [json.loads(line) for line in (out / "nonfinite.jsonl").read_text().splitlines()]
-    assert line["step"] == 4 and all("mixed.json row" in name for name in line["names"])
+    assert line["step"] == 4 and all("mixed.json record" in name for name in line["names"])
 
 
 def test_without_the_poison_the_same_command_goes_on(poisoned, recipe_file, out, monkeypatch):
