@@ -1,4 +1,4 @@
-"""What may pass is waited for: a file that could not be tried is tried again, and never blamed for it."""
+"""Patience with the machine: a file that could not be tried is tried again, and never blamed for it."""
 
 import sys
 import time

@@ -128,7 +128,7 @@ def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> Vi
 
 
 def check_geometry(name_or_path: str, config: PreTrainedConfig, visual_tokens: VisualTokens) -> None:
-    """Raises UserError where the processor's pictures are not of the size that the model's towers take."""
+    """Raise UserError where the processor's pictures are not of the size that the model's towers take."""
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     image = patches + (config.vision_feature_select_strategy != "default") * NUM_CLASS_TOKENS
     if (visual_tokens.image, visual_tokens.video) != (image, (patches + NUM_CLASS_TOKENS) * visual_tokens.num_frames):

@@ -33,7 +33,7 @@ Ending = Literal["returned", "raised", "crashed", "killed", "late"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the function returned, or why there is nothing: `failure`, a line for the user, and how the job ended."""
+    """The function's result, or why there is none: `failure`, a line for the user; and how the job ended."""
 
     result: Any = None
     failure: str | None = None

@@ -1,4 +1,4 @@
-"""What tells the bytes of a picture or clip from others at the price of a look at them."""
+"""Marks that tell the bytes of a picture or clip from others, at the price of a look at them."""
 
 from hashlib import sha256
 

@@ -26,7 +26,7 @@ def clip(tmp_path) -> Path:
 
 
 def change(path: Path, at: int) -> None:
-    """One byte, and neither the size nor the time of writing."""
+    """Change one byte, and neither the size nor the time of writing."""
     before = path.stat()
     with open(path, "r+b") as file:
         file.seek(at)

@@ -91,7 +91,7 @@ def test_a_crash_while_decoding_is_the_file_s_and_one_between_files_is_nobody_s(
 
 @contextmanager
 def signalled_at_work(decoder: IsolatedDecoder, number: int, times: int) -> Iterator[None]:
-    """Processes of the decoder get a signal 0.2 s after they have been given a job, the first `times` of them."""
+    """Send a signal to the decoder's first `times` processes, 0.2 s after each has been given a job."""
     is_over, seen = threading.Event(), []
 
     def send() -> None:

@@ -1,4 +1,4 @@
-"""What the machine does to a sound file is waited for, and never said of the file: issue by issue, each of its kind."""
+"""Faults of the machine are waited for, and never said of a sound file."""
 
 import errno
 import os
@@ -56,7 +56,7 @@ def pid_of(decoder: IsolatedDecoder) -> int:
 
 @contextmanager
 def limited(pid: int, what: int, number: int):
-    """A limit of the system on another process, and no more."""
+    """Limit what another process may have; yields a function that lifts the limit."""
     before = resource.prlimit(pid, what, (number, resource.prlimit(pid, what)[1]))
     yield lambda: resource.prlimit(pid, what, before)
     resource.prlimit(pid, what, before)
@@ -135,7 +135,7 @@ def test_content_is_blamed_when_a_second_process_says_so_too(decoder, tmp_path, 
 
 
 def test_a_file_that_is_sound_the_second_time_is_sound(decoder, clip, tmp_path, monkeypatch):
-    """As one is whose page was damaged on its way from the disk."""
+    """Its bytes may have been damaged on their way from the disk."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(bytes(4000))
     end = ChildProcess.end
