@@ -27,7 +27,7 @@ class IsolatedDecoder:
     Each data loader worker has its own. A file that takes more than `seconds` or more than `memory` bytes, or crashes
     the decoder, costs that process, which is replaced. num_threads: how many the decoder may have.
 
-    What is said of a file is the file's where a new process says so again: damage, a crash, more memory than there may
+    What is said of a file is the file's where a second try says so again: damage, a crash, more memory than there may
     be. A file that takes too long twice is to blame where its bytes can be read in time, and the last sound file still
     decodes in time: then neither the disk stalls nor the machine. Everything else is waited for.
     """
@@ -58,12 +58,13 @@ class IsolatedDecoder:
             raise MediaError(str(problem)) from problem
 
     def _decode_or_be_sure(self, item: Media, num_frames: int) -> np.ndarray:
-        """Try a second time, in a new process, before a file is said to be bad."""
+        """Try a second time before a file is said to be bad; in a new process, unless the first one gave a reason."""
         answer = self._ask(item, num_frames)
         if isinstance(answer.result, np.ndarray):
             return answer.result
         _raise_outage(item, answer)
-        self.end()
+        if answer.failure is not None:
+            self.end()
         answer = self._ask(item, num_frames)
         if isinstance(answer.result, np.ndarray):
             return answer.result
