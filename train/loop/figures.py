@@ -1,4 +1,4 @@
-"""What went through since the last log line: counts, rates, waiting times and memory."""
+"""Figures of a log line: counts, rates, waiting times and memory since the line before."""
 
 import time
 from collections import Counter

@@ -66,7 +66,7 @@ class HookedTrainer(Trainer):
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether a signal has ended training before its last step."""
+        """True when a signal has ended training before its last step."""
         return self.interruption.signal is not None and self.state.global_step < self.state.max_steps
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a recipe says about data -> rows to train and to evaluate on."""
+"""A recipe's data section -> rows to train and to evaluate on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

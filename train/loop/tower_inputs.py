@@ -1,4 +1,4 @@
-"""What the towers get: pixels that are decoded, or taken from a cache, or features in place of both."""
+"""Inputs of the towers: pixels that are decoded or taken from a cache, or features in place of towers."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is trained: LoRA on the decoder, or named parts of the model themselves; and the proof of it."""
+"""LoRA on the decoder, or named parts of the model that are trained themselves; and a report of both."""
 
 import re
 from dataclasses import dataclass, field

@@ -28,7 +28,7 @@ PASSING_PARTS = {"model", "language_model", "vision_model"}
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """What tells a base model's weights from others: their digest and, from the hub, the commit."""
+    """Digest of a base model's weights and, from the hub, their commit: no other weights have them."""
 
     digest: str
     commit: str | None = None

@@ -61,7 +61,7 @@ class Model(Section):
     attn_implementation: Literal["auto", "sdpa", "flash", "eager", "flash_attention_2"] = "auto"
     """auto takes the fastest that works here; sdpa always works; flash needs half precision on a GPU."""
     quantization: Literal["nf4", "fp4", "int8"] | None = None
-    """Of the decoder's linear layers (QLoRA); the towers and the projector keep dtype."""
+    """Number type of the decoder's linear layers (QLoRA); the towers and the projector keep dtype."""
     double_quantization: bool = True
     """Quantise the scales of nf4 and fp4 too; about 0.4 bits a weight less."""
     trainable: Pattern | None = None
@@ -104,9 +104,9 @@ class Dataset(Section):
     """JSON, JSONL, Parquet, Arrow or tar files, several as data-{000..009}.tar or data-*.tar; https addresses of tar
     files; a data set's folder; or its name on the hub, owner/name. Relative paths start where the command is run."""
     revision: str | None = None
-    """Of a data set on the hub: branch, tag or commit."""
+    """Branch, tag or commit of a data set on the hub."""
     split: str | None = None
-    """Of a data set; null where it has but one."""
+    """Split of a data set; null where it has but one."""
     files: str | None = None
     """Its data files by a pattern, e.g. data/train-*.parquet, instead of split."""
     media_root: str | Annotated[list[str], Field(min_length=1)] | None = None
@@ -120,7 +120,7 @@ class Dataset(Section):
 
 
 class Data(Section):
-    """What is learned from, and how it becomes batches."""
+    """The data to learn from, and how they become batches."""
 
     # Where the files lie is harmless: what is in them has a fingerprint of its own.
     train: Annotated[list[Dataset], Field(min_length=1), Harmless()]
