@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe, fresh = read_command_line(argv)
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
     compilation = take_over(args)
-    refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite)
+    refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation())
     quiet_libraries()
     on_first_rank(enter_run_folder, out, recipe, fresh)
     say = PartialState().print  # ALL RANKS reach it, the first prints

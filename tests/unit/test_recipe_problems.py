@@ -187,8 +187,8 @@ def test_wrong_overrides(minimal, override, said):
             "model.quantization: nf4 weights cannot be",
         ),
         (
-            ["lora.init_lora_weights=pissa_niter_4", "model.quantization=int8"],
-            "lora.init_lora_weights: PEFT computes",
+            ["lora.init_lora_weights=orthogonal", "lora.r=5"],
+            "lora.init_lora_weights: orthogonal needs an even rank, not 5",
         ),
         (["data.frame_sampling=fps"], "data.frames_per_second: is needed for frame_sampling: fps; write it"),
         (["data.frames_per_second=2.0"], "data.frames_per_second: is only for frame_sampling: fps; remove it"),
@@ -256,6 +256,7 @@ def test_impossible_combinations(minimal, overrides, said):
     "overrides",
     [
         ["model.quantization=nf4", "lora.use_dora=true", "lora.init_lora_weights=olora"],
+        ["model.quantization=int8", "lora.init_lora_weights=pissa_niter_4"],
         ["lora=", "model.trainable=all", "model.projector_learning_rate=2e-5"],
         ["lora.modules_to_save=[multi_modal_projector]", "model.projector_learning_rate=2e-5"],
         ["lora.target=decoder+projector", "model.projector_learning_rate=2e-5"],

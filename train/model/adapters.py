@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from data.errors import UserError, first_line
 from data.video_llava import DECODER, PROJECTOR, TOWERS, is_used
+from train.model.initialisation import begin_at_weights, begin_orthogonal, begins_at_weights
 
 PARTS = {"all": "", "decoder": rf"\b{DECODER}\b|\blm_head\b", "projector": rf"\b{PROJECTOR}\b"}
 
@@ -35,16 +36,17 @@ def add_adapter(
     Raises UserError when one would land outside `target`, or nowhere.
     """
     pattern = target_pattern(model, target)
+    halves = 2 if begins_at_weights(init_lora_weights) else 1
     config = LoraConfig(
         task_type="CAUSAL_LM",
         target_modules=pattern,
-        r=r,
-        lora_alpha=alpha,
+        r=r * halves,
+        lora_alpha=alpha * (halves**0.5 if use_rslora else halves),  # pyrefly: ignore[bad-argument-type]: may be a float
         lora_dropout=dropout,
         modules_to_save=modules_to_save or None,
         use_dora=use_dora,
         use_rslora=use_rslora,
-        init_lora_weights=init_lora_weights,
+        init_lora_weights="gaussian" if init_lora_weights == "gaussian" else init_lora_weights is not False,
         bias=bias,
         revision=revision,  # of the base: the adapter finds the same weights again
     )
@@ -56,6 +58,10 @@ def add_adapter(
     except ValueError as problem:
         raise UserError(f"lora: PEFT refuses these settings: {first_line(problem)}") from problem
     check_adapters(wrapped, pattern, allow_towers=target not in ("decoder", "decoder+projector"))
+    if begins_at_weights(init_lora_weights):
+        begin_at_weights(wrapped, init_lora_weights, r)
+    elif init_lora_weights == "orthogonal":
+        begin_orthogonal(wrapped, r)
     if not use_dora:
         cast_outside_autocast(wrapped)
     return wrapped

@@ -72,7 +72,9 @@ def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: Ro
     return set().union(*(rows.kinds() for rows in datasets if rows is not None))
 
 
-def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonfinite: str = "stop") -> None:
+def refuse_impossible(
+    args: TrainingArguments, quantization: str | None, on_nonfinite: str = "stop", init: bool | str = True
+) -> None:
     """Raise UserError for what these processes cannot do with such weights, before any is loaded."""
     plugin = args.deepspeed_plugin
     if plugin is not None and on_nonfinite == "skip":
@@ -92,6 +94,12 @@ def refuse_impossible(args: TrainingArguments, quantization: str | None, on_nonf
         )
     if uses_fsdp() and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("fsdp_config: fsdp_version 1 is not supported; use accelerate_configs/fsdp2.yaml")
+    spreads_weights = uses_fsdp() or (plugin is not None and plugin.zero_stage == 3)
+    if spreads_weights and str(init).startswith(("pissa", "olora")):
+        raise UserError(
+            f"lora.init_lora_weights: {init} needs whole weights, which FSDP and DeepSpeed ZeRO-3 spread; use "
+            "init_lora_weights=true, or zero2.yaml or multi_gpu.yaml of accelerate_configs/"
+        )
     if args.n_gpu > 1:
         raise UserError(
             f"one process sees {args.n_gpu} GPUs; launch a process for each with accelerate_configs/multi_gpu.yaml, or "

@@ -92,7 +92,9 @@ class Lora(Section):
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) (rank-stabilised LoRA)."""
     init_lora_weights: bool | Initialisation = True
-    """PEFT's: true, false, gaussian, olora, orthogonal, pissa or pissa_niter_N."""
+    """PEFT's: true, false, gaussian, orthogonal, olora, pissa or pissa_niter_N. The last three begin at the weights and
+    leave these as they are: the adapter has twice the rank, and its constant second half takes out what the first
+    begins with."""
     bias: Literal["none", "lora_only"] = "none"
     """Biases of adapted layers; PEFT's `all` would train the towers' biases."""
 
@@ -199,6 +201,10 @@ class Recipe(Section):
     def training_arguments(self) -> TrainingArguments:
         """Build them, which looks at the devices. Raises UserError for what transformers finds impossible."""
         return build_training_arguments({**device_defaults(self.model.dtype), **self.training})
+
+    def initialisation(self) -> bool | str:
+        """Return how the adapter's matrices begin; True without any."""
+        return True if self.lora is None else self.lora.init_lora_weights
 
     def adapter(self) -> dict[str, Any] | None:
         """Return the arguments of `train.model.adapters.add_adapter`, None for full fine-tuning."""

@@ -45,11 +45,8 @@ def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
             _together("model.quantization", "lora"),
             f"{model.quantization} weights cannot be trained themselves; keep lora or remove quantization",
         )
-    if lora is not None and model.quantization and str(lora.init_lora_weights).startswith("pissa"):
-        yield (
-            _together("lora.init_lora_weights", "model.quantization"),
-            f"PEFT computes {lora.init_lora_weights} from unquantised weights only; use olora or true",
-        )
+    if lora is not None and lora.init_lora_weights == "orthogonal" and lora.r % 2:
+        yield _together("lora.init_lora_weights", "lora.r"), f"orthogonal needs an even rank, not {lora.r}"
 
 
 def _frames(recipe: Recipe) -> Iterator[Combination]:
