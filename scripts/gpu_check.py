@@ -56,7 +56,7 @@ class Outcome:
 
 
 def steps(out: Path, dry: bool) -> list[Step]:
-    """The most telling measurements first, in case the machine is slower than thought."""
+    """Return the steps, the most telling measurements first, in case the machine is slower than thought."""
     files = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text())
     pytest = (sys.executable, "-m", "pytest", "-m", "gpu", "-rs", *(() if dry else ("-n", "5")), *files)
     run = (sys.executable, "scripts/gpu_run.py", str(out / "run"), *(("--dry",) if dry else ()))

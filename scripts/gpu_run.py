@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def write_run(folder: Path, dry: bool) -> Path:
-    """A tiny model, clips, questions about them and the recipe, whose path is returned."""
+    """Make a tiny model, clips, questions about them and the recipe, and return its path."""
     dtype = "float32" if dry else "bfloat16"
     call("scripts/new_model.py", "--shape", "tiny", "--out", str(folder / "base"), "--dtype", dtype)
     (folder / "clips").mkdir()

@@ -1,4 +1,4 @@
-"""What the model will see, and which of its tokens are trained: the first rows of a recipe as one HTML page.
+"""Show what the model will see, and which of its tokens are trained: the first rows of a recipe as one HTML page.
 
     python scripts/preview.py my_recipe.yaml --out preview.html
 

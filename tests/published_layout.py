@@ -124,7 +124,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def old_name(name: str) -> str:
-    """model.image_tower.encoder.x -> image_tower.vision_model.encoder.x, lm_head.weight -> language_model.lm_head.…"""
+    """Rename model.image_tower.encoder.x -> image_tower.vision_model.encoder.x, and the like."""
     today, old = next(pair for pair in OLD_NAMES if name.startswith(pair[0]))
     name = old + name.removeprefix(today)
     tower, dot, rest = name.partition(".")

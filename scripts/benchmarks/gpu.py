@@ -207,7 +207,7 @@ class Trained:
         return {"sample_s": found[best][0], "plain_batch": best, "plain_peak_mib": found[best][1]}
 
     def profile(self, attention: str, clips: int, questions: int) -> str:
-        """The operations of a row, by the device's time."""
+        """Return the operations of a row, by the device's time."""
         step = self._pass(ATTENTION[attention], labelled_logits_loss, self._row(clips, questions))
         step()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
@@ -248,7 +248,7 @@ class Trained:
         return {"s": median(taken), "spread": [min(taken), max(taken)], "peak_mib": peak}
 
     def _flops(self, step: Callable[[], None], layout: RowLayout, clips: int) -> int:
-        """FLOPs of a row without recomputation."""
+        """Return the FLOPs of a row without recomputation."""
         self.recompute(False)
         with (
             torch.compiler.set_stance("force_eager"),

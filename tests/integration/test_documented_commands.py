@@ -175,7 +175,7 @@ def check_elsewhere(command: str, checkout: Path) -> None:
 
 
 def check_gpu_script(command: str, checkout: Path) -> None:
-    """`tests/integration/test_check_gpu.py` runs all of it on a CPU."""
+    """Look for the script; `tests/integration/test_check_gpu.py` runs all of it on a CPU."""
     script, folder = command.removeprefix("bash ").split()
     assert os.access(ROOT / script, os.X_OK) and not folder.startswith("-")
 

@@ -182,7 +182,7 @@ def take_gradient(model):
 
 
 def assert_same_training(model, samples, rows, tolerance=1e-5, between=1e-6):
-    """The rows of either attention train as the separate samples, and as those of the other, to `between`."""
+    """Check that rows of either attention train as separate samples, and as those of the other, to `between`."""
     expected_loss = sum(train_separately(model, samples))
     expected = take_gradient(model)
     assert expected.norm() > 0

@@ -255,6 +255,13 @@ def joined(document: str) -> str:
     return " ".join(document.split())
 
 
+def test_the_readme_s_figures_of_a_gpu_are_those_of_its_page():
+    rows = {row[0]: row for row in table_rows(PAGES["docs/gpu.md"])}
+    compiled, qlora = rows["`flash`, compiled"], rows["one clip"]
+    words = f"trains {compiled[2]} questions a second (compiled), {compiled[3].rstrip('x')} times"
+    assert words in joined(README) and f"QLoRA peaks at {qlora[5]}:" in joined(README)
+
+
 def test_the_demo_s_figures_are_the_same_everywhere():
     (shown,) = blocks(README, "text")
     cells = {row[0]: [cell.replace(" ", "") for cell in row[1:]] for row in table_rows(PAGES["docs/evaluation.md"])}

@@ -57,7 +57,7 @@ def dense(query, key, value, layout, suffixes_only):
 
 
 def with_gradients(attend, inputs, direction):
-    """The output and the gradients of the inputs."""
+    """Return the output and the gradients of the inputs."""
     out = attend(*inputs)
     return out, *torch.autograd.grad(out, inputs, direction.to(out.dtype))
 
@@ -68,7 +68,7 @@ def difference(ours, theirs):
 
 
 def errors(layout, suffixes_only, inputs, attend=flash_row):
-    """|ours - dense| / |dense| of the output and the gradients, the dense way in float64."""
+    """Return |ours - dense| / |dense| of the output and the gradients, the dense way in float64."""
     exact = [each.detach().double().requires_grad_() for each in inputs]
     direction = torch.randn(1, inputs[0].shape[2], inputs[0].shape[1], inputs[0].shape[3], dtype=torch.float64)
     direction = direction.to(inputs[0].device)

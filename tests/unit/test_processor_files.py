@@ -21,7 +21,7 @@ TEXTS = [*("".join(turns) for turns in CONVERSATIONS), "USER: <video>\nWhat? ASS
 
 
 def folder_of(kind, tmp_path):
-    """A base as it is found, with a tokenizer of some kind: its processor and its config."""
+    """Make a base as it is found, with a tokenizer of some kind: its processor and its config."""
     if kind == "published":
         write_published_layout(tmp_path / "base")
     else:
@@ -88,7 +88,7 @@ def test_another_tokenizer_in_the_files_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("num_frames", [8, 3])
 def test_transformers_takes_the_frames_that_we_take(num_frames, model_folder, media_folder, tmp_path):
-    """By its own sampling while it decodes, and of a clip whose frames it is given; decoders differ, choices do not."""
+    """It samples while it decodes, and a clip whose frames it is given; decoders differ, choices do not."""
     processor, *_ = set_up_processor(str(model_folder), num_frames=num_frames)
     save_processor(processor, tmp_path / "saved")
     clip = str(media_folder / "clip1.mp4")

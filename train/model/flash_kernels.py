@@ -16,7 +16,7 @@ CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def can_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether torch has a flash kernel for such tensors."""
+    """Return whether torch has a flash kernel for such tensors."""
     if device.type == "cpu":
         return dtype in CPU_DTYPES
     return (
@@ -56,7 +56,7 @@ class Problem:
         )
 
     def spans(self) -> Iterator[tuple[slice, slice]]:
-        """The queries and keys of each sequence that has both."""
+        """Return the queries and keys of each sequence that has both."""
         for q, q_end, k, k_end in zip(
             self.query_ends, self.query_ends[1:], self.key_ends, self.key_ends[1:], strict=False
         ):
@@ -67,7 +67,7 @@ class Problem:
 def flash_forward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, problem: Problem, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """query (Q, H, D), key and value (K, H_kv, D) -> output (Q, H, D) and log-sum-exp (H, Q), float32 or wider.
+    """Attend: query (Q, H, D), key and value (K, H_kv, D) -> output (Q, H, D) and log-sum-exp (H, Q), float32 or wider.
 
     Every query must have a key in its sequence.
     """
@@ -123,21 +123,21 @@ def flash_backward(
 
 
 def lse_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The number type of log-sum-exps."""
+    """Return the number type of log-sum-exps."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _heads_first(states: torch.Tensor) -> torch.Tensor:
-    """(L, H, D) -> (1, H, L, D)"""
+    """Reshape (L, H, D) -> (1, H, L, D)"""
     return states.transpose(0, 1)[None]
 
 
 def _for_each_query_head(query: torch.Tensor, *states: torch.Tensor) -> Iterator[torch.Tensor]:
-    """(L, H_kv, D) -> (1, H, L, D)"""
+    """Reshape (L, H_kv, D) -> (1, H, L, D)"""
     repeats = query.shape[1] // states[0].shape[1]
     return (_heads_first(each.repeat_interleave(repeats, dim=1) if repeats > 1 else each) for each in states)
 
 
 def _of_key_heads(gradient: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """(H, L, D) -> (L, H_kv, D), summed over the query heads that share a head of keys."""
+    """Reshape (H, L, D) -> (L, H_kv, D), summed over the query heads that share a head of keys."""
     return gradient.unflatten(0, (num_heads, -1)).sum(1).transpose(0, 1)

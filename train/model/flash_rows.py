@@ -71,7 +71,7 @@ def plan_row(layout: RowLayout, suffixes_only: bool, device: torch.device) -> Pl
 
 
 def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
-    """A slice, which copies nothing, where the ranges follow each other."""
+    """Return a slice, which copies nothing, where the ranges follow each other."""
     numbers = [number for each in ranges for number in each]
     if not numbers:
         return slice(0, 0)
@@ -83,7 +83,7 @@ def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
 def flash_row(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, suffixes_only: bool, scale: float
 ) -> torch.Tensor:
-    """query (1, H, L, D), key and value (1, H_kv, L, D) -> (1, L, H, D), zero where no token asks."""
+    """Attend: query (1, H, L, D), key and value (1, H_kv, L, D) -> (1, L, H, D), zero where no token asks."""
     states = (each[0].transpose(0, 1) for each in (query, key, value))
     return attend_row(*states, layout.lengths, suffixes_only, scale)[0][None]
 
@@ -99,7 +99,9 @@ def attend_row(
     suffixes_only: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """query (L, H, D), key and value (L, H_kv, D) -> output (L, H, D) and log-sum-exp (H, L), zero where no token asks.
+    """Attend: query (L, H, D), key and value (L, H_kv, D) -> output (L, H, D) and log-sum-exp (H, L).
+
+    Both are zero where no token asks.
 
     lengths: those of `RowLayout`, on the CPU.
     """
@@ -204,7 +206,7 @@ def _spread(states: torch.Tensor, rows: Rows, length: int, dim: int) -> torch.Te
 def _merge(
     out: torch.Tensor, lse: torch.Tensor, other_out: torch.Tensor, other_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output and log-sum-exp over the keys of both."""
+    """Return the output and log-sum-exp over the keys of both."""
     both = torch.logaddexp(lse, other_lse)
     share, other_share = ((one - both).exp().t().unsqueeze(-1) for one in (lse, other_lse))  # (S, H, 1), float32
     return (out * share + other_out * other_share).to(out.dtype), both
