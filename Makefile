@@ -29,9 +29,10 @@ test: $(DEV) ## all tests; PYTEST_ARGS="-k packing" and WORKERS=8 are passed on
 unit: $(DEV) ## the fast tests
 	$(PYTEST) -n $(WORKERS) tests/unit $(PYTEST_ARGS)
 
-lint: $(DEV) ## style and formatting, changing nothing
+lint: $(DEV) ## style, formatting and types, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
 
 format: $(DEV) ## mend style and formatting
 	$(BIN)/ruff check --fix .
