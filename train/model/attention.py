@@ -99,7 +99,7 @@ def _attend_row(
 
 @lru_cache(maxsize=4)
 def _masks(layout: RowLayout, suffixes_only: bool, device: torch.device) -> list[torch.Tensor | None]:
-    """(1, 1, S, P + S) of each group, None where it is causal as a whole; built once for a row's layers."""
+    """Return a mask (1, 1, S, P + S) for each group, None where it is causal as a whole; built once for all layers."""
     fewest = 1 if suffixes_only else 2
     return [
         suffix_mask(prefix_length, suffix_lengths, device)[None, None] if len(suffix_lengths) >= fewest else None

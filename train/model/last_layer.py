@@ -41,11 +41,11 @@ class SuffixesOnly:
         return None if self.positions is None else (args, {**kwargs, "suffixes_only": True})
 
     def _select(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-        """(1, L, D) -> (1, S, D)"""
+        """Take the suffixes' states, (1, L, D) -> (1, S, D)."""
         return None if self.positions is None else (args[0].index_select(1, self.positions), *args[1:])
 
     def _spread(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-        """(1, S, D) -> (1, L, D), zero in the prefixes."""
+        """Put the suffixes' states back in place, (1, S, D) -> (1, L, D), zero in the prefixes."""
         if self.positions is None:
             return None
         return output.new_zeros(1, self.row_length, output.shape[-1]).index_copy(1, self.positions, output)
