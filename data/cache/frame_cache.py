@@ -28,6 +28,7 @@ READERS = {
 LATER_SETTINGS = {
     "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "processor_class", "return_metadata",
     "data_format", "return_tensors", "device",
+    "num_frames", "do_sample_frames", "fps",  # for those who hand it whole clips: ours are frames already
 }  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def test_a_cache_holds_the_frames_of_members(media, media_folder, tmp_path, proc
     cached = PixelLoader(processor, 8, FrameCache(tmp_path / "cache", processor, 8))
     filling = Filling(cached, (UNIFORM,), probes=True)
     assert filling.num_kept(files) == (0, 7)
-    assert [reason for file in files for reason in filling(file)] == [None] * 7
+    assert [reason for file in files for reason in filling(file)[0]] == [None] * 7
     assert filling.num_kept(files) == (7, 7)
     for item in items:
         plain = Media(item.kind, str(media_folder / os.path.basename(item.path)))
