@@ -12,6 +12,7 @@ def make(folder, step):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_text(str(step))
+    (checkpoint / "optimizer.pt").write_text(str(step))
     seal(checkpoint)
     return checkpoint
 
@@ -76,3 +77,22 @@ def test_other_folders_are_no_checkpoints(folder):
     (folder / "checkpoint-best").mkdir()
     (folder / "checkpoint-9").write_text("a file")
     assert [path.name for path in checkpoints(folder)] == [f"checkpoint-{step}" for step in (4, 8, 12, 100)]
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "optimizer_0/part", "global_step100/part"])
+def test_the_optimizer_s_state_has_several_forms(name, folder):
+    (folder / "checkpoint-100" / "optimizer.pt").unlink()
+    (folder / "checkpoint-100" / name).parent.mkdir(exist_ok=True)
+    (folder / "checkpoint-100" / name).write_text("a state")
+    seal(folder / "checkpoint-100")
+    assert find_checkpoint("auto", folder) == (str(folder / "checkpoint-100"), [])
+
+
+def test_a_checkpoint_without_the_optimizer_is_not_continued(folder):
+    """Refuse what `save_only_model` writes: every byte is there, and the learning rate would begin anew."""
+    (folder / "checkpoint-100" / "optimizer.pt").unlink()
+    seal(folder / "checkpoint-100")
+    with pytest.raises(UserError, match="checkpoint-100 is no checkpoint to continue from: it has no optimizer state"):
+        find_checkpoint(str(folder / "checkpoint-100"), folder)
+    found, (notice,) = find_checkpoint("auto", folder)
+    assert found == str(folder / "checkpoint-12") and "it has no optimizer state; moved to" in notice

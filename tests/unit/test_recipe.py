@@ -138,12 +138,6 @@ def test_every_training_argument_is_a_key_or_set_elsewhere():
     assert set(DEFAULTS) < names
 
 
-def test_deepspeed_and_fsdp_settings_are_fine(minimal):
-    recipe = load_recipe(minimal, ["training.deepspeed={zero_optimization: {stage: 2}}", "training.fsdp=full_shard"])
-    assert recipe.training["deepspeed"] == {"zero_optimization": {"stage": 2}}
-    assert recipe.training["fsdp"] == "full_shard"
-
-
 def test_relative_paths_stay_as_written(minimal):
     recipe = load_recipe(minimal, ["data.train=[{path: ../a.json, media_root: clips/}]"])
     assert (recipe.data.train[0].path, recipe.data.train[0].media_root) == ("../a.json", "clips/")

@@ -12,6 +12,7 @@ from data.errors import UserError
 from train.recipe.identity import compare, what_matters
 from train.recipe.load import load_recipe
 from train.run_folder.open_run import enter_run_folder, lock_folder, open_run, start_run
+from train.run_folder.provenance import write_provenance
 
 ROOT = Path(__file__).parents[2]
 DATA = {"train": "aa", "eval": "bb"}
@@ -37,8 +38,10 @@ def recipe(tmp_path):
 
 
 @pytest.fixture
-def out(tmp_path):
-    (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
+def out(tmp_path, recipe):
+    (tmp_path / "out").mkdir()
+    open_run(tmp_path / "out", recipe(), DATA, fresh=False)
+    (tmp_path / "out" / "checkpoint-4").mkdir()
     (tmp_path / "out" / "metrics.jsonl").write_text("{}\n")
     return tmp_path / "out"
 
@@ -48,12 +51,50 @@ def test_the_same_recipe_and_data_go_on(out, recipe):
     assert open_run(out, recipe(), DATA, fresh=False) == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", '{"recipe": '])
-def test_damaged_notes_are_no_notes(text, out, recipe, tmp_path):
-    (out / "run.json").write_text(text)
-    enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml", ["lora.r=64"]), fresh=False)
-    assert open_run(out, recipe(), DATA, fresh=False) == []
+LOST = ["", "[]", "3", '{"recipe": ', None]
+
+
+def lose_notes(out, text):
+    (out / "run.json").unlink() if text is None else (out / "run.json").write_text(text)
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_run_without_notes_is_noticed(text, out, recipe, tmp_path):
+    lose_notes(out, text)
+    for begin in (
+        lambda: enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml"), fresh=False),
+        lambda: open_run(out, recipe(), DATA, fresh=False),
+    ):
+        with pytest.raises(UserError, match="run.json, which says of which recipe and data, is missing or damaged"):
+            begin()
+    (notice,) = open_run(out, recipe(), DATA, fresh=True)
+    assert "the earlier run is in" in notice
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_lost_notes_are_written_anew_from_checkpoints(text, out, recipe, tmp_path):
+    write_provenance(out / "checkpoint-4", {"recipe": recipe(), "data": DATA}, 4)
+    lose_notes(out, text)
+    enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml"), fresh=False)
+    (notice,) = open_run(out, recipe(), DATA, fresh=False)
+    assert notice == f"{out / 'run.json'} was lost; it is written anew from what the checkpoints say"
     assert json.loads((out / "run.json").read_text())["conversations"] == DATA
+    lose_notes(out, text)
+    with pytest.raises(UserError, match=r"checkpoint-4 in .* comes from another run \(lora.r: 128 -> 64\)"):
+        enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml", ["lora.r=64"]), fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "difference"),
+    [(["lora.r=64"], DATA, "lora.r: 64 -> 128"), ([], {**DATA, "train": "zz"}, "media of data.train are others")],
+)
+def test_a_checkpoint_of_another_run_is_noticed(change, data, difference, out, recipe):
+    write_provenance(out / "checkpoint-4", {"recipe": recipe(), "data": DATA}, 4)
+    assert open_run(out, recipe(), DATA, fresh=False) == []
+    (out / "checkpoint-9").mkdir()  # copied in
+    write_provenance(out / "checkpoint-9", {"recipe": recipe(*change), "data": data}, 9)
+    with pytest.raises(UserError, match=f"checkpoint-9 in .* comes from another run .*{difference}.*move it away"):
+        open_run(out, recipe(), DATA, fresh=False)
 
 
 def test_what_cannot_change_the_weights_may_change(out, recipe):

@@ -113,6 +113,8 @@ class HookedTrainer(Trainer):
 
         Everything is restored by now, and no step is taken yet.
         """
+        if self.state.global_step:
+            self.args.eval_on_start = False  # it was made when the run began
         if self._owed:
             self._determine_best_metric(self._evaluate(None, None), None)
             self._owed = False
@@ -123,8 +125,6 @@ class HookedTrainer(Trainer):
     def save_result(self) -> None:
         """Write the adapter, or the whole model, with the processor into output_dir. ALL RANKS."""
         self.saver.save_result(self.state, lambda stage: self.save_model(str(stage), _internal_call=True))
-        if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _is_out_of_patience(self) -> bool:
         return any(
@@ -156,12 +156,7 @@ class HookedTrainer(Trainer):
             finally:
                 self._stage = None
 
-        final = self.saver.save_checkpoint(self.state, write, self._owes_evaluation())
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(final))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Do nothing: Trainer calls it with the unfinished folder, `_save_checkpoint` with the final one."""
+        self.saver.save_checkpoint(self.state, write, self._owes_evaluation())
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint after a look at every byte."""

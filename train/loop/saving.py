@@ -40,10 +40,10 @@ class Saver:
         self.keep_fingerprint = keep_fingerprint
         self.seconds = 0.0  # spent on checkpoints since whoever reads it has set it back
 
-    def save_checkpoint(self, state: TrainerState, write: Callable[[Path], None], owes_evaluation: bool) -> Path:
+    def save_checkpoint(self, state: TrainerState, write: Callable[[Path], None], owes_evaluation: bool) -> None:
         """Write a checkpoint, seal it with a manifest, rename it into place, and delete the oldest. ALL RANKS.
 
-        write: writes the folder checkpoint-N into the folder that it is given. Returns the final folder.
+        write: writes the folder checkpoint-N into the folder that it is given.
         """
         started = time.perf_counter()
         name = f"checkpoint-{state.global_step}"
@@ -68,7 +68,6 @@ class Saver:
 
         self._write_all(name, state.global_step, stage, lambda: write(stage), finish)
         self.seconds += time.perf_counter() - started
-        return final
 
     def save_result(self, state: TrainerState, write: Callable[[Path], None]) -> None:
         """Write the result into output_dir, the weights last. ALL RANKS. write: fills the folder that it is given."""

@@ -13,6 +13,7 @@ from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
 from data.sources.source import Source, is_address
 from train.recipe.keys import Harmless
+from train.recipe.late_arguments import try_late_arguments
 from train.recipe.training_arguments import (
     DEFAULTS,
     TrainingSection,
@@ -200,7 +201,9 @@ class Recipe(Section):
 
     def training_arguments(self) -> TrainingArguments:
         """Build them, which looks at the devices. Raises UserError for what transformers finds impossible."""
-        return build_training_arguments({**device_defaults(self.model.dtype), **self.training})
+        args = build_training_arguments({**device_defaults(self.model.dtype), **self.training})
+        try_late_arguments(args)
+        return args
 
     def initialisation(self) -> bool | str:
         """Return how the adapter's matrices begin; True without any."""

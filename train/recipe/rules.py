@@ -1,10 +1,12 @@
 """Settings that are right one by one and impossible together."""
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from train.recipe.recipe import Recipe
+from train.recipe.training_arguments import FIXED, METRICS
 
 # The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
 Combination = tuple[tuple[tuple[str, ...], ...], str]
@@ -19,8 +21,7 @@ def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
     yield from _sources(recipe)
     yield from _streaming(recipe)
     yield from _evaluation(recipe)
-    if recipe.training["remove_unused_columns"]:
-        yield _together("training.remove_unused_columns"), "the collator needs every column; remove it"
+    yield from _fixed_arguments(recipe)
     if recipe.resume not in ("auto", "never") and not Path(recipe.resume).is_dir():
         yield (
             _together("resume"),
@@ -171,6 +172,19 @@ def _evaluation(recipe: Recipe) -> Iterator[Combination]:
                 _together(f"training.{key}", "data.eval"),
                 f"there is nothing to evaluate on; add data.eval or remove {key}",
             )
+
+
+def _fixed_arguments(recipe: Recipe) -> Iterator[Combination]:
+    for key, (value, reason) in FIXED.items():
+        if recipe.training.get(key, value) != value:
+            shown = "is left out" if value is None else f"stays {json.dumps(value)}"
+            yield _together(f"training.{key}"), f"{shown}: {reason}"
+    metric = recipe.training.get("metric_for_best_model")
+    if metric is not None and metric not in METRICS:
+        yield (
+            _together("training.metric_for_best_model"),
+            f"an evaluation gives no {metric!r}; write loss, or remove it",
+        )
 
 
 def _together(*paths: str) -> tuple[tuple[str, ...], ...]:

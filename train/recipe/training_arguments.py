@@ -43,7 +43,41 @@ SET_ELSEWHERE = {
     "use_liger_kernel": "would replace the loss on labelled positions; remove it",
     "enable_jit_checkpoint": "is always on: SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint; remove it",
     "local_rank": "is set by `accelerate launch`; remove it",
+    "deepspeed": "belongs to the accelerate config file: see accelerate_configs/zero2.yaml",
+    "fsdp": "belongs to the accelerate config file: see accelerate_configs/fsdp2.yaml",
+    "fsdp_config": "belongs to the accelerate config file: see accelerate_configs/fsdp2.yaml",
 }
+
+# Arguments that keep one value, because a guarantee needs it or because another would have no effect here.
+_NO_METRICS = "there are no metrics but the loss; remove it"
+_OWN_ORDER = "rows have an order of their own, from training.seed; remove it"
+_UPLOAD = "nothing is uploaded while training; use scripts/push_to_hub.py afterwards, which looks at what it sends"
+FIXED: dict[str, tuple[Any, str]] = {
+    "save_only_model": (False, "a checkpoint without the optimizer cannot be continued as if nothing had happened"),
+    "ignore_data_skip": (False, "a continued run would train on rows that it has seen, and miss others"),
+    "restore_callback_states_from_checkpoint": (True, "a continued run would forget the patience of early stopping"),
+    "remove_unused_columns": (False, "the collator needs every column"),
+    "average_tokens_across_devices": (True, "the loss is the mean over the tokens of all devices"),
+    "dataloader_drop_last": (False, "every row is trained once an epoch"),
+    "dataloader_in_order": (True, "a continued run needs the rows in the same order"),
+    "dataloader_multiprocessing_context": (None, "how workers start follows from the devices"),
+    "accelerator_config": (None, "belongs to the accelerate config file"),
+    "data_seed": (None, _OWN_ORDER),
+    "train_sampling_strategy": ("random", _OWN_ORDER),
+    "group_by_length": (False, _OWN_ORDER),
+    "label_names": (None, "labels are the assistant's words"),
+    "include_for_metrics": ([], _NO_METRICS),
+    "batch_eval_metrics": (False, _NO_METRICS),
+    "push_to_hub": (False, _UPLOAD),
+    "hub_model_id": (None, _UPLOAD),
+    "hub_private_repo": (None, _UPLOAD),
+    "hub_revision": (None, _UPLOAD),
+    "hub_always_push": (False, _UPLOAD),
+    "do_train": (False, "the command trains; remove it"),
+    "do_eval": (False, "data.eval and training.eval_strategy say so; remove it"),
+    "do_predict": (False, "use scripts/evaluate.py; remove it"),
+}
+METRICS = ("loss", "eval_loss")  # what an evaluation measures
 
 # What may change between a run and its continuation: where and what it reports, keeps and loads with.
 HARMLESS = {

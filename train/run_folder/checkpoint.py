@@ -9,6 +9,8 @@ from train.run_folder.manifest import damage, remove
 
 PATTERN = "checkpoint-*"
 ASIDE = "unsound"
+# Trainer's own, FSDP's in one file or spread, DeepSpeed's.
+OPTIMIZER_STATES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 EVALUATION_PENDING = "evaluation_pending"
 """A file in a checkpoint that was taken while the evaluation of its step was interrupted."""
 
@@ -22,16 +24,25 @@ def find_checkpoint(resume: str, output_dir: str | Path) -> tuple[str | None, li
     if resume == "never":
         return None, []
     if resume != "auto":
-        if reason := damage(Path(resume)):
+        if reason := unsound(Path(resume)):
             raise UserError(f"resume: {resume} is no checkpoint to continue from: {reason}; give a checkpoint-N folder")
         return resume, []
     notices = []
     for checkpoint in reversed(checkpoints(Path(output_dir))):
-        reason = damage(checkpoint)
+        reason = unsound(checkpoint)
         if reason is None:
             return str(checkpoint), notices
         notices.append(f"{checkpoint}: {reason}; moved to {put_aside(checkpoint)}")
     return None, notices
+
+
+def unsound(checkpoint: Path) -> str | None:
+    """Return why training cannot go on from a checkpoint as if nothing had happened; None where it can."""
+    if reason := damage(checkpoint):
+        return reason
+    if not any(next(checkpoint.glob(pattern), None) for pattern in OPTIMIZER_STATES):
+        return "it has no optimizer state"
+    return None
 
 
 def checkpoints(folder: Path) -> list[Path]:

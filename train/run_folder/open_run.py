@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ from train.recipe.recipe import Recipe
 from train.run_folder.bad_media import BAD_MEDIA_FILE
 from train.run_folder.checkpoint import checkpoints, find_checkpoint
 from train.run_folder.manifest import tidy
-from train.run_folder.provenance import is_same_data
+from train.run_folder.provenance import PROVENANCE, is_same_data
 
 LOCK = ".lock"
 RUN_FILE = "run.json"
@@ -38,8 +38,9 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
     if not folder.is_dir():
         return  # and none is made for a run that has no data
     lock_folder(folder)
-    if not fresh and is_occupied(folder) and (before := _read(folder / RUN_FILE)):
-        _refuse(folder, compare(before.get("recipe"), _plain(what_matters(recipe.dump()))))
+    if not fresh and is_occupied(folder):
+        now = _plain(what_matters(recipe.dump()))
+        _refuse(folder, {name: compare(run["recipe"], now) for name, run in known_runs(folder).items()})
 
 
 def start_run(
@@ -112,7 +113,9 @@ def open_run(
         if fresh:
             notices.append(f"the earlier run is in {move_earlier(folder)}")
         else:
-            _refuse(folder, _differences(before, identity))
+            _refuse(folder, {name: _differences(run, identity) for name, run in known_runs(folder).items()})
+            if before is None:
+                notices.append(f"{folder / RUN_FILE} was lost; it is written anew from what the checkpoints say")
     elif fresh or _differences(before, identity):
         (folder / BAD_MEDIA_FILE).unlink(missing_ok=True)  # its steps are those of another run
     write_whole(folder / RUN_FILE, json.dumps(identity, indent=1, ensure_ascii=False) + "\n")
@@ -122,6 +125,27 @@ def open_run(
 def is_occupied(folder: Path) -> bool:
     """Tell whether there is something to lose: a checkpoint or a result."""
     return bool(checkpoints(folder)) or any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+
+
+def known_runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the folder's notes, its result and each checkpoint say of the run that they come from.
+
+    Raises UserError where none of them says anything.
+    """
+    runs = {}
+    if (noted := _read(folder / RUN_FILE)) and isinstance(noted.get("recipe"), dict):
+        runs[RUN_FILE] = noted
+    for path in (folder, *checkpoints(folder)):
+        said = _read(path / PROVENANCE) or {}
+        with suppress(KeyError, TypeError):  # a version that wrote something else
+            run = {"recipe": _plain(what_matters(said["recipe"])), "conversations": said["data"]}
+            runs["the result" if path == folder else path.name] = run
+    if not runs:
+        raise UserError(
+            f"training.output_dir: {folder} has checkpoints or a result, but {RUN_FILE}, which says of which recipe "
+            "and data, is missing or damaged; take another folder, or start over with --fresh (nothing is lost)"
+        )
+    return runs
 
 
 def move_earlier(folder: Path) -> Path:
@@ -146,19 +170,31 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str
     if before is None:
         return []
     old, new = (run.get("conversations", {}) for run in (before, now))
-    parts = [part for part in {**old, **new} if old.get(part) != new.get(part)]
+    parts = [part for part in {**old, **new} if not _agree(old.get(part), new.get(part))]
     others = [f"the conversations or media of data.{part} are others" for part in parts]
     if before.get("base") not in (None, now["base"]):  # None: notes of an earlier version
         others.append(f"the weights in {now['recipe']['model']['name_or_path']} are others")
     return compare(before.get("recipe"), now["recipe"]) + others
 
 
-def _refuse(folder: Path, differences: list[str]) -> None:
-    if differences:
-        raise UserError(
-            f"training.output_dir: {folder} has a run of another recipe ({'; '.join(differences)}); change "
-            "that back, take another folder, or start over with --fresh (the earlier run is moved, not lost)"
-        )
+def _refuse(folder: Path, differences: dict[str, list[str]]) -> None:
+    """Raise UserError for the first part of the folder that comes from another run."""
+    for name, found in differences.items():
+        if found and name == RUN_FILE:
+            raise UserError(
+                f"training.output_dir: {folder} has a run of another recipe ({'; '.join(found)}); change "
+                "that back, take another folder, or start over with --fresh (the earlier run is moved, not lost)"
+            )
+        if found:
+            raise UserError(
+                f"training.output_dir: {name} in {folder} comes from another run ({'; '.join(found)}); move it away, "
+                "take another folder, or start over with --fresh (what is there is moved, not lost)"
+            )
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    """Tell whether two fingerprints may be of the same data, although sizes were not known once."""
+    return is_same_data(one, other) or is_same_data(other, one)
 
 
 def _keep_known_sizes(before: dict[str, str], now: dict[str, str]) -> None:

@@ -1,0 +1,88 @@
+"""Everything that would fail when training begins fails when the recipe is read, in one line with its key."""
+
+import pytest
+
+from data.errors import UserError
+from train.recipe.load import load_recipe
+from train.recipe.training_arguments import FIXED, TRAINING_KEYS
+
+DEVICE = ["training.use_cpu=true", "model.dtype=float32"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.report_to=wandb"], "training.report_to: cannot report to wandb: WandbCallback requires wandb"),
+        (
+            ["training.report_to=[tensorbord]"],
+            "training.report_to: cannot report to tensorbord: tensorbord is not",
+        ),
+        (["training.lr_scheduler_type=cosine_with_min_lr"], "training.lr_scheduler_type: cosine_with_min_lr cannot be"),
+        (["training.lr_scheduler_type=warmup_stable_decay"], "training.lr_scheduler_type: warmup_stable_decay cannot"),
+        (["training.lr_scheduler_kwargs={bad: 1}"], "training.lr_scheduler_type: linear cannot be made with"),
+        (["training.optim=adamw_bnb_8bit", "training.adam_beta1=1.5"], "training.optim: cannot make adamw_bnb_8bit"),
+        (["training.optim=grokadamw"], "training.optim: cannot make grokadamw: Please install grokadamw"),
+    ],
+)
+def test_what_fails_late_is_told_early(overrides, said, minimal):
+    with pytest.raises(UserError) as caught:
+        load_recipe(minimal, [*DEVICE, *overrides]).training_arguments()
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.lr_scheduler_type=cosine_with_min_lr", "training.lr_scheduler_kwargs={min_lr: 1.0e-6}"],
+        ["training.optim=paged_adamw_8bit"],
+        ["training.optim=galore_adamw", "training.optim_target_modules=[mlp]"],
+        ["training.report_to=none"],
+    ],
+)
+def test_what_works_is_let_through(overrides, minimal):
+    try:
+        load_recipe(minimal, [*DEVICE, *overrides]).training_arguments()
+    except UserError as error:
+        assert "galore" in str(error) and "install" in str(error)  # the package is an option
+
+
+def refused(minimal, *overrides) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_recipe(minimal, list(overrides))
+    return str(caught.value).splitlines()
+
+
+OTHER = {True: "false", False: "true", None: "1", "random": "sequential"}
+BY_NAME = {"accelerator_config": "{split_batches: true}", "label_names": "[labels]", "include_for_metrics": "[loss]"}
+TEXTS = ("hub_model_id", "hub_revision", "dataloader_multiprocessing_context")
+
+
+@pytest.mark.parametrize("key", [key for key in FIXED if key in TRAINING_KEYS])
+def test_keys_that_switch_a_guarantee_off_are_refused(key, minimal):
+    value, reason = FIXED[key]
+    other = "spawn" if key in TEXTS else BY_NAME.get(key) or OTHER[value]
+    other = "true" if key == "hub_private_repo" else other
+    (line,) = refused(minimal, f"training.{key}={other}")
+    assert line.startswith(f"command line: training.{key}: ") and line.endswith(reason)
+
+
+@pytest.mark.parametrize("key", [key for key in FIXED if key in TRAINING_KEYS and FIXED[key][0] not in (None, [])])
+def test_the_value_that_a_guarantee_needs_may_be_written(key, minimal):
+    value = FIXED[key][0]
+    load_recipe(minimal, [f"training.{key}={str(value).lower()}"])
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused(minimal):
+    evaluated = ["data.eval=[{path: a.json}]", "training.eval_strategy=steps", "training.load_best_model_at_end=true"]
+    (line,) = refused(minimal, *evaluated, "training.metric_for_best_model=nonsense")
+    assert line == (
+        "command line: training.metric_for_best_model: an evaluation gives no 'nonsense'; write loss, or remove it"
+    )
+    for metric in ("loss", "eval_loss"):
+        load_recipe(minimal, [*evaluated, f"training.metric_for_best_model={metric}"])
+
+
+@pytest.mark.parametrize("override", ["training.deepspeed={}", "training.fsdp=full_shard", "training.fsdp_config={}"])
+def test_hardware_is_the_accelerate_config_s(override, minimal):
+    (line,) = refused(minimal, override)
+    assert "belongs to the accelerate config file: see accelerate_configs/" in line
