@@ -180,6 +180,9 @@ def test_killed_writers_leave_whole_entries_and_nothing_else(tmp_path):
         process.kill()
         process.join()
         num_left += len(list(tmp_path.glob(f"??/.*{UNFINISHED}")))
+        for left in tmp_path.glob(f"??/.*{UNFINISHED}"):
+            if not left.stat().st_size:
+                os.utime(left, (0, 0))  # killed before the first byte: for a minute it may be another's that begins
         files = TensorFiles(tmp_path)
         assert list(tmp_path.glob(f"**/*{UNFINISHED}")) == []
         keys = [{"writer": writer, "entry": entry} for writer in range(number + 1) for entry in range(500)]
