@@ -1,15 +1,14 @@
 """Merging and sending are killed at any moment, or meet a full disk: what they leave is whole or absent, and the next
 one completes."""
 
-import os
 import resource
-import signal
 import time
 
 import pytest
 
 from data.errors import UserError
 from data.files import UNFINISHED
+from tests.safety.kills import after, killed
 from tests.tiny_adapters import keep_result, random_adapter
 from train.results.merge import merge_adapter
 
@@ -36,22 +35,6 @@ def digests(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def killed(function, is_time) -> bool:
-    """Run `function` in a process of its own, and kill it when `is_time` says so; returns whether it was in time."""
-    child = os.fork()
-    if not child:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    while not is_time():
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 def test_a_merge_killed_at_any_moment_leaves_nothing_that_loads(adapter, tmp_path):
     out = tmp_path / "out" / "merged"
     started = time.monotonic()
@@ -63,12 +46,14 @@ def test_a_merge_killed_at_any_moment_leaves_nothing_that_loads(adapter, tmp_pat
             next((tmp_path / "out").glob(f".merged.*{UNFINISHED}/{pattern}"), None) for pattern in patterns
         )
 
-    def after(share):
-        end = time.monotonic() + share * seconds
-        return lambda: time.monotonic() > end
-
     num_killed = 0
-    for is_time in (after(0.2), after(0.5), begun("config.json"), begun("model*"), begun("tokenizer*", "chat*")):
+    for is_time in (
+        after(0.2 * seconds),
+        after(0.5 * seconds),
+        begun("config.json"),
+        begun("model*"),
+        begun("tokenizer*", "chat*"),
+    ):
         was_killed = killed(lambda: merge_adapter(str(adapter), out, report=silent), is_time)
         num_killed += was_killed
         if out.exists():  # it had come to its end
