@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from data.errors import UserError
+from train.model import load
 from train.model.load import quantization_config
+from train.model.trainable import load_trainable
 from train.ranks import processes
 from train.ranks.processes import (
     among_processes,
@@ -125,3 +127,34 @@ def test_towers_run_in_every_batch_where_another_rank_or_adam_would_notice(model
     assert towers_of_all_ranks(two, model, rows, None) == {"video"}
     model.get_submodule("model.multi_modal_projector").requires_grad_(True)
     assert towers_of_all_ranks(one, model, rows, None) == {"video"}
+
+
+@pytest.fixture
+def read_onto(monkeypatch, launched):
+    """read_onto(device, **variables) returns the `device_map` with which training on `device` reads its base."""
+
+    def run(device: str, **variables: str):
+        monkeypatch.setattr(processes, "PartialState", lambda: SimpleNamespace(device=torch.device(device)))
+        launched(**variables)
+        asked = {}
+
+        def from_pretrained(name, **arguments):
+            asked.update(arguments)
+            raise OSError("seen")
+
+        monkeypatch.setattr(load.VideoLlavaForConditionalGeneration, "from_pretrained", from_pretrained)
+        with pytest.raises(UserError, match="seen"):
+            load_trainable({"name_or_path": "base", "dtype": "bfloat16", "revision": None}, {"r": 4}, None, seed=1)
+        return asked["device_map"]
+
+    return run
+
+
+def test_a_rank_reads_weights_onto_its_own_device(read_onto, monkeypatch):
+    """Without a device_map they would be converted in main memory first, a whole model for every rank."""
+    assert read_onto("cuda:3") == {"": torch.device("cuda:3")}
+    assert read_onto("cpu") is None
+    assert read_onto("cuda:3", ACCELERATE_USE_FSDP="true") is None
+    assert read_onto("cuda:3", ACCELERATE_USE_FSDP="false", ACCELERATE_USE_DEEPSPEED="true") is not None  # ZeRO-2
+    monkeypatch.setattr(processes, "is_deepspeed_zero3_enabled", lambda: True)
+    assert read_onto("cuda:3") is None

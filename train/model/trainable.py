@@ -7,6 +7,7 @@ from torch import nn
 
 from train.model.adapters import add_adapter, unfreeze
 from train.model.load import load_model
+from train.ranks.processes import device_of_weights
 
 
 def load_trainable(
@@ -17,7 +18,7 @@ def load_trainable(
     settings and lora: the arguments of `load_model` and `add_adapter`. seed: for the adapter's matrices, which are the
     same however the weights were loaded and spread.
     """
-    model = load_model(**settings)
+    model = load_model(**settings, device_map=device_of_weights())
     set_seed(seed)
     if lora is not None:
         return add_adapter(model, revision=settings["revision"], **lora)

@@ -21,7 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # transformers' own order: the first of these that is there is loaded.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PIECE = 2**24  # bytes that are read and hashed at once: threads then wait for the disk, not for each other
-THREADS = 4  # hash at the same time; one core hashes 0.4 to 2 GB a second
+THREADS = 4  # hash at the same time: a disk gives more than one core hashes
 # Parts of weights' names that come and go between versions of transformers.
 PASSING_PARTS = {"model", "language_model", "vision_model"}
 

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -37,6 +38,17 @@ def uses_fsdp() -> bool:
 def holds_whole_model() -> bool:
     """Tell whether every process has all weights of the model, and can run it alone."""
     return not (uses_fsdp() or is_deepspeed_zero3_enabled())
+
+
+def device_of_weights() -> dict[str, torch.device] | None:
+    """Return the `device_map` by which this process reads a checkpoint: straight onto its own accelerator.
+
+    Otherwise every rank would hold a copy in main memory, converted to the recipe's number type, before it moves: eight
+    of 14.7 GB for a 7B model in bfloat16. None where weights stay there, or are spread over the ranks.
+    """
+    device = PartialState().device
+    assert device is not None  # it is set once the state is
+    return None if device.type == "cpu" or not holds_whole_model() else {"": device}
 
 
 def cpu_processes() -> dict[str, Any]:
