@@ -1,8 +1,12 @@
 """Figures of a log line: counts, rates, waiting times and memory since the line before."""
 
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -10,12 +14,15 @@ from accelerate import Accelerator
 COUNTS = ("questions", "clips", "pictures", "supervised_tokens")
 MIB = 2**20
 KIB_PER_MIB = 2**10
+MEMORY_SECONDS = 0.05  # between two looks at the memory: a step on a CPU takes tenths of a second and more
+STATM = Path("/proc/self/statm")  # Linux's count of pages: all, resident, those of them that belong to files
 
 
 class Figures:
     """Counts of this process, made into figures of all processes when a line is logged."""
 
     def __init__(self) -> None:
+        peak_memory_mib()  # it begins to look
         self._begin()
 
     def _begin(self) -> None:
@@ -58,9 +65,47 @@ class Figures:
 
 
 def peak_memory_mib() -> float:
-    """Return the most memory held so far: of the accelerator where there is one, else resident in the process."""
+    """Return the most memory held since the first call: of the accelerator where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / MIB
+    return _watch().peak() / MIB if STATM.exists() else _resident_mib()
+
+
+class HeldMemory(threading.Thread):
+    """Watches how much memory this process holds, without the pages of files that it has mapped.
+
+    Those of a checkpoint are resident after it was read, and the system takes them back when it needs room. The peaks
+    that Linux keeps itself (VmHWM, ru_maxrss) count them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._highest = 0
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        self._look()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            time.sleep(MEMORY_SECONDS)
+            self._look()
+
+    def peak(self) -> int:
+        """Return the most bytes held so far."""
+        self._look()
+        return self._highest
+
+    def _look(self) -> None:
+        _, resident, of_files = map(int, STATM.read_bytes().split()[:3])
+        self._highest = max(self._highest, (resident - of_files) * self._page)
+
+
+@lru_cache(1)
+def _watch() -> HeldMemory:
+    return HeldMemory()
+
+
+def _resident_mib() -> float:
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MIB

@@ -1,0 +1,36 @@
+"""Figures of a log line: which memory counts."""
+
+import mmap
+import time
+
+import pytest
+import torch
+
+from train.loop.figures import MEMORY_SECONDS, MIB, STATM, peak_memory_mib
+
+NUM_MIB = 96  # much more than what else a test process takes meanwhile
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available() or not STATM.exists(), reason="torch.cuda.is_available(), or no /proc/self/statm"
+)
+
+
+def test_pages_of_a_mapped_file_are_not_held(tmp_path):
+    """Reading a checkpoint maps it: these pages are resident, and the system takes them back when it needs room."""
+    (tmp_path / "weights").write_bytes(bytes(NUM_MIB * MIB))
+    before = peak_memory_mib()
+    with open(tmp_path / "weights", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert not any(mapped[:: mmap.PAGESIZE])
+        resident, of_files = map(int, STATM.read_bytes().split()[1:3])
+        assert of_files * mmap.PAGESIZE >= NUM_MIB * MIB, "it is resident"
+        time.sleep(3 * MEMORY_SECONDS)
+        assert peak_memory_mib() - before < NUM_MIB / 2
+
+
+def test_memory_that_was_held_for_a_while_is_the_peak():
+    before = peak_memory_mib()
+    _, resident, of_files = map(int, STATM.read_bytes().split()[:3])
+    beyond = int(before * MIB) - (resident - of_files) * mmap.PAGESIZE + NUM_MIB * MIB
+    held = torch.ones(beyond // 4)
+    time.sleep(10 * MEMORY_SECONDS)
+    del held
+    assert before + NUM_MIB / 2 < peak_memory_mib() < before + 2 * NUM_MIB
