@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainingArguments, VideoLlavaForConditionalGeneration
 
+from data.tokens.encoding import IGNORE_INDEX
 from data.video_llava import PROJECTOR
+from train.loop.loss import token_loss
 from train.loop.trainer import RowTrainer
 from train.model.adapters import add_adapter
 from train.recipe.load import load_recipe
@@ -143,3 +145,17 @@ def test_frozen_towers_keep_no_autograd_state(recipe_file, monkeypatch, tmp_path
             [output] if torch.is_tensor(output) else [value for value in output.values() if torch.is_tensor(value)]
         )
         assert tensors and not any(tensor.requires_grad for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_logits_are_of_labelled_positions_and_wide_before_the_loss(dtype, recipe_file, monkeypatch, tmp_path):
+    """What `token_loss` says of Accelerate: it widens all logits that it sees, and sees none without a label."""
+    seen = []
+
+    def watched(logits, targets, num_items):
+        seen.append((logits.dtype, logits.shape[1], int((targets != IGNORE_INDEX).sum())))
+        return token_loss(logits, targets, num_items)
+
+    monkeypatch.setattr("train.loop.trainer.token_loss", watched)
+    main([str(recipe_file), "training.max_steps=1", f"model.dtype={dtype}", f"training.output_dir={tmp_path}/once"])
+    assert seen and all(kind == torch.float32 and number == labelled for kind, number, labelled in seen)
