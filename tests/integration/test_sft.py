@@ -149,7 +149,7 @@ def test_frozen_towers_keep_no_autograd_state(recipe_file, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_logits_are_of_labelled_positions_and_wide_before_the_loss(dtype, recipe_file, monkeypatch, tmp_path):
-    """What `token_loss` says of Accelerate: it widens all logits that it sees, and sees none without a label."""
+    """Check what `token_loss` says of Accelerate: it widens all logits that it sees, and sees none without a label."""
     seen = []
 
     def watched(logits, targets, num_items):

@@ -151,7 +151,7 @@ def read_onto(monkeypatch, launched):
 
 
 def test_a_rank_reads_weights_onto_its_own_device(read_onto, monkeypatch):
-    """Without a device_map they would be converted in main memory first, a whole model for every rank."""
+    """They are not converted in main memory first, a whole model for every rank."""
     assert read_onto("cuda:3") == {"": torch.device("cuda:3")}
     assert read_onto("cpu") is None
     assert read_onto("cuda:3", ACCELERATE_USE_FSDP="true") is None
