@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def imported_packages(source: str) -> set[str]:
 def undeclared(names: set[str], declared: set[str]) -> set[str]:
     """Return the modules that neither Python, nor this project, nor a declared distribution has."""
     others = names - sys.stdlib_module_names - {*FOLDERS, "tests"}
-    owners = {module: set(map(normalized, found)) for module, found in packages_distributions().items()}
-    return {name for name in others if not (owners.get(name) or {normalized(name)}) & declared}
+    return {name for name in others if not (owners().get(name) or {normalized(name)}) & declared}
+
+
+@cache
+def owners() -> dict[str, set[str]]:
+    """Return module -> distributions; reading all their lists of files takes a second."""
+    return {module: set(map(normalized, found)) for module, found in packages_distributions().items()}
 
 
 def test_imports_are_found_in_functions_and_not_behind_a_guard():

@@ -1,0 +1,68 @@
+"""The frame around every command, where nobody reads what it prints, or cannot."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# A command of its own: it imports nothing heavy, and says more than a pipe holds.
+PROGRAM = """
+from data.command import run_command
+from data.errors import UserError
+
+def main():
+    for _ in range(5000):
+        print("Wie heißt der Film? 映画 \\ud83d")
+    raise UserError("größer: 映画")
+
+run_command(main)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    def call(stdout="", program=PROGRAM, **environment) -> subprocess.CompletedProcess:
+        """Run it in a shell that sends stdout to `stdout`."""
+        (tmp_path / "program.py").write_text(program, encoding="utf-8")
+        command = f'"$0" program.py {stdout}; exit ${{PIPESTATUS[0]}}'
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        line = ["bash", "-c", command, sys.executable]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, env=environment, timeout=60)
+
+    return call
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_letters_that_a_terminal_lacks_are_spelled(encoding, start):
+    done = start(PYTHONIOENCODING=encoding)
+    assert done.returncode == 2
+    expected = "größer: 映画".encode(encoding, "backslashreplace")
+    assert done.stderr == b"error: " + expected + b"\n"
+    assert done.stdout.splitlines()[0] == "Wie heißt der Film? 映画 \ud83d".encode(encoding, "backslashreplace")
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+def test_any_locale_will_do(locale, start):
+    done = start(LC_ALL=locale, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(start):
+    done = start("| head -1")
+    assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+def test_closed_streams_are_no_error(start):
+    done = start(">&-")
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert start("2>&- >/dev/null").returncode == 2
+
+
+def test_a_full_disk_behind_stdout_is_one_line(start):
+    program = "from data.command import run_command\nrun_command(lambda: print(1))\n"
+    done = start("> /dev/full", program)
+    line = b"error: cannot write what is printed: No space left on device; make room, and start it again\n"
+    assert (done.returncode, done.stderr) == (2, line)
