@@ -12,6 +12,8 @@ from data.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUS_OF_A_CLOSED_PIPE = 128 + signal.SIGPIPE  # as a shell counts it: `... | head` is no error
+INTERRUPTED = "interrupted by Ctrl-C"
+CTRL_C = 128 + signal.SIGINT
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -31,11 +33,18 @@ def run_command(main: Callable[[], None]) -> None:
         _stop_writing()  # if it is stdout that has no room, what is left of it can go nowhere
         _leave(f"cannot write {error.filename or 'what is printed'}: {error.strerror}; make room, and start it again")
     except KeyboardInterrupt:
-        sys.exit(130)
+        if is_first_rank():
+            print(f"\n{INTERRUPTED}" if sys.stderr.isatty() else INTERRUPTED, file=sys.stderr)  # behind the ^C
+        sys.exit(CTRL_C)
+
+
+def is_first_rank() -> bool:
+    """Tell whether this process is the one that speaks for all those that were launched together."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _leave(line: str) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 

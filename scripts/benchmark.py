@@ -5,28 +5,31 @@ python scripts/benchmark.py train|decode|gpu|load|loader|save|scale [--json F]
 
 import argparse
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 
 from data.command import run_command
 from data.files import write_whole
-from scripts.benchmarks import decode, gpu, load, loader, save, scale, training
-from train.model.load import quiet_libraries
 
+# Each in its module of scripts/benchmarks, which is imported when it is asked for: they need torch.
 CASES = {
-    "train": training,
-    "decode": decode,
-    "gpu": gpu,
-    "load": load,
-    "loader": loader,
-    "save": save,
-    "scale": scale,
+    "train": "training",
+    "decode": "decode",
+    "gpu": "gpu",
+    "load": "load",
+    "loader": "loader",
+    "save": "save",
+    "scale": "scale",
 }
 
 
 def main() -> None:
     arguments = parse_command_line()
+    from train.model.load import quiet_libraries
+
     quiet_libraries()
-    figures = CASES[arguments.case].run(arguments)
+    figures = arguments.run(arguments)
     if arguments.json:
         write_whole(arguments.json, json.dumps(figures, indent=2) + "\n")
 
@@ -34,10 +37,14 @@ def main() -> None:
 def parse_command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = parser.add_subparsers(dest="case", required=True)
-    for name, case in CASES.items():
-        options = cases.add_parser(name, description=case.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, module in CASES.items():
+        options = cases.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter)
         options.add_argument("--json", type=Path, help="write the figures of each case")
-        case.add_options(options)
+        if name in sys.argv[1:2]:
+            case = import_module(f"scripts.benchmarks.{module}")
+            options.description = case.__doc__
+            options.set_defaults(run=case.run)
+            case.add_options(options)
     return parser.parse_args()
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from data.command import run_command
 from data.files import write_whole
-from scripts.demo.packing_comparison import compare_packing, describe
-from train.model.load import quiet_libraries
 
 
 def main() -> None:
@@ -21,6 +19,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", type=Path, help="write the figures of each run")
     arguments = parser.parse_args()
+    from scripts.demo.packing_comparison import compare_packing, describe
+    from train.model.load import quiet_libraries
+
     quiet_libraries()
     runs = compare_packing(arguments.seeds)
     if arguments.json:

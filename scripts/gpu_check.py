@@ -18,11 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from data.command import run_command
 from data.errors import UserError
-from scripts.benchmarks.measure import machine
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "av")
@@ -84,6 +81,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for results.json, table.md and the logs")
     parser.add_argument("--dry", action="store_true", help="on a CPU, with tiny shapes")
     arguments = parser.parse_args()
+    import torch
+
     if not arguments.dry and not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device; --dry runs the same steps on a CPU")
     out = arguments.folder.absolute()
@@ -126,6 +125,8 @@ def perform(step: Step, out: Path, dry: bool) -> Outcome:
 
 def report(out: Path, outcomes: list[Outcome]) -> None:
     """Write results.json and table.md of the steps so far."""
+    from scripts.benchmarks.measure import machine
+
     about = {"machine": machine(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     results = {**about, "steps": [asdict(outcome) for outcome in outcomes]}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")

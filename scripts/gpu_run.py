@@ -14,12 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from data.command import run_command
 from data.errors import UserError
-from scripts.demo.scenes import film, random_scene
 from train.run_folder.checkpoint import checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +55,10 @@ def main() -> None:
 
 def write_run(folder: Path, dry: bool) -> Path:
     """Make a tiny model, clips, questions about them and the recipe, and return its path."""
+    import numpy as np
+
+    from scripts.demo.scenes import film, random_scene
+
     dtype = "float32" if dry else "bfloat16"
     call("scripts/new_model.py", "--shape", "tiny", "--out", str(folder / "base"), "--dtype", dtype)
     (folder / "clips").mkdir()

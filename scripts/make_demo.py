@@ -15,7 +15,6 @@ import argparse
 from pathlib import Path
 
 from data.command import run_command
-from scripts.demo.base_model import make_demo
 
 
 def main() -> None:
@@ -23,6 +22,8 @@ def main() -> None:
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes and weights")
     arguments = parser.parse_args()
+    from scripts.demo.base_model import make_demo
+
     make_demo(arguments.out_dir, arguments.seed)
 
 

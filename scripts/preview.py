@@ -1,68 +1,9 @@
-"""Show what the model will see, and which of its tokens are trained: the first rows of a recipe as one HTML page.
+"""The command `reeltune preview` for those who have a checkout and no console script."""
 
-    python scripts/preview.py my_recipe.yaml --out preview.html
+import sys
 
-Needs the checkpoint's processor and config, no weights and no GPU. `section.key=value` changes the recipe.
-"""
-
-import argparse
-from collections.abc import Sized
-from itertools import islice
-from pathlib import Path
-
-from data.batches.collator import PaddedCollator, RowCollator
-from data.command import run_command
-from data.errors import UserError
-from data.files import write_whole
-from data.inspection.preview import show_row
-from data.inspection.preview_page import page
-from data.processor import set_up_processor
-from train.loop.rows import RowReader
-from train.loop.tower_inputs import pixel_loader
-from train.model.load import quiet_libraries
-from train.recipe.load import load_recipe
-from train.recipe.settings import in_words_of_recipes
-
-
-@in_words_of_recipes()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file, see recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this page")
-    parser.add_argument("--out", type=Path, required=True, help="the page")
-    parser.add_argument("--rows", type=int, default=8, help="how many of the first epoch's rows to show")
-    arguments = parser.parse_intermixed_args()
-    if arguments.rows < 1:
-        raise UserError(f"--rows: must be 1 or more, got {arguments.rows}")
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    quiet_libraries()
-
-    processor, visual_tokens, notices = set_up_processor(
-        recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
-    )
-    facts = [f"{recipe.model.name_or_path}: {visual_tokens}"]
-
-    def say(*lines: str, **_) -> None:
-        facts.extend(line for line in lines if line)
-
-    say(*notices)
-    seed = recipe.training_arguments().seed
-    rows = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
-    is_packed = recipe.data.packing == "shared_prefix"
-    collate = (RowCollator if is_packed else PaddedCollator)(
-        processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
-    )
-    first = [row for plan in islice(rows.rows(epoch=0), arguments.rows) if (row := rows[plan]) is not None]
-    shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
-    total = f" of {len(rows)}" if isinstance(rows, Sized) else ""  # a stream has no end
-    say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
-    html = page(f"Preview of {arguments.recipe}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
-    try:
-        write_whole(arguments.out, html)
-    except OSError as error:
-        raise UserError(f"--out: cannot write {arguments.out}: {error.strerror}") from error
-    print(f"wrote {arguments.out}: {len(shown)} rows, {len(html) / 1e6:.1f} MB")
-
+from train.commands.app import run
+from train.commands.preview import preview
 
 if __name__ == "__main__":
-    run_command(main)
+    run(sys.argv[1:], sys.argv[0], preview)

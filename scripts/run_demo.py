@@ -10,13 +10,15 @@ Overrides go to the recipe, such as model.quantization=nf4.
 import argparse
 
 from data.command import run_command
-from scripts.demo.walkthrough import run_demo
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this run")
-    run_demo(parser.parse_args().overrides)
+    overrides = parser.parse_args().overrides
+    from scripts.demo.walkthrough import run_demo
+
+    run_demo(overrides)
 
 
 if __name__ == "__main__":

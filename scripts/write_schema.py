@@ -3,19 +3,12 @@
 python scripts/write_schema.py
 """
 
-import json
 from pathlib import Path
 
-from train.recipe.recipe import Recipe
+from train.commands.app import run
+from train.commands.schema import schema
 
 SCHEMA = Path(__file__).parent.parent / "recipes" / "recipe.schema.json"
 
-
-def schema_text() -> str:
-    """Return the schema of a recipe; its `training` section is that of the installed transformers."""
-    return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
-
-
 if __name__ == "__main__":
-    SCHEMA.write_text(schema_text(), encoding="utf-8")
-    print(f"wrote {SCHEMA}")
+    run(["--out", str(SCHEMA)], "write_schema", schema)

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from data.command import run_command
 from data.errors import UserError
 from data.media.locate import Locator
 from data.media.reference import Media
 from data.sources.conversation import parse_record, read_conversations
 from data.sources.source import Source
-from scripts import evaluate as script
 from tests.tiny_data import turns
+from train.commands import app
+from train.commands.evaluate import evaluate as evaluate_command
 from train.results import evaluation
 from train.results.artifact import open_artifact
 from train.results.evaluation import Question, evaluate, questions_of
@@ -79,23 +79,20 @@ def test_scores_are_counted(monkeypatch):
     assert summary == {"accuracy": 2 / 3, "questions": 3, "left_out": 0, "bad_media": 0}
 
 
-def run(monkeypatch, capsys, *arguments):
+def run(capsys, *arguments):
     """Return (exit status, stdout, stderr) of scripts/evaluate.py in this process."""
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
     status = 0
     try:
-        run_command(script.main)
+        app.run(list(map(str, arguments)), "evaluate.py", evaluate_command)
     except SystemExit as end:
         status = end.code
     return status, *capsys.readouterr()
 
 
-def test_predictions_are_the_model_s_answers_in_the_file_s_order(
-    model_folder, mixed_file, tmp_path, monkeypatch, capsys
-):
+def test_predictions_are_the_model_s_answers_in_the_file_s_order(model_folder, mixed_file, tmp_path, capsys):
     out, summary_file = tmp_path / "new" / "predictions.jsonl", tmp_path / "new" / "summary.json"
     command = [model_folder, "--data", mixed_file, "--out", out, "--json", summary_file]
-    status, printed, _ = run(monkeypatch, capsys, *command, "--batch-size", "5", "--max-new-tokens", "4")
+    status, printed, _ = run(capsys, *command, "--batch-size", "5", "--max-new-tokens", "4")
     records = [json.loads(line) for line in out.read_text().splitlines()]
     summary = json.loads(summary_file.read_text())
     correct = sum(record["correct"] for record in records)
@@ -127,10 +124,10 @@ def some_bad(media_folder, tmp_path):
     return tmp_path / "data.json"
 
 
-def test_bad_media_cost_their_own_questions_alone(model_folder, some_bad, tmp_path, monkeypatch, capsys):
+def test_bad_media_cost_their_own_questions_alone(model_folder, some_bad, tmp_path, capsys):
     out, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
     command = [model_folder, "--data", some_bad, "--out", out, "--json", summary, "--max-new-tokens", 1]
-    status, printed, _ = run(monkeypatch, capsys, *command)
+    status, printed, _ = run(capsys, *command)
     assert status == 0
     assert [json.loads(line)["expected"] for line in out.read_text().splitlines()] == ["a test card", "a gradient"]
     told = [line for line in printed.splitlines() if line.startswith("left out: ")]
@@ -142,7 +139,7 @@ def test_bad_media_cost_their_own_questions_alone(model_folder, some_bad, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp4", "data.json", "out.jsonl", "summary.json"]
 
 
-def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, monkeypatch, capsys):
+def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     command = [model_folder, "--data", mixed_file, "--out", out, "--batch-size", 1, "--max-new-tokens", 12]
     process = subprocess.Popen(
@@ -162,13 +159,13 @@ def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, mo
 
     for others, changed in [(["--max-new-tokens", 11], "settings"), (["--limit", 4], "questions")]:
         before = out.read_bytes()
-        status, _, error = run(monkeypatch, capsys, *command, *others)
+        status, _, error = run(capsys, *command, *others)
         assert status == 2 and f"unfinished evaluation with another {changed}; give another --out" in error
         assert out.read_bytes() == before
-    status, printed, _ = run(monkeypatch, capsys, *command)
+    status, printed, _ = run(capsys, *command)
     assert status == 0 and f"{len(kept)} of {len(read_questions(mixed_file))} answers are in {out} already" in printed
     command[4] = tmp_path / "unbroken.jsonl"
-    run(monkeypatch, capsys, *command)
+    run(capsys, *command)
     assert out.read_bytes() == command[4].read_bytes()
     assert [path.name for path in tmp_path.glob(".*")] == []
 
@@ -177,14 +174,14 @@ def read_questions(file):
     return [question for each in read_conversations(Source(file)) for question in questions_of(each)]
 
 
-def test_limit_counts_questions(model_folder, mixed_file, tmp_path, monkeypatch, capsys):
+def test_limit_counts_questions(model_folder, mixed_file, tmp_path, capsys):
     out = tmp_path / "predictions.jsonl"
-    run(monkeypatch, capsys, model_folder, "--data", mixed_file, "--out", out, "--limit", 2, "--max-new-tokens", 1)
+    run(capsys, model_folder, "--data", mixed_file, "--out", out, "--limit", 2, "--max-new-tokens", 1)
     first = [question.text for each in read_conversations(Source(mixed_file)) for question in questions_of(each)][:2]
     assert [json.loads(line)["question"] for line in out.read_text().splitlines()] == first
 
 
-def test_errors_are_one_line_and_leave_no_file(model_folder, media_folder, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_line_and_leave_no_file(model_folder, media_folder, tmp_path, capsys):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes((media_folder / "clip0.mp4").read_bytes()[:2000])
     for name, records in {
@@ -203,9 +200,7 @@ def test_errors_are_one_line_and_leave_no_file(model_folder, media_folder, tmp_p
         ("cut.json", "out.jsonl", "cut.mp4"),
         ("good.json", "file/out.jsonl", "cannot write"),
     ]:
-        status, printed, error = run(
-            monkeypatch, capsys, model_folder, "--data", tmp_path / data, "--out", tmp_path / out
-        )
+        status, printed, error = run(capsys, model_folder, "--data", tmp_path / data, "--out", tmp_path / out)
         assert (status, printed) == (2, "") and "Traceback" not in error
         assert error.splitlines()[-1].startswith("error: ") and words in error.splitlines()[-1], error
     assert sorted(tmp_path.iterdir()) == before

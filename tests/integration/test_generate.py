@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from data.batches.pixels import PixelLoader
-from data.command import run_command
 from data.media.reference import Media
-from scripts import generate
 from tests.tiny_adapters import save_adapter
+from train.commands import app
+from train.commands.generate import generate
 from train.recipe.yaml_text import to_yaml
 from train.results import generation
 from train.results.artifact import open_artifact
@@ -144,12 +144,11 @@ def test_settings_of_a_foreign_generation_config_do_not_matter(
     assert not recwarn.list and not caplog.records
 
 
-def run(monkeypatch, capsys, *arguments):
+def run(capsys, *arguments):
     """Return (exit status, stdout, stderr) of scripts/generate.py in this process."""
-    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
     status = 0
     try:
-        run_command(generate.main)
+        app.run(list(map(str, arguments)), "generate.py", generate)
     except SystemExit as end:
         status = end.code
     return status, *capsys.readouterr()
@@ -172,7 +171,7 @@ def test_command_line_answers_turn_by_turn(adapter, loaded, media_folder):
     assert done.stdout == f"{first}\n{second}\n"
 
 
-def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, capsys):
     clip, picture = media_folder / "clip0.mp4", media_folder / "picture0.png"
     for arguments, words in [
         ([tmp_path, "--prompt", "hi"], "neither an adapter nor a model"),
@@ -182,10 +181,10 @@ def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, monke
         ([adapter, "--video", clip, "--prompt", "<image> hi"], "--prompt names image"),
         ([adapter, "--base", tmp_path / "none", "--prompt", "hi"], "base model of this adapter is missing"),
     ]:
-        status, out, error = run(monkeypatch, capsys, *arguments)
+        status, out, error = run(capsys, *arguments)
         assert (status, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1, error
         assert words in error
-    assert run(monkeypatch, capsys, adapter, "--prompt", "hi", "--max-new-tokens", "0")[0] == 2
+    assert run(capsys, adapter, "--prompt", "hi", "--max-new-tokens", "0")[0] == 2
 
 
 def test_the_model_card_s_code_answers_as_we_do(adapter, loaded, media_folder, model_folder, capsys, monkeypatch):

@@ -47,10 +47,16 @@ MAY_IMPORT = {
     "train.results": (
         *("data", "data.media", "data.sources", "data.tokens", "data.batches", "train.recipe", "train.model"),
     ),
+    "train.jobs": (
+        *("data", "data.media", "data.sources", "data.decoding", "data.cache", "data.packing"),
+        *("data.batches", "data.inspection"),
+        *("train.recipe", "train.model", "train.run_folder", "train.loop", "train.results"),
+    ),
     "train.sft": (
         *("data", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop"),
     ),
+    "train.commands": ("data", "train.model", "train.results", "train.jobs"),
 }
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 # What TrainingArguments and an accelerate config both name, and what is hardware.

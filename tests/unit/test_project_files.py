@@ -54,7 +54,7 @@ def check_command(command: str) -> None:
 
 
 def test_the_bug_form_asks_for_versions():
-    assert "accelerate env" in (ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text(encoding="utf-8")
+    assert "`reeltune env`" in (ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text(encoding="utf-8")
 
 
 def test_the_image_installs_what_the_makefile_installs():

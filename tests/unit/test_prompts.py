@@ -3,7 +3,7 @@ import pytest
 from data.errors import UserError
 from data.media.reference import Media
 from data.sources.conversation import with_system_prompt
-from scripts import generate
+from train.jobs.generate import place_media
 from train.results.generation import media_in
 
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
@@ -12,15 +12,15 @@ IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 def test_placeholders_say_where_media_stand():
     clip, picture = Media("video", "a.mp4"), Media("image", "b.png")
     text = {"type": "text", "text": "Describe"}
-    assert generate.place_media(["Describe"], []) == [[text]]
-    assert generate.place_media(["Describe", "Describe"], [picture, clip]) == [[IMAGE, VIDEO, text], [text]]
-    assert generate.place_media(["Describe", "<video>\nDescribe"], [clip]) == [[text], [VIDEO, text]]
+    assert place_media(["Describe"], []) == [[text]]
+    assert place_media(["Describe", "Describe"], [picture, clip]) == [[IMAGE, VIDEO, text], [text]]
+    assert place_media(["Describe", "<video>\nDescribe"], [clip]) == [[text], [VIDEO, text]]
     with pytest.raises(UserError, match="--prompt names image but the media given are video"):
-        generate.place_media(["<image> Describe"], [clip])
+        place_media(["<image> Describe"], [clip])
     with pytest.raises(UserError, match="--prompt names video, video but the media given are video"):
-        generate.place_media(["<video>", "<video>"], [clip])
+        place_media(["<video>", "<video>"], [clip])
     with pytest.raises(UserError, match="the media given are none"):
-        generate.place_media(["<video>"], [])
+        place_media(["<video>"], [])
 
 
 def test_system_prompt_and_media_of_a_prefix():

@@ -2,12 +2,12 @@
 
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 import transformers
 
+from train.jobs.schema import schema_text
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Recipe
 
@@ -63,5 +63,5 @@ PINNED = re.search(r"^transformers==(\S+)", (ROOT / "constraints.txt").read_text
 def test_schema_is_current():
     """When this fails: python scripts/write_schema.py"""
     written = (ROOT / "recipes/recipe.schema.json").read_text(encoding="utf-8")
-    assert written == runpy.run_path(str(ROOT / "scripts/write_schema.py"))["schema_text"]()
+    assert written == schema_text()
     assert json.loads(written) == Recipe.model_json_schema()

@@ -1,6 +1,5 @@
 """Load a base model, an adapter on its base, or a merged model, with the processor that belongs to it."""
 
-import argparse
 import warnings
 
 import torch
@@ -20,25 +19,6 @@ from train.results.artifact import Artifact
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
 Answering = VideoLlavaForConditionalGeneration | PeftModel
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the commands that answer: which model, and how it is loaded."""
-    parser.add_argument("model", help="a base model, an adapter or a merged model: a folder or a hub id")
-    parser.add_argument("--base", help="folder or hub id of an adapter's base, instead of the one it names")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-                        help="of weights that are not quantised (default: as in training, or as saved)")  # fmt: skip
-    parser.add_argument("--any-base", action="store_true",
-                        help="answer although the base is not the one that the adapter was trained on")  # fmt: skip
-    parser.add_argument("--quantization", choices=("nf4", "fp4", "int8"), help="of the decoder (default: none)")
-    parser.add_argument("--max-new-tokens", type=at_least_one, default=128, help="longest answer (default: 128)")
-
-
-def at_least_one(text: str) -> int:
-    """Return a count given on the command line."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def load(

@@ -3,6 +3,8 @@
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ def describe_run(recipe: dict[str, Any], data: dict[str, str], world_size: int) 
     return {
         "recipe": recipe,
         "data": data,
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "code": _commit(),
+        "versions": versions(PACKAGES),
+        "code": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -58,14 +60,16 @@ def is_same_data(before: str | None, now: str | None) -> bool:
     return old_tokens == tokens and all(part in (noted, "?") for noted, part in zip(old, new, strict=False))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
-def _commit() -> dict[str, Any] | None:
+def commit() -> dict[str, Any] | None:
     """Return the commit of the checkout that this file is in; None outside of one."""
 
     def git(*arguments: str) -> str:

@@ -1,0 +1,111 @@
+"""Help is shown at once: nothing that takes seconds to import is imported for it."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from train.commands import options
+from train.commands.app import COMMANDS, COMPLETE, NAME, main, run
+from train.commands.new_model import new_model
+from train.jobs import generate as generating
+from train.model.build import SHAPES
+from train.results.merge import TOLERANCES
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "transformers", "datasets", "av", "peft", "accelerate", "numpy", "pandas", "PIL", "rich"}
+# All in one process, which tells what it has imported: a process each would take most of a minute here.
+SHOW_HELP = """
+import contextlib, io, json, runpy, sys
+for line in json.loads(sys.argv[1]):
+    printed = io.StringIO()
+    sys.argv = [*line, "--help"]
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        if line[0] == "reeltune":
+            from train.commands.app import main
+            main()
+        else:
+            runpy.run_path(line[0], run_name="__main__")
+    assert "sage: " in printed.getvalue(), line
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+COMMAND_NAMES = [command.__name__.replace("_", "-") for command in COMMANDS]
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "scripts").glob("*.py")
+    if any(word in path.read_text(encoding="utf-8") for word in ("ArgumentParser", "run(sys.argv"))
+)
+
+
+def test_help_imports_nothing_that_takes_long():
+    lines = [[NAME], *([NAME, name] for name in COMMAND_NAMES), *([script] for script in SCRIPTS)]
+    assert len(SCRIPTS) > 10 and ["reeltune", "check"] in lines
+    code = [sys.executable, "-c", SHOW_HELP, json.dumps(lines)]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert HEAVY & set(json.loads(done.stdout)) == set()
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_help_fits_80_columns_and_says_what_every_option_is_for(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run([name, "--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    described = re.findall(r"^  (-[^ ]+(?: <[^>]+>)?)\s+(\w.*)", shown.partition("Options:")[2], re.MULTILINE)
+    assert len(described) == len(re.findall(r"^  -", shown, re.MULTILINE))
+
+
+def test_the_commands_are_listed_each_on_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run(["--help"])
+    listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == COMMAND_NAMES
+    assert all(line.endswith((".", "?")) and not line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("preview a.yaml", "Missing option '--out'; see --help"),
+        ("evaluate m --data d --out o --limit 0", "Invalid value for '--limit': "),
+        ("merge adapter out --dtype int8", "Invalid value for '--dtype': "),
+        ("chekc a.yaml", "No such command 'chekc'"),
+        ("check a.yaml --jsno f", "No such option: --jsno"),
+        ("new-model --out o --vision v", "give either --shape, or --vision and --text"),
+        ("push folder me/model --private --public", "--private and --public: give one of them"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(line, error, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(line.split())
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out) == (2, "")
+    assert printed.err.startswith(f"error: {error}") and printed.err.count("\n") == 1
+
+
+def test_choices_are_those_of_the_functions_behind_them():
+    (shapes,) = [kind for kind in get_args(inspect.signature(new_model).parameters["shape"].annotation)[:1]]
+    assert set(get_args(get_args(shapes)[0])) == SHAPES.keys()
+    assert set(get_args(options.Dtype)) == TOLERANCES.keys()
+
+
+def test_pictures_and_clips_keep_the_order_of_the_command_line(monkeypatch):
+    asked = []
+    monkeypatch.setattr(generating, "generate_answers", lambda *given: asked.append(given[2]))
+    run("generate m --video a --image b --prompt --image --video=c --image d".split())
+    assert asked == [[("video", "a"), ("image", "b"), ("video", "c"), ("image", "d")]]
+
+
+def test_shells_complete_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [NAME])
+    for name, value in {COMPLETE: "complete_bash", "COMP_WORDS": "reeltune ev", "COMP_CWORD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.split() == ["evaluate"]

@@ -1,0 +1,81 @@
+"""The command line `reeltune`, and the doors of `scripts/` to its commands."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+from typer.main import get_command
+
+from data.command import run_command
+from data.errors import UserError
+from train.commands.check import check
+from train.commands.env import env
+from train.commands.evaluate import evaluate
+from train.commands.generate import InOrder, generate
+from train.commands.merge import merge
+from train.commands.new_model import new_model
+from train.commands.preview import preview
+from train.commands.push import push
+from train.commands.schema import schema
+
+# In the order of --help, each with a line that 80 columns do not cut.
+COMMANDS: dict[Callable[..., None], str] = {
+    check: "Read all records of a recipe, decode all files: is all well?",
+    preview: "Show what the model will see, and which words are trained.",
+    generate: "Ask a model about clips and pictures.",
+    evaluate: "Answer the questions of a data file, and score the answers.",
+    merge: "Merge an adapter into its base.",
+    push: "Send an adapter or a merged model to the hub.",
+    new_model: "Make a Video-LLaVA, random or from a CLIP and a LLaMA.",
+    env: "Print what a report of a fault needs: versions, hardware.",
+    schema: "Print the JSON schema of recipes, for editors.",
+}
+NAME = "reeltune"
+COMPLETE = f"_{NAME.upper()}_COMPLETE"  # set by the shell whose completion asks
+
+
+def build(only: Callable[..., None] | None = None) -> typer.Typer:
+    """Return the application, or one command of it. Without rich's markup, whose import would double the time that
+    --help takes."""
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=only is None)
+    for command, line in COMMANDS.items():
+        if only in (None, command):
+            app.command(cls=InOrder if command is generate else None, short_help=line)(command)
+    if only is None:
+        app.callback()(reeltune)
+    return app
+
+
+def reeltune() -> None:
+    """Fine-tune Video-LLaVA on your clips: one clip, many questions, one pass.
+
+    `reeltune COMMAND --help` says more about a command.
+    """
+
+
+def run(arguments: list[str], name: str = NAME, only: Callable[..., None] | None = None) -> None:
+    """Run `reeltune ARGUMENTS`, or one command of it under the name of a script.
+
+    Exit status 2 with one line for what is wrong in the command line, as for every error of users.
+    """
+    command = get_command(build(only))
+
+    def act() -> None:
+        try:
+            with command.make_context(name, arguments) as context:
+                command.invoke(context)
+        except typer.Exit as end:
+            if end.exit_code:
+                sys.exit(end.exit_code)
+        except typer.TyperException as problem:
+            raise UserError(f"{problem.format_message().rstrip('.')}; see --help") from problem
+
+    run_command(act)
+
+
+def main() -> None:
+    """Run the console script."""
+    if COMPLETE in os.environ:
+        build()(prog_name=NAME)
+    run(sys.argv[1:] or ["--help"])

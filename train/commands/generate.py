@@ -1,0 +1,51 @@
+"""reeltune generate: questions to a model about clips and pictures."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from typer import Context, Option
+from typer.core import TyperCommand
+
+from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, Quantization
+
+ORDER = "order of the options"
+
+
+class InOrder(TyperCommand):
+    """A command that knows in which order its options were given, over all of them."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:  # pyrefly: ignore[implicit-any-parameter]: click's or typer's Context
+        ctx.meta[ORDER] = [each.name for each in self.make_parser(ctx).parse_args(list(args))[2]]
+        return super().parse_args(ctx, args)
+
+
+def generate(
+    context: Context,
+    model: Asked,
+    prompt: Annotated[list[str], Option(help="a question; again for each further turn", show_default=False)],
+    video: Annotated[list[str] | None, Option(metavar="FILE", help="a clip; again for each further one")] = None,
+    image: Annotated[list[str] | None, Option(metavar="FILE", help="a picture; again for each further one")] = None,
+    system_prompt: Annotated[
+        str | None, Option(help="put before the first prompt", show_default="that of the recipe beside the model")
+    ] = None,
+    base: Base = None,
+    dtype: AnsweringDtype = "auto",
+    any_base: AnyBase = False,
+    quantization: Quantization = None,
+    max_new_tokens: MaxNewTokens = 128,
+) -> None:
+    """Ask a base model, an adapter or a merged model about clips and pictures. Only the answers go to stdout.
+
+    \b
+        reeltune generate outputs/my-run --video clip.mp4 --prompt "What?"
+
+    Media stand at the start of the first prompt, in the order given, unless prompts say <video> or <image> themselves.
+    """
+    from train.jobs.generate import generate_answers
+
+    given: dict[str, Iterator[tuple[Literal["video", "image"], str]]] = {
+        "video": (("video", file) for file in video or ()),
+        "image": (("image", file) for file in image or ()),
+    }
+    media = [next(given[name]) for name in context.meta[ORDER] if name in given]
+    generate_answers(model, prompt, media, system_prompt, base, dtype, any_base, quantization, max_new_tokens)

@@ -1,0 +1,36 @@
+"""reeltune new-model: a Video-LLaVA, random or from pretrained parts."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Option
+
+from data.errors import UserError
+from train.commands.options import Dtype
+
+
+def new_model(
+    out: Annotated[Path, Option(help="the folder to write", show_default=False)],
+    shape: Annotated[Literal["tiny", "60m", "7b"] | None, Option(help="random weights of this shape")] = None,
+    vision: Annotated[str | None, Option(help="a CLIP (or its vision model): a folder or a hub id")] = None,
+    text: Annotated[
+        str | None, Option(help="a LLaMA-like causal language model with its tokenizer: a folder or a hub id")
+    ] = None,
+    dtype: Annotated[Dtype, Option(help="number type of the weights")] = "float32",
+    seed: Annotated[int, Option(help="of the random weights")] = 0,
+) -> None:
+    """Make a Video-LLaVA with its processor: random of a given shape, or from a CLIP and a LLaMA-like checkpoint.
+
+    \b
+        reeltune new-model --out D --shape tiny
+        reeltune new-model --out D --vision openai/clip-vit-large-patch14 \\
+            --text lmsys/vicuna-7b-v1.5
+
+    From parts, the vision checkpoint goes into both towers, the text checkpoint gets tokens for pictures, clips and
+    padding, and the projector is random: train it first (recipes/video_llava_7b_projector.yaml).
+    """
+    if (shape is None) == (vision is None) or bool(vision) != bool(text):
+        raise UserError("give either --shape, or --vision and --text")
+    from train.jobs.new_model import make_model
+
+    make_model(out, shape, vision, text, dtype, seed)

@@ -1,0 +1,30 @@
+"""Options and arguments that several commands have, with one meaning."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+RecipeFile = Annotated[Path, Argument(help="a YAML file, see recipes/", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    Argument(
+        help="change the recipe for this time, such as training.max_steps=10", metavar="section.key=value",
+        show_default=False,
+    ),
+]  # fmt: skip
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Asked = Annotated[str, Argument(help="a base model, an adapter or a merged model: a folder or a hub id")]
+Base = Annotated[str | None, Option(help="folder or hub id of an adapter's base, instead of the one it names")]
+AnsweringDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    Option(help="number type of weights that are not quantised; auto: as in training, or as saved"),
+]
+AnyBase = Annotated[
+    bool, Option("--any-base", help="answer although the base is not the one that the adapter was trained on")
+]
+Quantization = Annotated[
+    Literal["nf4", "fp4", "int8"] | None, Option(help="of the decoder", show_default="none", metavar="nf4|fp4|int8")
+]
+MaxNewTokens = Annotated[int, Option(min=1, help="longest answer, in tokens")]

@@ -1,0 +1,26 @@
+"""reeltune preview: a page of what the model will see."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from train.commands.options import Overrides, RecipeFile
+
+
+def preview(
+    recipe: RecipeFile,
+    out: Annotated[Path, Option(help="the page to write, HTML", show_default=False)],
+    overrides: Overrides = None,
+    rows: Annotated[int, Option(help="how many of the first epoch's rows to show")] = 8,
+) -> None:
+    """Show what the model will see, and which of its tokens are trained: the first rows of a recipe as one HTML page.
+
+    \b
+        reeltune preview my_recipe.yaml --out preview.html
+
+    Needs the checkpoint's processor and config, no weights and no GPU.
+    """
+    from train.jobs.preview import preview_recipe
+
+    preview_recipe(recipe, overrides or [], out, rows)

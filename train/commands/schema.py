@@ -1,0 +1,24 @@
+"""reeltune schema: by which editors complete and check recipes."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+
+def schema(
+    out: Annotated[Path | None, Option(help="the file to write", show_default="the schema is printed")] = None,
+) -> None:
+    """Print the JSON schema of recipes, by which editors complete and check them.
+
+    Its `training` section is that of the installed transformers.
+    """
+    from train.jobs.schema import schema_text
+
+    if out is None:
+        print(schema_text(), end="")
+    else:
+        from data.files import write_whole
+
+        write_whole(out, schema_text())
+        print(f"wrote {out}")

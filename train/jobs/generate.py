@@ -1,0 +1,59 @@
+"""Answers to the prompts of a command line, turn by turn."""
+
+from collections.abc import Sequence
+
+from data.errors import UserError
+from data.media.reference import Kind, Media, media_at
+from data.media.storage import check_media
+from data.sources.conversation import split_placeholders, with_system_prompt
+from train.model.load import quiet_libraries
+from train.results.artifact import open_artifact
+from train.results.generation import answer, media_in
+from train.results.loading import load
+
+
+def generate_answers(
+    name_or_path: str,
+    prompts: list[str],
+    files: Sequence[tuple[Kind, str]],
+    system_prompt: str | None,
+    base: str | None,
+    dtype: str,
+    any_base: bool,
+    quantization: str | None,
+    max_new_tokens: int,
+) -> None:
+    """Print the answer to each prompt, asked with those before it. files: (kind, path) in order."""
+    media = [media_at(kind, path) for kind, path in files]
+    turns = place_media(prompts, media)
+    for item in media:
+        check_media(item)
+
+    quiet_libraries()
+    artifact = open_artifact(name_or_path, base)
+    model, processor = load(artifact, dtype=dtype, quantization=quantization, any_base=any_base)
+    messages = []
+    for turn in turns:
+        messages.append({"role": "user", "content": turn})
+        prompt = with_system_prompt(messages, system_prompt or artifact.system_prompt)
+        (text,) = answer(
+            model,
+            processor,
+            [(prompt, media_in(prompt, media))],
+            num_frames=artifact.num_frames,
+            max_new_tokens=max_new_tokens,
+        )
+        print(text, flush=True)
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
+
+
+def place_media(prompts: list[str], media: list[Media]) -> list[list[dict]]:
+    """Return the typed parts of each turn. UserError where placeholders and media do not agree."""
+    turns = [split_placeholders(prompt) for prompt in prompts]
+    named = [part["type"] for turn in turns for part in turn if part["type"] != "text"]
+    given = [item.kind for item in media]
+    if not named:
+        return [[{"type": kind} for kind in given] + turns[0], *turns[1:]]
+    if named != given:
+        raise UserError(f"--prompt names {', '.join(named)} but the media given are {', '.join(given) or 'none'}")
+    return turns
