@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.documents import PAGES, ROOT
+from train.commands.app import COMMANDS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
@@ -47,6 +48,8 @@ def check_command(command: str) -> None:
     program, *words = command.split()
     if program == "make":
         assert subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True).returncode == 0, command
+    elif program in PROJECT["scripts"]:
+        assert words[0] in {name.__name__.replace("_", "-") for name in COMMANDS}, command
     elif program == "python" and words[0] != "-m":
         assert (ROOT / words[0]).is_file(), command
     else:
