@@ -6,6 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json  # noqa: E402
+import threading  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -13,10 +14,16 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from data.processor import measure_visual_tokens  # noqa: E402
 from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
 from train.model.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
+
+# The lock of progress bars is shared with forks, and stays locked when one is killed that holds it; so would the thread
+# that watches bars.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 
 # The same examples in every CI run, so that a failure there is the change's; at home hypothesis looks further.
 # No deadline: how long an example takes says how busy the machine is.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MOMENTS = 5
+LONGEST = 120  # seconds that anything here may take
 
 
 def killed(function: Callable[[], object], is_time: Callable[[], bool]) -> bool:
@@ -19,9 +20,13 @@ def killed(function: Callable[[], object], is_time: Callable[[], bool]) -> bool:
             function()
         finally:
             os._exit(0)
+    end = time.monotonic() + LONGEST
     while not is_time():
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            raise TimeoutError(f"process {child} neither came to its end nor to the moment in {LONGEST} s")
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])

@@ -187,6 +187,10 @@ def test_wrong_overrides(minimal, override, said):
             "model.quantization: nf4 weights cannot be",
         ),
         (
+            ["lora.use_dora=true", "model.quantization=int8"],
+            "lora.use_dora: DoRA reads the scales of weights",
+        ),
+        (
             ["lora.init_lora_weights=orthogonal", "lora.r=5"],
             "lora.init_lora_weights: orthogonal needs an even rank, not 5",
         ),

@@ -46,6 +46,12 @@ def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
             _together("model.quantization", "lora"),
             f"{model.quantization} weights cannot be trained themselves; keep lora or remove quantization",
         )
+    if lora is not None and lora.use_dora and model.quantization == "int8":
+        yield (
+            _together("lora.use_dora", "model.quantization"),
+            "DoRA reads the scales of weights, and bitsandbytes' int8 layers move these as they compute; write nf4 or "
+            "fp4, or remove use_dora",
+        )
     if lora is not None and lora.init_lora_weights == "orthogonal" and lora.r % 2:
         yield _together("lora.init_lora_weights", "lora.r"), f"orthogonal needs an even rank, not {lora.r}"
 
