@@ -1,6 +1,7 @@
 """The errors that are shown to users as a single line, with exit status 2."""
 
 import errno
+import unicodedata
 
 
 class UserError(ValueError):
@@ -8,10 +9,24 @@ class UserError(ValueError):
 
     record: str | None = None  # the name of the record that it is about
 
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
     def about(self, record: str) -> "UserError":
         """Note which record it is about, and return it."""
         self.record = record
         return self
+
+
+class UserErrors(UserError):
+    """Several at once, a line each."""
+
+    def __init__(self, lines: list[str]):
+        super().__init__(lines)
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n".join(map(visible, self.lines))
 
 
 class SettingError(UserError):
@@ -23,7 +38,7 @@ class SettingError(UserError):
         self.setting, self.problem = setting, problem
 
     def __str__(self) -> str:
-        return f"{self.setting}: {self.problem}"
+        return visible(f"{self.setting}: {self.problem}")
 
 
 class ChangedDataError(UserError):
@@ -58,11 +73,25 @@ def refused(message: str, error: BaseException) -> UserError:
     return OutageError(message) if is_passing(error) else UserError(message)
 
 
+def visible(text: str) -> str:
+    """Return a text as it may be shown on a terminal: what would move its cursor, end its line, colour it or turn its
+    direction, and halves of characters, are written as Python escapes them.
+
+    Names of files and records come from strangers.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else f"{letter!a}"[1:-1]
+        for letter in text
+    )
+
+
 def one_line(error: BaseException) -> str:
     """Return an error's text without line ends; the name of its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return visible(" ".join(str(error).split())) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, where the rest is a library's advice; its class's name without any."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    return visible(next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__))

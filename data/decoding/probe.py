@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data.decoding.decode import check_one_size, decode, frame_times
-from data.decoding.image import PILLOW_ERRORS, load_image
+from data.decoding.image import PILLOW_ERRORS, load_image, open_picture
 from data.decoding.video import check_clip
 from data.errors import UserError
 from data.files import AnyPath
@@ -78,7 +77,7 @@ def check_picture(path: AnyPath) -> None:
     """Raise UserError for a picture that `load_image` refuses, or of which a part is missing or damaged."""
     load_image(path)
     try:
-        with Image.open(path) as file:
+        with open_picture(path) as file:
             file.verify()  # check sums of PNG, which loading skips
         damaged = file.format == "JPEG" and is_half_read(Path(path).read_bytes())
     except PILLOW_ERRORS as error:
@@ -97,7 +96,7 @@ def is_half_read(data: bytes) -> bool:
         return False
     pixels = []
     for content in (data, data[:end] + FILLING + data[end:]):
-        with Image.open(io.BytesIO(content)) as image:
+        with open_picture(io.BytesIO(content)) as image:
             pixels.append(np.asarray(image))
     complete, filled = pixels
     return not np.array_equal(complete, filled)

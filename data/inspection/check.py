@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from data.decoding.probe import File, probe
 from data.digests import Digests, digest
-from data.errors import UserError
+from data.errors import UserError, visible
 from data.inspection.fill import Filling
 from data.isolation.process_pool import run_in_pool
 from data.media.reference import Media, Pictures, pictures_of
 from data.packing.dataset import RowDataset
 from data.sources.conversation import Conversation, read_conversations
+from data.sources.guard import about_record
 from data.sources.hub_datasets import is_hub_id
 from data.sources.source import Source
 from data.tokens.columns import Ragged
@@ -93,15 +94,16 @@ def read_contents(
             for media in set(conversation.media):
                 contents.uses.setdefault(media, Use(conversation.name)).num_records += 1
             try:
-                _add(contents, conversation, tokenizer, visual_tokens, max_length, system_prompt)
+                with about_record(conversation.name):
+                    _add(contents, conversation, tokenizer, visual_tokens, max_length, system_prompt)
             except UserError as problem:
-                note(problem.about(conversation.name))
+                note(problem)
     return contents
 
 
 def _record_problem(path: str, problem: UserError) -> Problem:
     """Cut the record's name, with which messages about records begin."""
-    reason = str(problem).removeprefix(problem.record or path).lstrip(",: ")
+    reason = str(problem).removeprefix(visible(problem.record or path)).lstrip(",: ")
     return Problem(path, problem.record, reason)
 
 

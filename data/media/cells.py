@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.errors import one_line
 from data.media.reference import Cell
 
 
@@ -26,7 +27,7 @@ def read_cell(cell: Cell) -> bytes:
         with pq.ParquetFile(cell.file) as file:
             value = read_cell_value(file, cell.column, cell.record)
     except pa.ArrowException as error:
-        raise OSError(f"{cell.file}: {' '.join(str(error).split())}") from error
+        raise OSError(f"{cell.file}: {one_line(error)}") from error
     if cell.item is not None:
         value = value[cell.item]
     if isinstance(value, dict):

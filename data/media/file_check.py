@@ -10,7 +10,8 @@ from data.files import AnyPath
 from data.media.reference import Kind
 
 PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
-STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in an MP4-like container
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+STILL_BRANDS = (b"avif", b"avis", *HEIC_BRANDS)  # pictures in an MP4-like container
 CLIP_STARTS = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"0&\xb2u", b"\0\0\1\xba", b"\0\0\1\xb3")
 QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide")
 TS_SYNC, TS_PACKET_BYTES = 0x47, 188  # ISO 13818-1: each packet of a transport stream begins so, and is so long

@@ -4,9 +4,11 @@ A path, an address, {"bytes": base64 or a data: address}, {"frames": [pictures],
 """
 
 import base64
-import binascii
 import hashlib
 import os
+import re
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +24,13 @@ NOUNS = {"image": "picture", "video": "clip"}
 # The keys of a part, besides its own type, that say where its bytes are.
 PLACE_KEYS = ("bytes", "frames", "url", "path", "file")
 SCHEMES = ("http://", "https://")
+MAX_FRAMES = 2**17  # of a clip of pictures: more than an hour at 30 a second
+MAX_LABEL = 63  # letters between two dots of a host's name (RFC 1035)
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel = 6
+SHORT.maxdict = SHORT.maxlist = SHORT.maxtuple = 100
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 2000
 
 # Questions about one clip follow one another, and to ask a network disk for each of a million would take minutes.
 is_folder = lru_cache(2**10)(os.path.isdir)
@@ -76,11 +85,17 @@ class Locator:
             return self._content(name, None, where)
         if name.startswith(SCHEMES):
             try:
-                return without_secrets(name), Address(name, self.downloads)
+                check_url(name)
             except ValueError as error:
-                raise UserError(f"{where}, url: not an address ({error})") from error
+                raise UserError(f"{where}, url: not an address ({error})") from None
+            return without_secrets(name), Address(name, self.downloads)
         if url is not None:
             raise UserError(f"{where}, url: must begin with http:// or https://, got {shown(url)}")
+        try:
+            if b"\0" in os.fsencode(name):
+                raise ValueError("it has a NUL character")
+        except ValueError as error:
+            raise UserError(f"{where}: {shown(name)} cannot be the name of a file: {error}") from None
         if name in self.members:
             return self.members[name]
         if not self.roots:
@@ -96,12 +111,12 @@ class Locator:
             head, _, body = content.rpartition("base64,")
             try:
                 content = base64.b64decode(body, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise UserError(f"{where}: not base64 ({error}); encode the file's bytes") from error
             name = name or f"x.{head.removesuffix(';').rpartition('/')[2]}"  # data:video/mp4;base64,
         if not isinstance(content, bytes) or not content:
             raise UserError(f"{where}: expected the bytes of a file in base64, got {shown(content)}")
-        digest, suffix = hashlib.sha256(content).hexdigest(), PurePath(str(name or "")).suffix
+        digest, suffix = hashlib.sha256(content).hexdigest(), safe_suffix(str(name or ""))
         path = os.path.join(self.downloads.folder, "bytes", digest[:2], digest + suffix)
         if not os.path.exists(path):
             try:
@@ -113,6 +128,8 @@ class Locator:
     def _frames(self, kind: Kind, frames: Any, fps: Any, where: str) -> tuple[str, Pictures]:
         if kind != "video" or not isinstance(frames, list) or not frames:
             raise UserError(f"{where}, {kind}: expected a path or, for a clip, a list of pictures, got {shown(frames)}")
+        if len(frames) > MAX_FRAMES:
+            raise UserError(f"{where}, frames: {len(frames):,} pictures are more than {MAX_FRAMES:,}; split the clip")
         pictures = tuple(self("image", frame, f"{where}, frames", {}) for frame in frames)
         name = pictures[0].path + (f" and {len(pictures) - 1} more" if len(pictures) > 1 else "")
         return name, Pictures(pictures, checked_fps(fps, where))
@@ -122,9 +139,26 @@ def checked_fps(fps: Any, where: str) -> float | None:
     """Return a record's `fps`; raises UserError where it is no number of pictures a second."""
     if fps is None:
         return None
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= sys.float_info.max:
         raise UserError(f"{where}, fps: expected pictures a second, got {shown(fps)}")
     return float(fps)
+
+
+def safe_suffix(name: str) -> str:
+    """Return the ending of a file's name where it is a usual one, .mp4; else none."""
+    suffix = PurePath(name).suffix
+    return suffix if re.fullmatch(r"\.\w{1,8}", suffix, re.ASCII) else ""
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError for what can be no http or https address, before anybody asks for it."""
+    url.encode()
+    if any(letter < " " or letter == "\x7f" for letter in url):
+        raise ValueError("it has control characters")
+    parts = urlsplit(url)
+    if not parts.hostname or not all(0 < len(label) <= MAX_LABEL for label in parts.hostname.rstrip(".").split(".")):
+        raise ValueError(f"{shown(parts.hostname or '', 80)} cannot be the name of a host")
+    _ = parts.port  # which raises its own
 
 
 def without_secrets(url: str) -> str:
@@ -134,6 +168,6 @@ def without_secrets(url: str) -> str:
 
 
 def shown(value: Any, length: int = 200) -> str:
-    """Return a value's repr, cut to `length` letters: a record may hold a whole file."""
-    text = repr(value)
+    """Return a value's repr, cut to `length` letters: a record may hold a whole file, or be nested without end."""
+    text = SHORT.repr(value[: length + 1] if isinstance(value, str) else value)
     return text if len(text) <= length else f"{text[:length]}..."

@@ -8,9 +8,8 @@ of one clip or in a video's part, take a part of it.
 """
 
 import json
-import math
-import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,12 @@ from pathlib import Path
 from data.errors import UserError
 from data.media.locate import NOUNS, PLACE_KEYS, Locator, shown
 from data.media.reference import Media, Pictures
+from data.sources.bounds import Bounds
+from data.sources.guard import MAX_TEXT, MAX_TURNS, MAX_WORK, about_record
 from data.sources.source import Source, find_files, read_records
 from data.video_llava import PLACEHOLDERS
 
+LONGEST_SECONDS = sys.float_info.max
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -50,37 +52,21 @@ def read_conversations(source: Source, on_problem: Callable[[UserError], None] =
     except UserError as problem:
         return on_problem(problem)
     roots = tuple(Path(folder or "", root) for root in source.media_roots)
-    bounds = [folder] if folder else roots
-    bounds = [] if source.outside_media_root else [os.path.abspath(bound) for bound in bounds]
+    bounds = None if source.outside_media_root else Bounds([folder] if folder else roots)
     for file in files:
         for record in read_records(file, source.downloads, on_problem):
             # A shard's own members need no folder; a data file's media lie beside it unless a root is given.
             near = () if record.members is not None else (Path(file).parent,)
             find = Locator(roots or near, record.members or {}, source.downloads)
             try:
-                conversation = parse_record(record.content, record.name, find)
-                if bounds:
-                    _check_inside(conversation, bounds)
+                with about_record(record.name):
+                    conversation = parse_record(record.content, record.name, find)
+                    if bounds:
+                        bounds.check(conversation.media, record.name)
             except UserError as problem:
-                on_problem(problem.about(record.name))
+                on_problem(problem)
             else:
                 yield conversation
-
-
-def _check_inside(conversation: Conversation, roots: Sequence[str]) -> None:
-    """Raise UserError for a path that leaves the roots: a data file from elsewhere names files that we open.
-
-    Links are not followed: those inside of a root are its owner's.
-    """
-    for item in conversation.media:
-        frames = item.place.frames if isinstance(item.place, Pictures) else ()
-        for each in frames or (item,):
-            is_file = each.place is None or isinstance(each.place, Pictures)
-            if is_file and not any(Path(os.path.abspath(each.path)).is_relative_to(root) for root in roots):
-                raise UserError(
-                    f"{conversation.name}: {NOUNS[item.kind]} {each.path} is outside of media_root "
-                    f"{' and '.join(roots)}; move it, or set outside_media_root: true for this data file"
-                )
 
 
 def parse_record(record: dict, name: str, find: Locator) -> Conversation:
@@ -113,6 +99,7 @@ def parse_record(record: dict, name: str, find: Locator) -> Conversation:
                 f"{_counts(record, turns)}"
             )
     _check_order(messages, name)
+    _check_length(messages, name)
     return Conversation(messages, tuple(media), name, record)
 
 
@@ -138,8 +125,8 @@ def _span(holder: dict, where: str) -> dict[str, float]:
     """Read the seconds `start` and `end` of a record or a typed part, as far as it has them."""
     span = {key: holder[key] for key in ("start", "end") if holder.get(key) is not None}
     for key, value in span.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise UserError(f"{where}, {key}: expected seconds from the clip's first frame, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_SECONDS:
+            raise UserError(f"{where}, {key}: expected seconds from the clip's first frame, got {shown(value)}")
     if len(span) == 2 and span["end"] <= span["start"]:
         raise UserError(f"{where}, end: {span['end']!r} is not behind start: {span['start']!r}")
     return {key: float(value) for key, value in span.items()}
@@ -159,7 +146,7 @@ def _role_and_parts(turn: dict, where: str) -> tuple[str, list[dict]]:
     turn = _without_nulls(turn)
     role = turn.get("from", turn.get("role"))
     if not isinstance(role, str) or role not in ROLES:
-        raise UserError(f"{where}: role {role!r} is none of {', '.join(ROLES)}")
+        raise UserError(f"{where}: role {shown(role)} is none of {', '.join(ROLES)}")
     content = turn.get("value", turn.get("content"))
     if isinstance(content, str):
         parts = split_placeholders(content)
@@ -215,7 +202,7 @@ def _typed_part(part: dict, where: str) -> dict:
         part = {**part, "type": (kind := kind.removesuffix("_url")), kind: part.get(part["type"])}
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
-    if kind not in PLACEHOLDERS:
+    if not isinstance(kind, str) or kind not in PLACEHOLDERS:
         raise UserError(f"{where}: part {shown(part)} is none of text, image, video")
     value = part.get(kind) or None
     if value is None or isinstance(value, str):
@@ -225,6 +212,19 @@ def _typed_part(part: dict, where: str) -> dict:
     if span and (kind, value is None) != ("video", False):
         raise UserError(f"{where}: 'start' and 'end' belong to a part that names a clip, not to {shown(part)}")
     return {"type": kind, "value": value, "span": span}
+
+
+def num_letters(messages: list[dict]) -> int:
+    """Count the letters of all texts."""
+    return sum(len(part.get("text", "")) for message in messages for part in message["content"])
+
+
+def _check_length(messages: list[dict], name: str) -> None:
+    """Raise UserError for a conversation that would take all memory when it is tokenised."""
+    letters, turns = num_letters(messages), len(messages)
+    if letters > MAX_TEXT or turns > MAX_TURNS or letters * turns > MAX_WORK:
+        raise UserError(f"{name}: {letters:,} letters in {turns:,} messages are more than a conversation may have "
+                        f"({MAX_TEXT:,}, in fewer turns where it is long); split it")  # fmt: skip
 
 
 def _check_order(messages: list[dict], name: str) -> None:

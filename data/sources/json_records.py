@@ -1,12 +1,24 @@
-"""JSON files, and what records of all formats become: one at a time, with a name for messages."""
+"""JSON files, and what records of all formats become: one at a time, with a name for messages.
+
+A list is read as lines are, a record at a time: neither its length nor a bad record costs more than itself.
+"""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from data.errors import UserError
 from data.media.reference import Part, Segment
+from data.sources.guard import MAX_RECORD, TooLargeRecord, about_record, check_size
+
+PIECE = 2**20  # letters that are read at once; a value within them needs no search for its end
+MAX_STEPS = 2 * 10**6  # brackets, commas and quotes that are looked at to find a record's end: some seconds
+BLANKS = re.compile(r"[ \t\n\r]*")
+OUTSIDE, INSIDE = re.compile(r'["\[\]{},]'), re.compile(r'["\\]')  # what ends a value, and a string
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +34,156 @@ class Record:
 
 
 def read_json(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
-    """Read a list, or an object a line; a line that is not JSON is a problem, and takes a number as the others do."""
+    """Read a list, or an object a line; what is not JSON is a problem, and takes a number as the others do."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            if _first_character(file) == "[":
-                for number, record in enumerate(json.load(file), start=1):
-                    yield Record(record, f"{path} record {number}")
-                return
-            count = 0
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    count += 1
-                    try:
-                        record = json.loads(line)
-                    except json.JSONDecodeError as problem:
-                        name = f"{path} line {number}"
-                        on_problem(UserError(f"{name}: not JSON: {problem}").about(name))
-                        continue
-                    yield Record(record, f"{path} record {count}")
-    except json.JSONDecodeError as problem:
-        on_problem(UserError(f"{path}: not JSON: {problem}"))
-    except UnicodeDecodeError as problem:
-        on_problem(UserError(f"{path}: not a text file in UTF-8 (byte {problem.start})"))
+        with open(path, "rb") as file:
+            if file.read(2) in UTF_16:
+                return on_problem(UserError(f"{path}: not a text file in UTF-8 (byte 0)"))
+        # Bytes that are not UTF-8 become surrogates, so that they cost their own record alone.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            letters = Letters(file)
+            if letters.peek() == "[":
+                yield from read_list(letters, path, on_problem)
+            else:
+                file.seek(0)
+                yield from _read_lines(file, path, on_problem)
     except OSError as problem:
         on_problem(UserError(f"{path}: cannot read the data file: {problem.strerror}"))
 
 
-def _first_character(file: TextIO) -> str:
-    while (character := file.read(1)).isspace():
-        pass
-    file.seek(0)
-    return character
+def _read_lines(file: TextIO, path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
+    count = number = 0
+    while line := file.readline(MAX_RECORD + 1):
+        number += 1
+        if len(line) > MAX_RECORD:
+            while (rest := file.readline(PIECE)) and not rest.endswith("\n"):
+                pass
+        elif not line.strip():
+            continue
+        count += 1
+        name = f"{path} line {number}"
+        try:
+            with about_record(name):
+                record = parsed(line, name)
+        except UserError as problem:
+            on_problem(problem)
+        else:
+            yield Record(record, f"{path} record {count}")
+
+
+def parsed(text: str, name: str) -> Any:
+    """Return the JSON value of a text that `name` names. Raises UserError, and what `about_record` takes."""
+    check_size(text)
+    _check_unicode(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: not JSON: {error}") from None
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not text in UTF-8 ({text[error.start]!a} at letter {error.start + 1})") from None
+
+
+class Letters:
+    """The letters of a file from a place on; what lies before that is forgotten."""
+
+    def __init__(self, file: TextIO):
+        self.file, self.text, self.at, self.is_long = file, "", 0, False
+
+    def read_on(self) -> bool:
+        """Read as much again as there is, so that long values cost no more than their length; tell if there was any."""
+        rest = self.text[self.at :]
+        new = self.file.read(max(PIECE, len(rest)))
+        self.text, self.at = rest + new, 0
+        return bool(new)
+
+    def peek(self) -> str:
+        """Return the next letter that is no blank, "" at the end, and go there."""
+        while True:
+            found = BLANKS.match(self.text, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.text) or not self.read_on():
+                return self.text[self.at : self.at + 1]
+
+    def value(self, name: str) -> Any:
+        """Return the JSON value that begins here, in a list, and go to what follows it.
+
+        Raises UserError, and what `about_record` takes, at the same place.
+        """
+        if len(self.text) - self.at <= 2 * PIECE:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+            except Exception:  # it goes on behind these letters, or is wrong, and `parsed` says how
+                end = len(self.text)
+            if (found := BLANKS.match(self.text, end)) and self.text[found.end() : found.end() + 1] in (",", "]"):
+                start, self.at = self.at, found.end()
+                _check_unicode(self.text[start:end])
+                return value
+        return parsed(self._take(), name)
+
+    def _take(self) -> str:
+        """Return the text up to the comma or bracket that ends the value, and go there. Raises TooLargeRecord."""
+        end, depth, is_string, self.is_long = self.at, 0, False, False
+        for _ in range(MAX_STEPS):
+            letter, end = self._find(INSIDE if is_string else OUTSIDE, end)
+            if not letter or (letter in ",]" and depth == 0 and not is_string):
+                start, self.at = self.at, end - len(letter)
+                if self.is_long:
+                    raise TooLargeRecord
+                return self.text[start : self.at]
+            if letter == '"':
+                is_string = not is_string
+            elif letter == "\\":
+                end += 1
+            elif letter != ",":
+                depth = depth + 1 if letter in "[{" else max(0, depth - 1)
+        self.text, self.at = "", 0
+        self.file.seek(0, 2)
+        raise TooLargeRecord("has too many brackets and texts; it and what follows it in the file are not read")
+
+    def _find(self, letters: re.Pattern, end: int) -> tuple[str, int]:
+        """Return the next of some letters from `end` on and the place behind it, "" at the file's end.
+
+        What is too long to be kept is forgotten meanwhile.
+        """
+        while not (found := letters.search(self.text, end)):
+            if len(self.text) - self.at > MAX_RECORD:
+                self.at, self.is_long = len(self.text), True
+            end = max(end, len(self.text)) - self.at  # an escaped letter may lie behind what was read
+            if not self.read_on():
+                return "", len(self.text)
+        return found[0], found.end()
+
+
+def read_list(letters: Letters, name: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
+    """Read the records of a JSON list, which is next."""
+    letters.peek()
+    letters.at += 1
+    number = 0
+    while (letter := letters.peek()) == "," or not number:
+        if letter == "]":  # it is empty
+            break
+        letters.at += number > 0
+        number += 1
+        record = f"{name} record {number}"
+        try:
+            with about_record(record):
+                value = _next_value(letters, record)
+        except UserError as problem:
+            on_problem(problem)
+        else:
+            yield Record(value, record)
+    if letter != "]":
+        return on_problem(UserError(f"{name}: not JSON: ends before the bracket that closes its list; copy it again"))
+    letters.at += 1
+    if letters.peek():
+        on_problem(UserError(f"{name}: not JSON: something stands behind the bracket that closes its list"))
+
+
+def _next_value(letters: Letters, name: str) -> Any:
+    letters.peek()
+    return letters.value(name)

@@ -6,22 +6,24 @@ compressed, they are found again by column and number of the record.
 
 import os
 from collections.abc import Callable, Iterator
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from data.media.reference import KINDS, Cell, Segment
+from data.sources.arrow_files import MAX_PER_BYTE, arrow_records
+from data.sources.guard import about_record, described
 from data.sources.json_records import Record
+from data.sources.record_batches import RECORDS_AT_ONCE, each_record
 
 MEDIA = (*KINDS, *(kind + "s" for kind in KINDS))
 COLUMNS = ("id", "accept", "start", "end", "conversations", "messages", *MEDIA)
 SUFFIXES = (".parquet", ".arrow")
-RECORDS_AT_ONCE = 256  # few enough to be light, many enough for pyarrow not to be slowed down by calls
+MAX_BATCH_BYTES = 2**30  # of a batch whose values are all the longest that its part of the file can have
 
 
 def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
@@ -29,15 +31,37 @@ def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[R
     try:
         with open(path, "rb"):  # whose errors are clearer
             pass
-        records = _parquet_records(path) if path.endswith(".parquet") else _arrow_records(path)
-        for number, record in enumerate(records, start=1):
-            content = {key: value for key, value in record.items() if value is not None}
-            yield Record(content, f"{path} record {number}")
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        on_problem(UserError(f"{path}: is damaged or not a {path.rpartition('.')[2]} file ({reason}); copy it again"))
+        is_parquet = path.endswith(".parquet")
+        records = _parquet_records(path, on_problem) if is_parquet else enumerate(arrow_records(path, COLUMNS), start=1)
+        for number, record in records:
+            name = f"{path} record {number}"
+            try:
+                with about_record(name):
+                    content = _content(record, path, number)
+            except UserError as problem:
+                on_problem(problem)
+            else:
+                yield Record(content, name)
+    except UserError as problem:
+        on_problem(problem)
     except OSError as error:
+        if isinstance(error, pa.ArrowException) or error.errno is None:  # pyarrow says so of files that are cut
+            return on_problem(_damaged(path, error))
         on_problem(UserError(f"{path}: cannot read the data file: {error.strerror or error}"))
+    except Exception as error:
+        on_problem(_damaged(path, error))
+
+
+def _damaged(path: str, error: Exception, what: str = "") -> UserError:
+    reason = one_line(error) if isinstance(error, pa.ArrowException) else described(error)
+    return UserError(f"{path}: {what}is damaged or not a {path.rpartition('.')[2]} file ({reason}); copy it again")
+
+
+def _content(record: Any, path: str, number: int) -> dict:
+    """Return a record without the columns that it lacks; raise the error that it is."""
+    if isinstance(record, Exception):
+        raise record
+    return {key: _named(value, path, number, key) for key, value in record.items() if value is not None}
 
 
 def shown_path(file: str, number: int, name: str | None, place: str) -> str:
@@ -45,23 +69,49 @@ def shown_path(file: str, number: int, name: str | None, place: str) -> str:
     return os.path.join(file, f"record {number}", PurePath(name or place).name)
 
 
-def _parquet_records(path: str) -> Iterator[dict]:
+def _parquet_records(path: str, on_problem: Callable[[UserError], None]) -> Iterator[tuple[int, Any]]:
+    """Yield the number of each record and its columns, or the error that keeps it from being read."""
     with pq.ParquetFile(path) as file:
-        leaves = [file.schema.column(number) for number in range(len(file.schema.names))]
-        content = {leaf.path: _column(leaf) for leaf in leaves if _column(leaf) in MEDIA and _is_bytes(leaf)}
-        light = [leaf.path for leaf in leaves if _column(leaf) in COLUMNS and leaf.path not in content]
-        has_light = {leaf.partition(".")[0] for leaf in light}
-        number = 0
+        if file.metadata.num_rows > MAX_PER_BYTE * os.path.getsize(path):
+            raise pa.ArrowInvalid(f"it claims {file.metadata.num_rows:,} records in {os.path.getsize(path):,} bytes")
+        first = 0
         for group in range(file.num_row_groups):
-            present = {leaf: column for leaf, column in content.items() if _num_null(file, group, leaf)[1]}
-            shapes = {leaf: _shapes(file, group, leaf) for leaf, column in present.items() if column not in has_light}
-            for batch in file.iter_batches(RECORDS_AT_ONCE, [group], light, use_threads=False):
-                for record in batch.to_pylist():
-                    for leaf, column in present.items():
-                        value = next(shapes[leaf]) if leaf in shapes else record[column]
-                        record[column] = _with_cells(path, leaf, column, number, value)
-                    yield record
+            number = first
+            first += file.metadata.row_group(group).num_rows
+            try:
+                for record in _group_records(file, path, group, number):
                     number += 1
+                    yield number, record
+            except Exception as error:
+                on_problem(_damaged(path, error, f"its part with records {number + 1} to {first} "))
+
+
+def _group_records(file: pq.ParquetFile, path: str, group: int, number: int) -> Iterator[Any]:
+    leaves = [file.schema.column(place) for place in range(len(file.schema.names))]
+    content = {leaf.path: _column(leaf) for leaf in leaves if _column(leaf) in MEDIA and _is_bytes(leaf)}
+    light = [leaf.path for leaf in leaves if _column(leaf) in COLUMNS and leaf.path not in content]
+    has_light = {leaf.partition(".")[0] for leaf in light}
+    present = {leaf: column for leaf, column in content.items() if _num_null(file, group, leaf)[1]}
+    shapes = {leaf: _shapes(file, group, leaf) for leaf, column in present.items() if column not in has_light}
+    for batch in file.iter_batches(_num_at_once(file, group, light), [group], light, use_threads=False):
+        for record in each_record(batch, pa.RecordBatch.to_pylist):
+            found = {leaf: next(shape) for leaf, shape in shapes.items()}
+            try:
+                for leaf, column in () if isinstance(record, Exception) else present.items():
+                    value = found[leaf] if leaf in found else record[column]
+                    record[column] = _with_cells(path, leaf, column, number, value)
+            except Exception as error:
+                record = error
+            yield record
+            number += 1
+
+
+def _num_at_once(file: pq.ParquetFile, group: int, light: list[str]) -> int:
+    """Return how many records may be read at once: a value that is stored once may stand in all of them."""
+    row_group = file.metadata.row_group(group)
+    chunks = [row_group.column(place) for place in range(row_group.num_columns)]
+    longest = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks if chunk.path_in_schema in light)
+    return max(1, min(RECORDS_AT_ONCE, MAX_BATCH_BYTES // max(1, longest)))
 
 
 def _column(leaf: pq.ColumnSchema) -> str:
@@ -85,13 +135,13 @@ def _shapes(file: pq.ParquetFile, group: int, leaf: str) -> Iterator:
     """Tell record by record what a column has that holds nothing but bytes: {}, a list of them, or None without any."""
     if "." not in leaf and not _num_null(file, group, leaf)[0]:
         return repeat({})
-    return (_shape(batch.column(0)[0].as_py()) for batch in file.iter_batches(1, [group], [leaf], use_threads=False))
+    return (_shape(batch.column(0)[0]) for batch in file.iter_batches(1, [group], [leaf], use_threads=False))
 
 
-def _shape(value: Any) -> dict | list | None:
-    if isinstance(value, list):
-        return [_shape(each) for each in value]
-    return None if value is None else {}
+def _shape(value: pa.Scalar) -> dict | list | None:
+    if not value.is_valid:
+        return None
+    return [_shape(each) for each in value.values] if isinstance(value, pa.ListScalar) else {}
 
 
 def _with_cells(path: str, leaf: str, column: str, number: int, value: Any) -> Any:
@@ -107,49 +157,6 @@ def _with_cell(cell: Cell, value: dict | None, place: str) -> dict | None:
     if value is None:
         return None
     return {"bytes": cell, "path": shown_path(cell.file, cell.record + 1, value.get("path"), place)}
-
-
-def _arrow_records(path: str) -> Iterator[dict]:
-    with pa.memory_map(path) as file:
-        whole = file.read_buffer()
-        try:
-            reader = pa.ipc.open_file(whole)
-            batches = map(reader.get_batch, range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            batches = pa.ipc.open_stream(whole)  # as `datasets` writes them
-        number = 0
-        for batch in batches:
-            names = [name for name in batch.schema.names if name in COLUMNS]
-            columns = [_values(batch[name], path, whole) for name in names]
-            for values in zip(*columns, strict=True):
-                number += 1
-                yield {name: _named(value, path, number, name) for name, value in zip(names, values, strict=True)}
-
-
-def _values(array: pa.Array, path: str, whole: pa.Buffer) -> list:
-    """Do what `to_pylist` does, with ranges of the file `whole` in place of bytes."""
-    if isinstance(array, pa.BinaryArray | pa.LargeBinaryArray):
-        values = _segments(array, path, whole)
-    elif isinstance(array, pa.StructArray):
-        names = [field.name for field in array.type]
-        columns = [_values(array.field(name), path, whole) for name in names]
-        values = [dict(zip(names, items, strict=True)) for items in zip(*columns, strict=True)]
-    elif isinstance(array, pa.ListArray | pa.LargeListArray):
-        items, ends = _values(array.values, path, whole), array.offsets.to_pylist()
-        values = [items[start:end] for start, end in pairwise(ends)]
-    else:
-        return array.to_pylist()
-    return [value if valid else None for value, valid in zip(values, array.is_valid().to_pylist(), strict=True)]
-
-
-def _segments(array: pa.BinaryArray | pa.LargeBinaryArray, path: str, whole: pa.Buffer) -> list[Segment]:
-    _, offsets, content = array.buffers()
-    width = np.int64 if isinstance(array, pa.LargeBinaryArray) else np.int32
-    ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].tolist()
-    start = content.address - whole.address if content else 0
-    if not 0 <= start <= whole.size - ends[-1]:
-        raise pa.ArrowInvalid("its bytes are compressed: write it without compression, or as Parquet")
-    return [Segment(path, start + begin, end - begin) for begin, end in pairwise(ends)]
 
 
 def _named(value: Any, path: str, number: int, place: str) -> Any:

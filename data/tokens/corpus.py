@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from data.errors import OutageError, UserError
+from data.errors import OutageError, UserError, visible
 from data.media.bad_media import too_many
 from data.media.reference import Media
 from data.media.storage import check_media
@@ -48,7 +48,7 @@ class Corpus:
             name = self.samples.name(next(i for i, number in enumerate(self.samples.turns_dropped) if number))
             lines.append(f"{self.num_turns_dropped} trailing turns beyond max_length {max_length} (first: {name})")
         lines += list(self.unreadable.values())
-        return lines
+        return list(map(visible, lines))
 
 
 def load_corpus(

@@ -18,11 +18,13 @@ from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError
 from data.media.reference import Media
-from data.sources.conversation import Conversation, with_system_prompt
+from data.sources.conversation import Conversation, num_letters, with_system_prompt
+from data.sources.guard import about_record
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
 IGNORE_INDEX = -100  # what torch's cross-entropy and transformers leave out of the loss
 BATCH = 128  # conversations that are rendered and tokenised together
+BATCH_SIZE = 2**22  # letters times messages, see MAX_WORK: as much as of 128 conversations of 16 messages of 128 letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +97,30 @@ def encode_all(
     """Yield the name of each conversation and what `encode` makes of it; many at once, which is faster."""
     find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
     keep_no_texts(tokenizer.backend_tokenizer)
-    for batch in _batches(conversations):
+
+    def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:
         dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
         texts = render_all(dialogues, tokenizer, generation_prompt=False)
         encoded = tokenizer(texts, return_offsets_mapping=True)
         spans = _answer_spans(dialogues, texts, tokenizer)
+        samples = []
         for conversation, messages, ids, offsets, answers in zip(
             batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
         ):
             _refuse_special_tokens(messages, find_special, conversation.name)
             trained = _tokens_of(answers, offsets, conversation.name)
-            yield conversation.name, _sample(conversation, ids, trained, tokenizer, visual_tokens, max_length)
+            sample = _sample(conversation, ids, trained, tokenizer, visual_tokens, max_length)
+            samples.append((conversation.name, sample))
+        return samples
+
+    for batch in _batches(conversations):
+        try:
+            yield from encode_batch(batch)
+        except Exception:  # which of them it is, shows one by one, behind those before it
+            for conversation in batch:
+                with about_record(conversation.name):
+                    samples = encode_batch([conversation])
+                yield from samples
 
 
 def keep_no_texts(tokenizer: Tokenizer) -> None:
@@ -119,14 +134,18 @@ def keep_no_texts(tokenizer: Tokenizer) -> None:
 
 
 def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    """Yield batches. Conversations before a record that cannot be read come out before its error."""
-    batch = []
+    """Yield batches of BATCH conversations, of fewer where they are long.
+
+    Conversations before a record that cannot be read come out before its error.
+    """
+    batch, size = [], 0
     try:
         for conversation in conversations:
             batch.append(conversation)
-            if len(batch) == BATCH:
+            size += num_letters(conversation.messages) * len(conversation.messages)
+            if len(batch) == BATCH or size > BATCH_SIZE:
                 yield batch
-                batch = []
+                batch, size = [], 0
     except UserError:
         if batch:
             yield batch

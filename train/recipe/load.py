@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data.errors import UserError
+from data.errors import UserError, UserErrors
 from train.recipe.keys import plain_keys, sections
 from train.recipe.problems import Keys, dotted, find_problems
 from train.recipe.recipe import Data, Lora, Model, Recipe
@@ -47,7 +47,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         )
         lines.append(f"{'command line' if from_command_line else path}: {dotted(keys)}: {text}")
     if lines or recipe is None:
-        raise UserError("\n".join(lines))
+        raise UserErrors(lines)
     return recipe
 
 

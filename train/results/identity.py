@@ -7,7 +7,7 @@ import sys
 from torch import nn
 from transformers import VideoLlavaProcessor
 
-from data.errors import UserError
+from data.errors import UserError, visible
 from train.model.fingerprint import check_logits, last_logits, reference_inputs, settings_digest
 from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, digest_of_files, identify_base
 from train.results.artifact import Artifact, read_json
@@ -17,7 +17,7 @@ SHOWN = 12  # characters of a digest in a message: enough to compare by eye
 
 def notice(text: str) -> None:
     """Tell the user on stderr: stdout is for answers."""
-    print(f"notice: {text}", file=sys.stderr, flush=True)
+    print(visible(f"notice: {text}"), file=sys.stderr, flush=True)
 
 
 def missing_fingerprint(artifact: Artifact) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from data.errors import UserError
+from data.errors import UserError, visible
 from data.files import write_whole
 from data.media.bad_media import BadMedia, media_key, too_many
 from data.media.imprint import imprint
@@ -74,7 +74,7 @@ class BadMediaGuard:
             append_line(self.path, line)
             if bad.item.path not in {line["file"] for line in self._lines.values()}:
                 more = f" and {len(bad.records) - 1} more" if len(bad.records) > 1 else ""
-                print(f"left out: {bad.records[0]}{more}: {bad.reason}", flush=True)
+                print(visible(f"left out: {bad.records[0]}{more}: {bad.reason}"), flush=True)
         self._lines[key] = line
 
     def _files(self, part: Part, step: int) -> dict[str, dict]:
