@@ -23,9 +23,9 @@ except ImportError:  # an extra: `load_image` names it where it is missing
 MAX_ASPECT_RATIO = 200
 WHITE_16 = 65535  # white of 16 bits
 
-# What is opened, whatever a file is called. Of Pillow's formats these are pictures that people have and that Pillow reads
-# by itself: EPS starts ghostscript, WMF and BUFR, GRIB and HDF5 call what else is installed, the rest are games' textures
-# and displays of the eighties. JPEG brings MPO, of phones.
+# What is opened, whatever a file is called. Of Pillow's formats these are pictures that people have and that Pillow
+# reads by itself: EPS starts ghostscript, WMF, BUFR, GRIB and HDF5 call what else is installed, the rest are textures
+# of games and displays of the eighties. JPEG brings MPO, of phones.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO", "ICNS", "TGA"),
     *("PCX", "SGI", "QOI", "DDS", "PSD"),

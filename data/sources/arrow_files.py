@@ -45,9 +45,7 @@ def arrow_records(path: str, wanted: tuple[str, ...]) -> Iterator[Any]:
                 yield from repeat(error, batch.num_rows)
                 continue
             for start in range(0, batch.num_rows, RECORDS_AT_ONCE):
-                yield from each_record(
-                    batch.slice(start, RECORDS_AT_ONCE), lambda part: _to_values(part, path, whole)
-                )
+                yield from each_record(batch.slice(start, RECORDS_AT_ONCE), lambda part: _to_values(part, path, whole))
 
 
 def _validate(batch: pa.RecordBatch) -> None:

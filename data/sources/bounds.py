@@ -63,7 +63,7 @@ class Bounds:
 
 
 def _blobs(folder: str) -> list[str]:
-    """Return where the files of a commit lie in the hub's cache, snapshots/COMMIT/a.mp4 being a link to ../../blobs/X."""
+    """Return where the hub's cache has the files of a commit: snapshots/COMMIT/a.mp4 is a link to ../../blobs/X."""
     commits = (each for each in (Path(folder), *Path(folder).parents) if each.parent.name == "snapshots")
     return [str(commit.parent.parent / "blobs") for commit in commits]
 

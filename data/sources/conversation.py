@@ -10,13 +10,13 @@ of one clip or in a video's part, take a part of it.
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
 from data.media.locate import NOUNS, PLACE_KEYS, Locator, shown
-from data.media.reference import Media, Pictures
+from data.media.reference import Media
 from data.sources.bounds import Bounds
 from data.sources.guard import MAX_TEXT, MAX_TURNS, MAX_WORK, about_record
 from data.sources.source import Source, find_files, read_records

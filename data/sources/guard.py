@@ -30,7 +30,7 @@ def about_record(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as problem:
-        raise problem.about(problem.record or name)
+        raise problem.about(problem.record or name) from problem.__cause__
     except Exception as error:
         raise refused(f"{name}: {described(error)}; mend or drop it", error).about(name) from error
 

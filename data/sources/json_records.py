@@ -14,7 +14,7 @@ from data.media.reference import Part, Segment
 from data.sources.guard import MAX_RECORD, TooLargeRecord, about_record, check_size
 
 PIECE = 2**20  # letters that are read at once; a value within them needs no search for its end
-MAX_STEPS = 2 * 10**6  # brackets, commas and quotes that are looked at to find a record's end: some seconds
+MAX_STEPS = 10**7  # brackets, commas and quotes that are looked at to find a record's end: some seconds
 BLANKS = re.compile(r"[ \t\n\r]*")
 OUTSIDE, INSIDE = re.compile(r'["\[\]{},]'), re.compile(r'["\\]')  # what ends a value, and a string
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -118,7 +118,7 @@ class Letters:
             try:
                 value, end = DECODER.raw_decode(self.text, self.at)
             except Exception:  # it goes on behind these letters, or is wrong, and `parsed` says how
-                end = len(self.text)
+                value, end = None, len(self.text)
             if (found := BLANKS.match(self.text, end)) and self.text[found.end() : found.end() + 1] in (",", "]"):
                 start, self.at = self.at, found.end()
                 _check_unicode(self.text[start:end])

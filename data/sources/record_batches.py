@@ -42,11 +42,11 @@ def weight(array: pa.Array) -> int:
     own = PYTHON_BYTES * len(array)
     if isinstance(array, pa.DictionaryArray):
         if is_text(array.dictionary.type):
-            return own + _sum(pc.take(pc.binary_length(array.dictionary), array.indices))
+            return own + _sum(_call("take", _call("binary_length", array.dictionary), array.indices))
         if array.dictionary.type.num_fields == 0:
             return own
     elif is_text(array.type):
-        return own + _sum(pc.binary_length(array))
+        return own + _sum(_call("binary_length", array))
     elif pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):  # as polars writes
         return own + _length_of_views(array)
     elif isinstance(array, pa.MapArray):
@@ -73,4 +73,9 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _sum(numbers: pa.Array) -> int:
-    return pc.sum(numbers).as_py() or 0
+    return _call("sum", numbers).as_py() or 0
+
+
+def _call(name: str, *arrays: pa.Array) -> Any:
+    """Do what pyarrow.compute's function of that name does; they are made when it is imported."""
+    return pc.call_function(name, list(arrays))

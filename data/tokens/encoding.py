@@ -24,7 +24,7 @@ from data.video_llava import PLACEHOLDERS, VisualTokens
 
 IGNORE_INDEX = -100  # what torch's cross-entropy and transformers leave out of the loss
 BATCH = 128  # conversations that are rendered and tokenised together
-BATCH_SIZE = 2**22  # letters times messages, see MAX_WORK: as much as of 128 conversations of 16 messages of 128 letters
+BATCH_SIZE = 2**22  # letters times messages, see MAX_WORK: of 128 conversations with 16 messages of 128 letters
 
 
 @dataclass(frozen=True, slots=True)
