@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
 from data.decoding.container import num_cores
-from data.errors import UserError
+from data.errors import UserError, visible
 from data.files import write_whole
 from data.inspection.check import Contents, Problem, files_of, probe_files, read_contents, summarize, unused_media
 from data.inspection.fill import Filling
@@ -79,8 +79,7 @@ def check_recipe(
         filling.cache.remove_killed()  # a process that took too long, or was ended because the cache was full
         kept, number = filling.num_kept(files)
         report["frame_cache"] = {"folder": recipe.data.frame_cache, "kept": kept, "wanted": number}
-    text = "\n".join(summary(report, recipe.data.max_length))
-    print(text.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
+    print(*map(visible, summary(report, recipe.data.max_length)), sep="\n")
     if json_file:
         write(json_file, json.dumps(report, indent=2) + "\n")
     if problems:
