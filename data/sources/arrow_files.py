@@ -110,8 +110,8 @@ def _unpacked_size(message: pa.Message) -> int:
         return struct.unpack_from(form, data, at)[0]
 
     def field(table: int, place: int) -> int:
-        rows = table - number("<i", table)
-        offset = number("<H", rows + 4 + 2 * place) if 4 + 2 * place < number("<H", rows) else 0
+        places = table - number("<i", table)
+        offset = number("<H", places + 4 + 2 * place) if 4 + 2 * place < number("<H", places) else 0
         return table + offset if offset else 0
 
     def follow(at: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from data.errors import UserError
+from data.errors import UserError, visible
 from data.media.reference import Part, Segment
 from data.sources.guard import MAX_RECORD, TooLargeRecord, about_record, check_size
 
@@ -174,6 +174,9 @@ def read_list(letters: Letters, name: str, on_problem: Callable[[UserError], Non
             with about_record(record):
                 value = _next_value(letters, record)
         except UserError as problem:
+            if not letters.peek():
+                reason = str(problem).removeprefix(f"{visible(record)}: ")
+                return on_problem(UserError(f"{name}: ends within record {number}: {reason}"))
             on_problem(problem)
         else:
             yield Record(value, record)
