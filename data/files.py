@@ -60,8 +60,8 @@ def remove_if_killed(left: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock on a file or folder; BlockingIOError where another process does."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Hold the lock on a file or folder; BlockingIOError where another process does, OSError for a link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe without a writer would wait
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

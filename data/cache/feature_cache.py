@@ -9,7 +9,7 @@ import torch
 from transformers import VideoLlavaProcessor
 
 from data.cache.frame_cache import FrameKeys
-from data.cache.tensor_files import TensorFiles
+from data.cache.tensor_files import Kind, TensorFiles
 from data.errors import MediaError, SettingError
 from data.media.reference import Media
 from data.video_llava import IMAGE_KEY
@@ -76,7 +76,7 @@ class FeatureLoader:
 
     def __contains__(self, item: Media) -> bool:
         try:
-            return self._files.path(self._key(item)).exists()
+            return self._files.has(self._key(item), self._kind(item))
         except OSError:  # the file is missing, as its reader will say
             return False
 
@@ -96,7 +96,7 @@ class FeatureLoader:
         if item in self.refused:
             raise MediaError(self.refused[item])
         try:
-            found = self._files.read(self._key(item))
+            found = self._files.read(self._key(item), self._kind(item))
         except OSError:
             found = None
         if found is None:
@@ -106,6 +106,10 @@ class FeatureLoader:
                 "the same command makes them anew",
             )
         return found
+
+    def _kind(self, item: Media) -> Kind:
+        shape = self.features.shape if item.kind == "image" else (self.num_frames, *self.features.shape)
+        return Kind(shape, self.features.dtype)
 
     def _key(self, item: Media) -> dict[str, Any]:
         return {

@@ -10,13 +10,15 @@ from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import VideoLlavaProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 
-from data.cache.tensor_files import TensorFiles
+from data.cache.tensor_files import Kind, TensorFiles
 from data.errors import SettingError, UserError
 from data.media.reference import Media, identity
+from data.video_llava import fit
 
 FORMAT = 2  # the frames of sparse AVIs were others in 1
 # The packages between a file and the pixels that are kept: another version of one may round otherwise.
@@ -74,6 +76,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def kinds_of_frames(processor: VideoLlavaProcessor, num_frames: int) -> dict[str, Kind]:
+    """Return what fitted pictures (3, H, W) and clips (F, 3, H, W) are, by fitting a blank one."""
+    blank = np.zeros((32, 32, 3), dtype=np.uint8)
+    picture, (frame, *_) = fit(processor, "image", blank), fit(processor, "video", blank[None])
+    return {"image": Kind.of(picture), "video": Kind((num_frames, *frame.shape), frame.dtype)}
+
+
 class CannotKeepError(UserError):
     """A cache that takes no more: it is full, or its disk refuses a write."""
 
@@ -96,6 +105,7 @@ class FrameCache:
         must_keep: bool = False,
     ):
         self.key_of = FrameKeys(processor, num_frames)
+        self._kinds = kinds_of_frames(processor, num_frames)
         try:
             self._files = TensorFiles(folder, None if max_gib is None else int(max_gib * 2**30))
         except OSError as problem:
@@ -110,15 +120,15 @@ class FrameCache:
             key = self.key_of(item)
         except OSError:  # the file is missing: its reader has the words for that
             return make()
-        if (pixels := self._files.read(key)) is None:
+        if (pixels := self._files.read(key, self._kinds[item.kind])) is None:
             pixels = make()
             self._keep(key, pixels)
         return pixels
 
     def __contains__(self, item: Media) -> bool:
-        """Tell whether there is a file for it, without a look into it."""
+        """Tell whether there is an entry for it, by its head."""
         try:
-            return self._files.path(self.key_of(item)).exists()
+            return self._files.has(self.key_of(item), self._kinds[item.kind])
         except OSError:
             return False
 

@@ -5,10 +5,12 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,8 +18,22 @@ from safetensors.torch import save
 
 from data.files import UNFINISHED, remove_if_killed, unfinished_path, write_whole
 
+T = TypeVar("T")
 TENSOR = "tensor"
+SIZE_DIGITS = 20  # of the number of bytes that all files take
 FREED_SHARE = 0.05  # of the bound: making room looks at every file, so it makes some for others to come
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a tensor must be to be an entry."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Self:
+        return cls(tuple(tensor.shape), tensor.dtype)
 
 
 class TensorFiles:
@@ -46,23 +62,46 @@ class TensorFiles:
         name = hashlib.sha256(_canonical(key).encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
-    def read(self, key: Mapping) -> torch.Tensor | None:
-        """Return a tensor, memory-mapped, or None. A file that is damaged, or another key's, is removed."""
+    def has(self, key: Mapping, kind: Kind) -> bool:
+        """Return whether there is an entry by the look of it, without its tensor; what looks otherwise is removed."""
+        return self._checked(key, kind, lambda file, about: True) is not None
+
+    def read(self, key: Mapping, kind: Kind) -> torch.Tensor | None:
+        """Return a tensor, memory-mapped, or None. What is damaged, another key's or of another kind is removed."""
         path = self.path(key)
+
+        def sound(file: Any, about: Mapping[str, str]) -> torch.Tensor | None:
+            tensor = file.get_tensor(TENSOR)
+            return tensor if about == _about(key, tensor) else None
+
+        if (tensor := self._checked(key, kind, sound)) is not None:
+            with contextlib.suppress(OSError):  # another process may be faster, or the file somebody else's
+                if path.stat().st_mtime < self.started:
+                    os.utime(path)  # the time of last use
+        return tensor
+
+    def _checked(self, key: Mapping, kind: Kind, look: Callable[[Any, Mapping[str, str]], T]) -> T | None:
+        """Return look(file, what is noted beside its tensor) for an entry of the kind; None, and no entry, for others.
+
+        A cache may be shared with strangers: an entry is a file and no link, and no pipe, which would wait for ever.
+        """
+        path, found = self.path(key), None
         try:
-            with safe_open(path, framework="pt") as file:
-                about, tensor = file.metadata(), file.get_tensor(TENSOR)
+            if stat.S_ISREG(path.lstat().st_mode):
+                with safe_open(path, framework="pt") as file:
+                    about, shape = file.metadata() or {}, tuple(file.get_slice(TENSOR).get_shape())
+                    # `read` compares these with the tensor: a file that lies about itself is none, either.
+                    claimed = about.get("key"), about.get("dtype"), shape
+                    if claimed == (_canonical(key), str(kind.dtype), kind.shape):
+                        found = look(file, about)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError):
-            about = tensor = None
-        with contextlib.suppress(OSError):  # another process may be faster, or the file somebody else's
-            if tensor is None or about != _about(key, tensor):
-                tensor = None
+            pass
+        if found is None:
+            with contextlib.suppress(OSError):  # another process may be faster, or the file somebody else's
                 path.unlink()
-            elif path.stat().st_mtime < self.started:
-                os.utime(path)  # the time of last use
-        return tensor
+        return found
 
     def write(self, key: Mapping, tensor: torch.Tensor, is_flushed: bool = False) -> bool:
         """Keep a tensor; False where `max_bytes` leaves no room. Raises OSError where the disk refuses it.
@@ -107,12 +146,19 @@ class TensorFiles:
     @contextlib.contextmanager
     def _total_size(self) -> Iterator["_Total"]:
         """Lend the count of bytes that all processes keep together to one of them at a time."""
-        with open(os.open(self.folder / ".size", os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe or a link there is refused
+        with open(os.open(self.folder / ".size", flags, 0o666), "r+b", buffering=0) as file:
             fcntl.lockf(file, fcntl.LOCK_EX)  # NFS has these locks; the kernel ends a dead process's
-            total = _Total(int(file.read() or 0))
+            total = _Total(_number(file.read(SIZE_DIGITS)))
             yield total
             file.seek(0)
-            file.write(b"%020d" % total.num_bytes)
+            file.truncate()
+            file.write(b"%0*d" % (SIZE_DIGITS, total.num_bytes))
+
+
+def _number(text: bytes | None) -> int:
+    """Return the number that is noted; 0 for anything else, which the next to make room counts anew."""
+    return int(text) if text and text.isdigit() else 0
 
 
 @dataclass

@@ -8,10 +8,10 @@ from PIL import Image
 
 from data.decoding.image import load_image
 from data.decoding.video import read_frames
-from data.errors import UserError
+from data.errors import OutageError, UserError
 from data.media.frame_sampling import choose_frames
 from data.media.reference import Media, Pictures
-from data.media.storage import frames_of, local_file
+from data.media.storage import fetch_again, frames_of, local_file
 
 # PyAV and Pillow import the rest of themselves with the first file that wants it: under a limit on memory that may
 # fail, with an ImportError that says nothing of memory.
@@ -19,9 +19,23 @@ Image.init()
 
 
 def decode(item: Media, num_frames: int) -> np.ndarray:
-    """Decode a picture into (h, w, 3) or a clip into (num_frames, h, w, 3): RGB, upright, uint8. Raises UserError."""
+    """Decode a picture into (h, w, 3) or a clip into (num_frames, h, w, 3): RGB, upright, uint8. Raises UserError.
+
+    What was downloaded and cannot be decoded is downloaded once more.
+    """
     if isinstance(item.place, Pictures):
         return _decode_pictures(item, item.place, num_frames)
+    try:
+        return _decode_file(item, num_frames)
+    except OutageError:
+        raise
+    except UserError:
+        if not fetch_again(item):
+            raise
+    return _decode_file(item, num_frames)
+
+
+def _decode_file(item: Media, num_frames: int) -> np.ndarray:
     with local_file(item) as path:
         if item.kind == "image":
             return np.asarray(load_image(path))

@@ -25,11 +25,18 @@ MAX_REDIRECTS = 5
 PLAIN = {"Accept-Encoding": "identity"}
 PAUSES = (0.5, 2.0)  # seconds between tries; a set has many addresses, and dead ones among them
 PASSING = (429, 500, 502, 503, 504)  # HTTP's answers of a server that is busy, broken or restarted
+PAGES = (b"<!doctype html", b"<html")  # no picture and no clip begins so, whatever the server calls it
+PAGE_LETTERS = 16
+AGAIN = ".again"  # behind a file's name: it was fetched a second time
 SHORTEST_TIMEOUT = 0.001  # seconds: httpx takes 0 for none at all
 
 
 class TooLarge(Exception):
     """A file is larger than downloads may be."""
+
+
+class WebPage(Exception):
+    """The server sends a page for people in place of a file."""
 
 
 class NoParts(Exception):
@@ -53,6 +60,17 @@ def download(address: Address, name: str) -> str:
     return target
 
 
+def fetch_again(address: Address) -> bool:
+    """Remove a file that cannot be decoded, so that it is fetched once more; False where that has been done before."""
+    target = path_of(address)
+    try:
+        with open(f"{target}{AGAIN}", "x"):
+            os.unlink(target)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
     """Raise what goes wrong with a transfer as UserError or OutageError in one line that begins with `what`."""
@@ -65,6 +83,8 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         reason = f"not here after {limits.seconds:g} seconds; raise download_seconds"
     except TooLarge:
         reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise max_download_mib"
+    except WebPage:
+        reason = "the server sends a web page and no file; does it want a login, or another address?"
     except NoParts:
         reason = "its server does not send parts of files (no range requests); download it"
     except httpx.HTTPStatusError as error:  # its text has the whole address, and in that may be a key
@@ -148,7 +168,9 @@ def _fetch(url: str, target: str, max_bytes: int, end: float) -> None:
         if int(response.headers.get("Content-Length", 0)) > max_bytes:
             raise TooLarge
         with whole_file(target) as file:
-            for piece in limited(response, max_bytes, end):
+            for number, piece in enumerate(limited(response, max_bytes, end)):
+                if not number and piece.lstrip()[:PAGE_LETTERS].lower().startswith(PAGES):
+                    raise WebPage
                 file.write(piece)
 
 

@@ -73,6 +73,15 @@ def _download(address: Address, name: str) -> str:
     return download(address, name)
 
 
+def fetch_again(item: Media) -> bool:
+    """Let a file from an address that cannot be decoded be fetched once more; returns whether it will be."""
+    if not isinstance(item.place, Address):
+        return False
+    from data.media.download import fetch_again
+
+    return fetch_again(item.place)
+
+
 def _read_cell(cell: Cell) -> bytes:
     from data.media.cells import read_cell
 

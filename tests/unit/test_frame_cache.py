@@ -17,7 +17,7 @@ from data.batches.collator import RowCollator
 from data.batches.pixels import PixelLoader
 from data.batches.workers import loader_workers
 from data.cache.frame_cache import FrameCache
-from data.cache.tensor_files import TensorFiles
+from data.cache.tensor_files import Kind, TensorFiles
 from data.decoding import decode
 from data.decoding.probe import File
 from data.errors import UserError
@@ -31,6 +31,7 @@ from data.tokens.corpus import load_corpus
 
 KEY = {"file": ["/clips/ä.mp4", 7, 123], "start": None}
 PIXELS = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)
+KIND = Kind.of(PIXELS)
 
 
 def refuse_decoding(patch: pytest.MonkeyPatch) -> None:
@@ -133,10 +134,10 @@ def test_every_damage_of_a_file_is_a_miss(tmp_path):
     damaged += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
     for content in damaged:
         path.write_bytes(content)
-        assert files.read(KEY) is None
+        assert files.read(KEY, KIND) is None
         assert not path.exists()
     files.write(KEY, PIXELS)
-    assert torch.equal(files.read(KEY), PIXELS)
+    assert torch.equal(files.read(KEY, KIND), PIXELS)
 
 
 def test_an_entry_of_another_key_is_a_miss(tmp_path):
@@ -144,14 +145,14 @@ def test_an_entry_of_another_key_is_a_miss(tmp_path):
     files.write(other, PIXELS)
     files.path(KEY).parent.mkdir(exist_ok=True)
     files.path(other).rename(files.path(KEY))
-    assert files.read(KEY) is None
+    assert files.read(KEY, KIND) is None
 
 
 def read_and_write(folder: Path, rounds: int) -> None:
     files = TensorFiles(folder, max_bytes=100_000)
     for number in range(rounds):
         key = {"number": number % 7}
-        found = files.read(key)
+        found = files.read(key, KIND)
         assert found is None or torch.equal(found, PIXELS + key["number"])
         files.write(key, PIXELS + key["number"])
 
@@ -187,7 +188,9 @@ def test_killed_writers_leave_whole_entries_and_nothing_else(tmp_path):
         assert list(tmp_path.glob(f"**/*{UNFINISHED}")) == []
         keys = [{"writer": writer, "entry": entry} for writer in range(number + 1) for entry in range(500)]
         found = [key for key in keys if files.path(key).exists()]
-        assert len(found) == len(entries(tmp_path)) and all(torch.equal(files.read(key), large) for key in found)
+        assert len(found) == len(entries(tmp_path)) and all(
+            torch.equal(files.read(key, Kind.of(large)), large) for key in found
+        )
         shutil.rmtree(tmp_path)
     assert num_left
 
@@ -223,7 +226,7 @@ def test_what_a_run_has_not_used_makes_room_the_longest_unused_first(tmp_path):
         then = time.time() - age
         os.utime(earlier.path({"number": number}), (then, then))
     files = TensorFiles(tmp_path, max_bytes=6 * size)
-    assert torch.equal(files.read({"number": 1}), PIXELS)  # was the oldest
+    assert torch.equal(files.read({"number": 1}, KIND), PIXELS)  # was the oldest
     fill(files, 6)
     assert present(files) == {0, 1, 3, 4, 5, 6}
     assert fill(files, 7, 8, 9, 10) == [True] * 4
