@@ -11,12 +11,17 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
+from data.media.locate import SCHEMES
+from data.media.locate import without_secrets as without_keys
 from data.web import httpx
+from train.model.adapter_settings import check_adapter_settings
 from train.model.fingerprint import FINGERPRINT, read_fingerprint
-from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, digest_of_files
-from train.recipe.yaml_text import read_recipe, to_yaml
-from train.results.artifact import RECIPE, describe, read_json
+from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, shards_of
+from train.recipe.load import read_kept_recipe
+from train.recipe.yaml_text import to_yaml
+from train.results.artifact import RECIPE, describe
 from train.results.model_card import write_card
 
 # Only files that these name are sent, and only from the top of the folder: no checkpoints with their optimizer
@@ -33,10 +38,14 @@ MAX_NAMED = 3  # missing files that a message names
 SENT = (*WEIGHTS, INDEX, *CONFIGS, FINGERPRINT, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
 # The disk of this machine, and not the hub, is to blame for these.
 DISK_PROBLEMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Keys of JSON values that say where something was loaded from.
-LOCATION_KEY = re.compile(r"(path|file|dir)$")
+# Keys of JSON values whose texts are words of the model's, never places.
+WORDS_KEY = re.compile(r"token$|tokens(_decoder|_map)?$|^content$|template$|prompt$")
 SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
-SECRET_TEXT = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+# Tokens of the hub, GitHub, OpenAI and its like, Amazon, Google, Slack, and JSON web tokens.
+SECRET_TEXT = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|"
+    r"AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
+)
 
 
 def push_to_hub(
@@ -93,13 +102,18 @@ def _send(files: dict[str, Path | bytes], repo_id: str, private: bool) -> str:
 
 def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Path | bytes]:
     """Return what is sent, by name in the repository: files as they are, cleaned JSON and recipe, and the card."""
-    found = {file.name: file for pattern in SENT for file in sorted(folder.glob(pattern)) if file.is_file()}
+    found = {file.name: file for pattern in (*SENT, RECIPE) for file in sorted(folder.glob(pattern)) if file.is_file()}
+    for file in found.values():
+        if file.is_symlink():
+            raise UserError(f"{file} is a link, and links are not followed; put the file itself there, or remove it")
+    recipe_file = found.pop(RECIPE, None)
     _check_complete(folder, found)
     adapter = read_json(found[ADAPTER_CONFIG]) if ADAPTER_CONFIG in found else None
+    if adapter is not None:
+        check_adapter_settings(f"{folder}: {ADAPTER_CONFIG}", adapter)
     if adapter and base:
         adapter["base_model_name_or_path"], adapter["revision"] = base, None
-    recipe_file = folder / RECIPE
-    recipe = without_secrets(read_recipe(recipe_file)) if recipe_file.is_file() else {}
+    recipe = without_secrets(read_kept_recipe(recipe_file)) if recipe_file else {}
 
     files: dict[str, Path | bytes] = dict(found)
     for name in found.keys() & set(CONFIGS):
@@ -124,7 +138,7 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
     if ADAPTER_CONFIG in found:
         needed = {ADAPTER_WEIGHTS}
     elif INDEX in found:
-        needed = set(read_json(found[INDEX])["weight_map"].values())
+        needed = set(shards_of(found[INDEX]))
     else:
         needed = {"model.safetensors"}
     needed.add("tokenizer_config.json")  # without its processor a model cannot be asked anything
@@ -136,33 +150,46 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
 
 
 def without_local_paths(value: Any, key: str = "") -> Any:
-    """Return JSON values whose absolute paths, under keys such as base_model_name_or_path, are only the last name."""
+    """Return JSON values whose local paths are only the last name, wherever they stand; tokens and templates stay."""
     if isinstance(value, dict):
-        return {key: without_local_paths(item, key) for key, item in value.items()}
+        return {name: without_local_paths(item, name) for name, item in value.items()}
     if isinstance(value, list):
         return [without_local_paths(item, key) for item in value]
-    return last_name(value) if isinstance(value, str) and LOCATION_KEY.search(key) else value
+    return without_place(value) if isinstance(value, str) and not WORDS_KEY.search(key) else value
 
 
-def without_secrets(value: Any) -> Any:
-    """Return a recipe's values, absolute paths cut to their last name, without what looks like a token or password."""
+def without_secrets(value: Any, key: str = "") -> Any:
+    """Return a recipe's values, local paths cut to their last name, without what looks like a token or password."""
     if isinstance(value, dict):
         return {
-            key: without_secrets(item)
-            for key, item in value.items()
-            if not (isinstance(item, str) and SECRET_KEY.search(key))
+            str(name): without_secrets(item, str(name))
+            for name, item in value.items()
+            if not (isinstance(item, str) and SECRET_KEY.search(str(name)))
         }
     if isinstance(value, list):
-        return [without_secrets(item) for item in value]
-    return SECRET_TEXT.sub("(removed)", last_name(value)) if isinstance(value, str) else value
+        return [without_secrets(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    return SECRET_TEXT.sub("(removed)", value if WORDS_KEY.search(key) else without_place(value))
+
+
+def without_place(text: str) -> str:
+    """Return a text without what tells of this machine: the folders of a path, the keys in an address."""
+    if text.lower().startswith(SCHEMES):
+        try:
+            return without_keys(text)
+        except ValueError:
+            return "(removed)"
+    return last_name(text)
 
 
 def last_name(text: str) -> str:
-    """Return `text`, or only its last name where it is an absolute or home-relative path of any system."""
+    """Return `text`, or only its last name where it is a path of any system that is absolute or leaves its folder."""
     if "\n" in text:
         return text
-    for path in (PurePosixPath(text), PureWindowsPath(text)):
-        if path.is_absolute() or text.startswith("~"):
+    stripped = re.sub(r"^file:/*", "/", text.strip(), flags=re.IGNORECASE)
+    for path in (PurePosixPath(stripped), PureWindowsPath(stripped)):
+        if path.is_absolute() or path.drive or ".." in path.parts or stripped.startswith(("~", "$", "%", "\\")):
             return path.name
     return text
 
