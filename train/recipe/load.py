@@ -51,6 +51,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def read_kept_recipe(path: str | Path) -> dict[str, Any]:
+    """Return the plain values of the recipe that lies beside a trained model, as far as it has any.
+
+    It may come from a stranger, or from another version, whose keys need not be ours. Raises UserError in one line
+    where a value is none that a recipe may have.
+    """
+    raw = read_recipe(path)
+    try:
+        Recipe.model_validate(raw)
+    except ValidationError as error:
+        wrong = [each for each in error.errors(include_url=False) if each["type"] not in ("missing", "extra_forbidden")]
+        if wrong:
+            problems = find_problems(wrong, raw, KNOWN_KEYS, SET_ELSEWHERE)
+            keys, text = next(iter(problems.items()))
+            raise UserError(f"{path}: {dotted(keys)}: {text}") from error
+    return raw
+
+
 def _is_in(raw: Any, keys: Keys) -> bool:
     for key in keys:
         if not isinstance(raw, dict) or key not in raw:
@@ -64,7 +82,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, dict[Keys, str]]:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        problems = find_problems(error, raw, KNOWN_KEYS, SET_ELSEWHERE)
+        problems = find_problems(error.errors(include_url=False), raw, KNOWN_KEYS, SET_ELSEWHERE)
     faults = list(problems)
     for keys, text in impossible_combinations(_draft(raw, faults)):
         # A combination is judged only where its keys are in order themselves.

@@ -1,11 +1,9 @@
 """Problems of a recipe in the user's words: the key, what it must be, what it is, what was meant."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
-
-from pydantic import ValidationError
 
 Keys = tuple[str | int, ...]
 Known = Mapping[str, list[str]]  # section ("" for the top level, "data.train" for its entries) -> its keys
@@ -26,15 +24,15 @@ _LONGEST_LIST = 20  # keys
 
 
 def find_problems(
-    error: ValidationError, recipe: dict[str, Any], known: Known, set_elsewhere: Mapping[str, str]
+    errors: Iterable[Any], recipe: dict[str, Any], known: Known, set_elsewhere: Mapping[str, str]
 ) -> dict[Keys, str]:
-    """Return every problem that pydantic found: the keys that lead to the place -> one sentence.
+    """Return every problem that pydantic found: the keys that lead to the place -> one sentence. errors: its details.
 
     `set_elsewhere` answers for keys of `training` that exist but may not be set.
     """
     problems: dict[Keys, str] = {}
     expected: dict[Keys, list[str]] = {}
-    for detail in error.errors(include_url=False):
+    for detail in errors:
         kind, where, value = detail["type"], detail["loc"], None
         if kind == "missing":
             problems[where] = "is missing; add it"

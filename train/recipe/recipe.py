@@ -37,6 +37,7 @@ Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Initialisation = Annotated[str, Field(pattern=r"^(gaussian|olora|orthogonal|pissa|pissa_niter_[0-9]+)$")]
 
 
+MAX_FRAMES = 1024  # 263,000 tokens: a hundred times what Video-LLaVA was trained with
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -132,7 +133,7 @@ class Data(Section):
     """Files to evaluate on."""
     system_prompt: str | None = None
     """Put before every conversation that brings none."""
-    num_frames: Count = 8
+    num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 8
     """Frames taken from every clip."""
     frame_sampling: Literal["uniform", "fps", "jitter"] = "uniform"
     """In training. uniform: i * total // num_frames. jitter: a random frame of each of these segments, others in every

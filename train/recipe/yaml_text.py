@@ -21,6 +21,10 @@ _SCALARS = {
 }
 
 
+MAX_BYTES = 2**18  # of a recipe, fifty times a long one; PyYAML takes two seconds for so many
+MAX_VALUES = 2**14
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}
 
@@ -32,6 +36,8 @@ class _Loader(yaml.SafeLoader):
         """Refuse a key that is given twice; PyYAML would silently keep the last."""
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":  # merged keys of merged keys grow without end
+                raise yaml.constructor.ConstructorError(None, None, "keys cannot be merged", key.start_mark)
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' is given twice; keep one", key.start_mark
@@ -55,7 +61,10 @@ for _name, (_pattern, _first) in _SCALARS.items():
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a recipe file. Raises UserError with the line where it is no YAML."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
+        if len(text) > MAX_BYTES:
+            raise UserError(f"{path}: no recipe has more than {MAX_BYTES:,} bytes")
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe file; check the path") from None
     except UnicodeDecodeError as error:
@@ -98,9 +107,24 @@ def to_yaml(recipe: dict[str, Any]) -> str:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UserError(f"{where}{line}not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:  # a character that YAML forbids; has no line
+    except RecursionError:
+        raise UserError(f"{where}not a recipe: it is nested too deeply") from None
+    except Exception as error:  # a character that YAML forbids, a number of 5,000 digits, `!!float x`: without a line
         raise UserError(f"{where}not valid YAML: {first_line(error)}") from None
+    if _num_values(value, {}) > MAX_VALUES:
+        raise UserError(f"{where}not a recipe: its aliases make more than {MAX_VALUES:,} values of it")
+    return value
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """Count the values in a value, those behind aliases as often as they stand there, and walk each but once."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = [*value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_num_values(part, known) for part in parts)
+    return known[id(value)]
