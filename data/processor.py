@@ -6,7 +6,9 @@ import numpy as np
 from PIL import Image
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, VideoLlavaProcessor
 
+from data.checkpoint_files import check_model_files, check_processor_files
 from data.errors import SettingError, UserError, first_line
+from data.untrusted import refusal_of_template
 from data.video_llava import CHAT_TEMPLATE, VisualTokens
 
 HUB_DEFAULT = "main"  # the hub's own name for a repository's newest revision
@@ -33,8 +35,12 @@ def set_up_processor(
 def load_config(name_or_path: str, revision: str | None = None) -> PreTrainedConfig:
     """Read the config of a Video-LLaVA; raises UserError where there is none, or another model's."""
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    except (OSError, KeyError, ValueError) as problem:  # ValueError: a config.json without a model_type
+        check_model_files(name_or_path, revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        int(config.vision_config.image_size // config.vision_config.patch_size)  # all that we read of it
+    except UserError as problem:
+        raise SettingError("name_or_path", str(problem)) from problem
+    except Exception as problem:  # whatever a library makes of a stranger's file
         raise _cannot_load(name_or_path, problem) from problem
     if config.model_type != "video_llava":
         raise SettingError(
@@ -54,10 +60,16 @@ def load_processor(
 ) -> tuple[VideoLlavaProcessor, list[str]]:
     """Load a processor and make it agree with its model's config; returns a line for the user on each change."""
     try:
-        processor = VideoLlavaProcessor.from_pretrained(name_or_path, revision=revision or HUB_DEFAULT)
-    except (OSError, KeyError, ValueError) as problem:
+        check_processor_files(name_or_path, revision)
+        processor = VideoLlavaProcessor.from_pretrained(
+            name_or_path, revision=revision or HUB_DEFAULT, trust_remote_code=False
+        )
+        notices = complete_processor(processor, config)
+    except UserError as problem:
+        raise SettingError("name_or_path", str(problem)) from problem
+    except Exception as problem:  # whatever a library makes of a stranger's file
         raise _cannot_load(name_or_path, problem) from problem
-    return processor, complete_processor(processor, config)
+    return processor, notices
 
 
 def _cannot_load(name_or_path: str, problem: Exception) -> SettingError:
@@ -84,6 +96,10 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
     template = processor.chat_template or processor.tokenizer.chat_template
     if isinstance(template, dict):  # several by name
         template = template.get("default")
+    if template not in (None, CHAT_TEMPLATE):
+        tokens = {name: str(token) for name, token in processor.tokenizer.special_tokens_map.items()}
+        if (reason := refusal_of_template(str(template), tokens)) is not None:
+            raise UserError(f"its chat template cannot be used: {reason}")
     if template is None:
         processor.chat_template = CHAT_TEMPLATE
     elif not _ends_turns_with_eos(processor.tokenizer, template):

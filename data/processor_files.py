@@ -65,7 +65,7 @@ def _say_it_for_older_versions(config_file: Path, tokenizer: PreTrainedTokenizer
 
 def check_saved_processor(processor: VideoLlavaProcessor, folder: str | Path) -> None:
     """Raise UserError unless the processor in a folder gives the same ids as `processor` for all CONVERSATIONS."""
-    saved = VideoLlavaProcessor.from_pretrained(folder)
+    saved = VideoLlavaProcessor.from_pretrained(folder, trust_remote_code=False)
     for text, ids in _ids_of(processor):
         found = _ids_in(saved.tokenizer, text)
         if saved.tokenizer.decode(ids) != processor.tokenizer.decode(ids) or found != ids:

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import VideoLlavaProcessor
 
+from data.checkpoint_files import ADAPTER_CONFIG
 from data.errors import UserError, one_line
 from train.model.weight_files import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     BaseIdentity,
     digest_of_files,
@@ -122,6 +122,10 @@ def read_fingerprint(file: Path) -> Fingerprint:
         with safe_open(file, framework="pt") as opened:
             values = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if values["dtype"] not in TOLERANCES or values.get("quantization") not in (None, "nf4", "fp4", "int8"):
+            raise ValueError(f"trained in {values['dtype']!r}, {values.get('quantization')!r}")
+        if tensors and (tensors["logits"].ndim, tensors["input_ids"].ndim) != (2, 2):
+            raise ValueError("its tensors are no logits of a prompt")
         return Fingerprint(
             base=BaseIdentity(values["base_digest"], values.get("base_commit")),
             dtype=values["dtype"],
@@ -131,7 +135,7 @@ def read_fingerprint(file: Path) -> Fingerprint:
             input_ids=tensors.get("input_ids"),
             logits=tensors.get("logits"),
         )
-    except (SafetensorError, OSError, KeyError) as problem:
+    except (SafetensorError, OSError, KeyError, ValueError) as problem:
         raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
 
 
@@ -175,7 +179,9 @@ def last_logits(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.T
 
 
 def difference_of(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Return ||found - wanted|| / ||wanted||."""
+    """Return ||found - wanted|| / ||wanted||; infinite where they are not of one shape."""
+    if found.shape != wanted.shape:
+        return float("inf")
     return ((found - wanted).norm() / wanted.norm()).item()
 
 

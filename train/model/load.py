@@ -8,6 +8,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, VideoLlavaForConditionalGeneration
 from transformers.utils import logging
 
+from data.checkpoint_files import check_model_files
 from data.errors import UserError, first_line
 from data.processor import HUB_DEFAULT
 from data.video_llava import PROJECTOR, TOWERS
@@ -32,6 +33,7 @@ def load_model(
     """
     tower_attention = "sdpa" if attn_implementation in ("auto", "flash") else attn_implementation
     # transformers' warning about unexpected or missing weights is an error here: such a model answers nonsense.
+    check_model_files(name_or_path, revision)
     try:
         # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
         model, loading = VideoLlavaForConditionalGeneration.from_pretrained(
@@ -45,10 +47,18 @@ def load_model(
             quantization_config=quantization_config(quantization, dtype, double_quantization),
             device_map=device_map,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
+            trust_remote_code=False,
         )
-    except (OSError, ImportError) as problem:
+    except Exception as problem:  # whatever a library makes of a stranger's file
         reason = first_line(problem)
         raise UserError(f"model.name_or_path: cannot load {name_or_path}: {reason}") from problem
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        raise UserError(
+            f"model.name_or_path: {len(mismatched)} weights of {name_or_path} have other shapes than its config.json "
+            f"says, the first {name}: {tuple(found)} instead of {tuple(wanted)}; restore the file that belongs to them"
+        )
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(

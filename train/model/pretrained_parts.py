@@ -99,8 +99,10 @@ def load_whole(
     """Load a model; missing weights, of which transformers only warns, raise UserError."""
     try:
         # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
-        model, loading = model_class.from_pretrained(name_or_path, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as problem:
+        model, loading = model_class.from_pretrained(
+            name_or_path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+    except Exception as problem:  # whatever a library makes of a stranger's file
         raise UserError(f"{option} {name_or_path}: cannot load it: {first_line(problem)}") from problem
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{option} {name_or_path}: lacks {len(missing)} weights, the first {missing[0]}")
@@ -109,8 +111,8 @@ def load_whole(
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as problem:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as problem:  # whatever a library makes of a stranger's file
         reason = first_line(problem)
         raise UserError(f"--text {name_or_path}: cannot load its tokenizer: {reason}") from problem
     assert tokenizer is not None
@@ -119,8 +121,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 def read_config(name_or_path: str, option: str) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(name_or_path)
-    except (OSError, ValueError) as problem:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as problem:  # whatever a library makes of a stranger's file
         raise UserError(f"{option} {name_or_path}: cannot load it: {first_line(problem)}") from problem
 
 

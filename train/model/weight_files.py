@@ -9,18 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from transformers.utils.hub import extract_commit_hash
 
+from data.checkpoint_files import find_file, read_json
 from data.errors import UserError, one_line
 from data.files import write_whole
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # transformers' own order: the first of these that is there is loaded.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PIECE = 2**24  # bytes that are read and hashed at once: threads then wait for the disk, not for each other
+MAX_HEADER = 100_000_000  # bytes, the format's own limit
 THREADS = 4  # hash at the same time: a disk gives more than one core hashes
 # Parts of weights' names that come and go between versions of transformers.
 PASSING_PARTS = {"model", "language_model", "vision_model"}
@@ -43,19 +42,6 @@ def identify_base(name_or_path: str, revision: str | None = None) -> BaseIdentit
     return BaseIdentity(digest_of_files(files), extract_commit_hash(str(files[0]), None))
 
 
-def find_file(name_or_path: str, filename: str, revision: str | None = None) -> Path | None:
-    """Return a file of a local folder or of a hub repository (downloaded, or cached when offline), None without it."""
-    if Path(name_or_path).exists():
-        path = Path(name_or_path, filename)
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(name_or_path, filename, revision=revision))
-    except (EntryNotFoundError, HFValidationError):
-        return None  # not in the repository; not reachable and not cached; no name that the hub could know
-    except HfHubHTTPError as problem:
-        raise UserError(f"{name_or_path}: no such folder, and the hub says: {one_line(problem)}") from problem
-
-
 def weight_files(name_or_path: str, revision: str | None = None) -> list[Path]:
     """Return the files that hold a checkpoint's weights; UserError where one is missing."""
     for name in WEIGHTS:
@@ -63,15 +49,21 @@ def weight_files(name_or_path: str, revision: str | None = None) -> list[Path]:
             continue
         if not name.endswith(".json"):
             return [file]
-        try:
-            shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as problem:
-            raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
+        shards = shards_of(file)
         found = {shard: find_file(name_or_path, shard, revision) for shard in shards}
         if missing := [shard for shard, path in found.items() if path is None]:
             raise UserError(f"{name_or_path} lacks {', '.join(missing)}, which {name} names")
         return [path for path in found.values() if path is not None]
     raise UserError(f"{name_or_path} has no weights: none of {', '.join(WEIGHTS)} is there")
+
+
+def shards_of(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights names, all of them beside it."""
+    shards = read_json(index).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else [None]
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(f"{index} is damaged: its weight_map must give the name of a file beside it for each weight")
+    return sorted(set(names))
 
 
 def digest_of_files(files: Iterable[Path]) -> str:
@@ -111,7 +103,6 @@ def _hash_tensors(file: Path) -> dict[str, str]:
     if file.suffix != ".safetensors":
         return {file.name: _hash_range(file, 0, file.stat().st_size, "")}
     start, header = _read_header(file)
-    header.pop("__metadata__", None)
 
     def hash_one(name: str) -> str:
         first, last = header[name]["data_offsets"]
@@ -127,10 +118,16 @@ def _read_header(file: Path) -> tuple[int, dict]:
     try:
         with open(file, "rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            return 8 + length, json.loads(opened.read(length))
-    except (struct.error, ValueError) as problem:
+            if length > min(file.stat().st_size, MAX_HEADER):
+                raise ValueError("its header is longer than the file, or than any")
+            header = json.loads(opened.read(length))
+            header.pop("__metadata__", None)
+            for about in header.values():
+                first, last = about["data_offsets"]
+                if not 0 <= first <= last or not {"dtype", "shape"} <= about.keys():
+                    raise ValueError("its header is no description of tensors")
+            return 8 + length, header
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
 
 

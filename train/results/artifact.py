@@ -1,15 +1,17 @@
 """See what a folder or a hub repository holds: an adapter or a full model, its base and its recipe."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from data.errors import UserError, one_line
+from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, find_file, read_json
+from data.errors import SettingError, UserError
+from data.processor import load_config
+from train.model.adapter_settings import check_adapter_settings
 from train.model.fingerprint import FINGERPRINT, Fingerprint, read_fingerprint
-from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_file
-from train.recipe.yaml_text import read_recipe
+from train.model.weight_files import ADAPTER_WEIGHTS
+from train.recipe.load import read_kept_recipe
 
 RECIPE = "recipe.yaml"
 DEFAULT_NUM_FRAMES = 8  # what Video-LLaVA was trained with
@@ -78,7 +80,7 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
     weights, revision = None, None
     if adapter_file is not None:
         weights, base, revision = _parts_of_adapter(name_or_path, adapter_file, base)
-    elif find_file(name_or_path, "config.json") is None:
+    elif find_file(name_or_path, CONFIG) is None:
         raise UserError(f"{name_or_path} is neither an adapter nor a model: {describe(name_or_path)}")
     elif base is not None:
         raise UserError(f"{name_or_path} is a full model: leave --base {base} out, it is for adapters")
@@ -92,7 +94,7 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
         config=_read_config(base, revision),
         adapter_weights=weights,
         recipe_file=recipe_file,
-        recipe=read_recipe(recipe_file) if recipe_file else {},
+        recipe=read_kept_recipe(recipe_file) if recipe_file else {},
         fingerprint=read_fingerprint(fingerprint_file) if fingerprint_file else None,
         has_processor=find_file(name_or_path, "tokenizer_config.json") is not None,
     )
@@ -101,10 +103,11 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
 def _parts_of_adapter(name_or_path: str, config_file: Path, base: str | None) -> tuple[Path, str, str | None]:
     """Return an adapter's weights, its base and the base's revision; `base` replaces the one that it names."""
     adapter = read_json(config_file)
+    check_adapter_settings(f"{name_or_path}: {ADAPTER_CONFIG}", adapter)
     where, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if base is not None:
         where, revision = base, None
-    if not where or find_file(where, "config.json", revision) is None:
+    if not where or find_file(where, CONFIG, revision) is None:
         found = f"{where!r} is not here" if where else f"its {ADAPTER_CONFIG} names none"
         raise UserError(f"{name_or_path}: the base model of this adapter is missing ({found}); give it with --base")
     weights = find_file(name_or_path, ADAPTER_WEIGHTS)
@@ -130,22 +133,8 @@ def describe(name_or_path: str) -> str:
     return f"a folder with {', '.join(names[:NUM_NAMES])}{' ...' if len(names) > NUM_NAMES else ''}"
 
 
-def read_json(file: Path) -> dict:
-    """Return a file's JSON object; UserError for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise UserError(f"{file} is damaged: not JSON ({one_line(problem)})") from problem
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged: it holds no JSON object")
-    return content
-
-
 def _read_config(name_or_path: str, revision: str | None) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError, KeyError) as problem:
-        raise UserError(f"{name_or_path}: its config.json cannot be read: {one_line(problem)}") from problem
-    if config.model_type != "video_llava":
-        raise UserError(f"{name_or_path} is a {config.model_type!r} model, not a 'video_llava'")
-    return config
+        return load_config(name_or_path, revision)
+    except SettingError as problem:  # there is no recipe whose setting it could be
+        raise UserError(problem.problem) from problem

@@ -7,10 +7,11 @@ import sys
 from torch import nn
 from transformers import VideoLlavaProcessor
 
+from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, visible
 from train.model.fingerprint import check_logits, last_logits, reference_inputs, settings_digest
-from train.model.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, digest_of_files, identify_base
-from train.results.artifact import Artifact, read_json
+from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, identify_base
+from train.results.artifact import Artifact
 
 SHOWN = 12  # characters of a digest in a message: enough to compare by eye
 

@@ -12,12 +12,15 @@ from transformers import (
     VideoLlavaProcessor,
 )
 
+from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
 from data.processor import set_up_processor
+from train.model.adapter_settings import check_patterns
 from train.model.load import load_model
 from train.results.artifact import Artifact
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
+LONGEST_REASON = 240  # letters: a name of a matrix and two shapes
 Answering = VideoLlavaForConditionalGeneration | PeftModel
 
 
@@ -52,6 +55,8 @@ def load(
 def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artifact) -> PeftModel:
     """Put a saved adapter on its base. PEFT only warns about matrices without a place: here they are an error."""
     assert artifact.adapter_weights is not None
+    settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
+    check_patterns(artifact.name_or_path, settings, [name for name, _ in model.named_modules()])
     try:
         with safe_open(artifact.adapter_weights, framework="pt") as file:
             saved = set(file.keys())
@@ -61,9 +66,11 @@ def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artif
             adapted = PeftModel.from_pretrained(model, artifact.name_or_path)
     except SafetensorError as problem:
         raise UserError(f"{artifact.adapter_weights} is damaged: {one_line(problem)}") from problem
-    except (RuntimeError, ValueError, TypeError) as problem:
+    except Exception as problem:  # whatever PEFT makes of a stranger's file
+        reason = _first_misfit(problem)
         raise UserError(
-            f"{artifact.name_or_path} does not fit its base {artifact.base}: {one_line(problem)}"
+            f"{artifact.name_or_path} does not fit its base {artifact.base}: {reason}; give the base it was trained on "
+            "with --base"
         ) from problem
     places = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if saved != places:
@@ -73,6 +80,15 @@ def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artif
             "give the base it was trained on with --base"
         )
     return adapted
+
+
+def _first_misfit(problem: Exception) -> str:
+    """Return what does not fit in one short line: torch names every matrix, with both shapes, in one error."""
+    head, *misfits = [line.strip() for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
+    if not misfits:
+        return head[:LONGEST_REASON]
+    others = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+    return f"{misfits[0].rstrip('.')[:LONGEST_REASON]}{others}"
 
 
 def processor_of(artifact: Artifact) -> VideoLlavaProcessor:

@@ -185,7 +185,7 @@ def digests_of(model: nn.Module) -> dict[str, str]:
 
 def check_saved(folder: Path, digests: dict[str, str]) -> None:
     """Load what was saved as a user would, without PEFT; UserError unless all weights come back bit for bit."""
-    reloaded = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype="auto")
+    reloaded = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype="auto", trust_remote_code=False)
     found = digests_of(reloaded)
     if different := sorted(name for name in digests.keys() | found if digests.get(name) != found.get(name)):
         raise UserError(
