@@ -1,15 +1,14 @@
 """An evaluation is killed, or its disk is full: what it leaves is whole answers, and the next one goes on."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
-from scripts import evaluate as script
 from tests.safety.kills import files_of_at_most, killed, random_shares
 from tests.tiny_data import turns
+from train.jobs import evaluate as job
 from train.results.artifact import open_artifact
 from train.results.loading import load
 
@@ -18,20 +17,19 @@ NAMES = {"out.jsonl", "summary.json"}
 
 @pytest.fixture
 def evaluate(model_folder, media_folder, tmp_path, monkeypatch):
-    """evaluate(folder) runs scripts/evaluate.py in this process, into `folder`; the clip is decoded in it, too, and the
-    model is loaded once."""
+    """evaluate(folder) answers all questions into `folder`, as the command does; the clip is decoded in this process,
+    and the model is loaded once."""
     loaded = load(open_artifact(str(model_folder)))
-    monkeypatch.setattr(script, "load", lambda *_, **__: loaded)
-    monkeypatch.setattr(script, "IsolatedDecoder", lambda seconds: None)
+    monkeypatch.setattr(job, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(job, "IsolatedDecoder", lambda seconds: None)
     clip = {"video": str(media_folder / "clip0.mp4"), "conversations": turns("<video>\nWhat moves?", "a square")}
     words = [{"conversations": turns(f"How are you, {number}?", "fine")} for number in range(7)]
     (tmp_path / "questions.json").write_text(json.dumps([clip, *words]))
 
     def run(folder: Path) -> None:
-        out = ["--out", folder / "out.jsonl", "--json", folder / "summary.json"]
-        command = [model_folder, "--data", tmp_path / "questions.json", *out, "--batch-size", 1, "--max-new-tokens", 8]
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, command)])
-        script.main()
+        settings = job.Settings(None, "auto", False, None, 8, None, 1, 60.0)
+        files = str(tmp_path / "questions.json"), None, folder / "out.jsonl", folder / "summary.json"
+        job.evaluate_file(str(model_folder), *files, settings)
 
     return run
 
