@@ -45,12 +45,8 @@ DAMAGES = [b"", b"[]", b"5", b"{bad", DEEP.encode(), LONG_NUMBER.encode(), b"\xf
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *(
-            (name, content)
-            for name in ("tokenizer.json", "processor_config.json", "config.json")
-            for content in DAMAGES
-        ),
-        *(("tokenizer_config.json", content) for content in DAMAGES),
+        *((name, content) for name in ("tokenizer.json", "tokenizer_config.json") for content in DAMAGES),
+        *((name, content) for name in ("processor_config.json", "config.json") for content in DAMAGES),
         ("tokenizer.json", b'{"a": 1}'),
         ("tokenizer_config.json", b'{"tokenizer_class": 5}'),
         ("processor_config.json", b'{"image_processor": 5, "patch_size": "x"}'),
