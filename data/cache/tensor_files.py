@@ -26,7 +26,7 @@ FREED_SHARE = 0.05  # of the bound: making room looks at every file, so it makes
 
 @dataclass(frozen=True)
 class Kind:
-    """What a tensor must be to be an entry."""
+    """The shape and number type that a tensor must have to be an entry."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype

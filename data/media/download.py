@@ -61,8 +61,10 @@ def download(address: Address, name: str) -> str:
 
 
 def fetch_again(address: Address) -> bool:
-    """Remove a file that cannot be decoded, so that it is fetched once more; False where that has been done before."""
+    """Remove a file that cannot be decoded, so that it is fetched once more; False without one, or the second time."""
     target = path_of(address)
+    if not os.path.exists(target):
+        return False
     try:
         with open(f"{target}{AGAIN}", "x"):
             os.unlink(target)

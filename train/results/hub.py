@@ -185,12 +185,13 @@ def without_place(text: str) -> str:
 
 def last_name(text: str) -> str:
     """Return `text`, or only its last name where it is a path of any system that is absolute or leaves its folder."""
-    if "\n" in text:
+    if "\n" in text or not re.search(r"\w", text):
         return text
     stripped = re.sub(r"^file:/*", "/", text.strip(), flags=re.IGNORECASE)
-    for path in (PurePosixPath(stripped), PureWindowsPath(stripped)):
-        if path.is_absolute() or path.drive or ".." in path.parts or stripped.startswith(("~", "$", "%", "\\")):
-            return path.name
+    paths = PurePosixPath(stripped), PureWindowsPath(stripped)
+    leads_out = any(path.is_absolute() or ".." in path.parts for path in paths)
+    if leads_out or stripped.startswith(("~", "$", "%", "\\")):
+        return PureWindowsPath(PurePosixPath(stripped).name).name or "(removed)"
     return text
 
 
