@@ -1,4 +1,4 @@
-"""What is sent to the hub: no file behind a link, no place on this machine, no key, and no code in the card."""
+"""Pushes to the hub send no file behind a link, no place on this machine, no key, and no code in the card."""
 
 import ast
 import json
