@@ -1,5 +1,7 @@
 """Everything that would fail when training begins fails when the recipe is read, in one line with its key."""
 
+import json
+
 import pytest
 
 from data.errors import UserError
@@ -21,6 +23,18 @@ DEVICE = ["training.use_cpu=true", "model.dtype=float32"]
         (["training.lr_scheduler_type=warmup_stable_decay"], "training.lr_scheduler_type: warmup_stable_decay cannot"),
         (["training.lr_scheduler_kwargs={bad: 1}"], "training.lr_scheduler_type: linear cannot be made with"),
         (["training.optim=adamw_bnb_8bit", "training.adam_beta1=1.5"], "training.optim: cannot make adamw_bnb_8bit"),
+        (
+            ["training.torch_compile=true", "training.torch_compile_backend=nonsense"],
+            "training.torch_compile_backend: torch cannot compile with it: Invalid backend: 'nonsense'",
+        ),
+        (
+            ["training.torch_compile=true", "training.torch_compile_mode=nonsense"],
+            "training.torch_compile_mode: torch cannot compile with it: Unrecognized mode=nonsense",
+        ),
+        (
+            ["training.gradient_checkpointing_kwargs={nonsense: 1}"],
+            "training.gradient_checkpointing_kwargs: torch refuses {'nonsense': 1}: ",
+        ),
         (["training.optim=grokadamw"], "training.optim: cannot make grokadamw: Please install grokadamw"),
     ],
 )
@@ -50,6 +64,28 @@ def refused(minimal, *overrides) -> list[str]:
     with pytest.raises(UserError) as caught:
         load_recipe(minimal, list(overrides))
     return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("seed", value) for value in (-1, 2**32)),
+        *((key, -1) for key in ("dataloader_num_workers", "neftune_noise_alpha", "max_grad_norm", "logging_steps")),
+        *((key, 0) for key in ("eval_steps", "save_steps", "ddp_timeout", "ddp_bucket_cap_mb")),
+        *((key, "nonsense") for key in ("log_level", "log_level_replica")),
+        *(("per_device_train_batch_size", 0), ("per_device_eval_batch_size", 0)),
+    ],
+)
+def test_values_that_no_loader_or_seed_takes(key, value, minimal):
+    (line,) = refused(minimal, f"training.{key}={value}")
+    assert line.startswith(f"command line: training.{key}: must be") and line.endswith(
+        f"got {json.dumps(value)}" if isinstance(value, str) else f"got {value}"
+    )
+
+
+def test_the_best_checkpoint_needs_evaluations(minimal):
+    (line,) = refused(minimal, "training.save_strategy=best")
+    assert "write training.eval_strategy and training.metric_for_best_model, or save_strategy: steps" in line
 
 
 OTHER = {True: "false", False: "true", None: "1", "random": "sequential"}

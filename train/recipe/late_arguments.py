@@ -1,9 +1,11 @@
 """Arguments that transformers looks at when training begins, tried out before anything is loaded."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.optimization import get_scheduler
@@ -22,6 +24,10 @@ def try_late_arguments(args: TrainingArguments) -> None:
     Raises UserError with the key of what would fail after the weights are loaded: a package that is not installed, a
     name that does not exist, a setting that is missing.
     """
+    recomputation: Any = args.gradient_checkpointing_kwargs  # a mapping by now, as the one below
+    _try_recomputation(recomputation)
+    if args.torch_compile:
+        _try_compiler(args.torch_compile_backend or "inductor", args.torch_compile_mode)
     optimizer = _try_optimizer(args)
     schedule, given = SchedulerType(args.lr_scheduler_type), args.lr_scheduler_kwargs
     kwargs: Any = given  # a mapping by now, although it may be JSON in a command line of transformers
@@ -44,6 +50,25 @@ def try_late_arguments(args: TrainingArguments) -> None:
                 callback()
         except REFUSALS as problem:
             raise UserError(f"training.report_to: cannot report to {name}: {one_line(problem)}") from problem
+
+
+def _try_recomputation(settings: Mapping[str, Any] | None) -> None:
+    """Recompute a function of one number with the settings that the layers get."""
+    kwargs: dict[str, Any] = {"use_reentrant": False, **(settings or {})}
+    try:
+        checkpoint(torch.neg, torch.zeros(1), **kwargs)
+    except REFUSALS as problem:
+        raise UserError(
+            f"training.gradient_checkpointing_kwargs: torch refuses {settings}: {one_line(problem)}"
+        ) from problem
+
+
+def _try_compiler(backend: str, mode: str | None) -> None:
+    try:
+        torch.compile(torch.neg, backend=backend, mode=mode)
+    except REFUSALS as problem:
+        key = "torch_compile_mode" if "mode" in str(problem) else "torch_compile_backend"
+        raise UserError(f"training.{key}: torch cannot compile with it: {one_line(problem)}") from problem
 
 
 def _try_optimizer(args: TrainingArguments) -> torch.optim.Optimizer:

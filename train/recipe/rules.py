@@ -170,6 +170,13 @@ def _evaluation(recipe: Recipe) -> Iterator[Combination]:
             _together("early_stopping_patience", "training.load_best_model_at_end"),
             "needs training.load_best_model_at_end: true, or the last and not the best model would be the result",
         )
+    settings = {"eval_strategy": "no", "metric_for_best_model": None}
+    missing = [f"training.{key}" for key, off in settings.items() if recipe.training.get(key, off) == off]
+    if recipe.training.get("save_strategy") == "best" and missing:
+        yield (
+            _together("training.save_strategy", *missing),
+            f"best needs evaluations to compare; write {' and '.join(missing)}, or save_strategy: steps",
+        )
     if recipe.data.eval:
         return
     for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, Union, get_
 import torch
 from pydantic import ConfigDict, Field
 from transformers import TrainingArguments
+from transformers.training_args import trainer_log_levels
 from typing_extensions import TypedDict
 
 from data.errors import UserError
@@ -87,6 +88,23 @@ HARMLESS = {
 HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "include_num", "ddp_timeout")
 
 
+# The smallest and largest values of numbers that transformers, or what it hands them to, refuses late or not at all.
+LARGEST_SEED = 2**32 - 1  # numpy's
+BOUNDS: dict[str, dict[str, Any]] = {
+    "per_device_train_batch_size": {"ge": 1},
+    "per_device_eval_batch_size": {"ge": 1},
+    "seed": {"ge": 0, "le": LARGEST_SEED},
+    "dataloader_num_workers": {"ge": 0},
+    "neftune_noise_alpha": {"ge": 0},
+    "max_grad_norm": {"ge": 0},
+    "logging_steps": {"gt": 0},
+    "eval_steps": {"gt": 0},
+    "save_steps": {"gt": 0},
+    "ddp_timeout": {"gt": 0},
+    "ddp_bucket_cap_mb": {"gt": 0},
+}
+
+
 def _yaml_type(hint: Any) -> Any:
     """Return the type as YAML can spell it: an enum becomes the literals of its values."""
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -112,8 +130,11 @@ def _key_types() -> dict[str, Any]:
             types[field.name] = Annotated[kind, about]
             if field.name in HARMLESS or field.name.startswith(HARMLESS_PREFIXES):
                 types[field.name] = Annotated[types[field.name], Harmless()]
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-        types[name] = Annotated[types[name], Field(ge=1)]
+    for name, bounds in BOUNDS.items():
+        types[name] = Annotated[types[name], Field(**bounds)]
+    for name in ("log_level", "log_level_replica"):
+        levels = Literal[tuple(trainer_log_levels)]  # pyrefly: ignore[invalid-literal]: built at run time
+        types[name] = Annotated[levels, *types[name].__metadata__]
     types["output_dir"] = Annotated[str, Field(description="Folder of the run and its checkpoints."), Harmless()]
     return types
 
