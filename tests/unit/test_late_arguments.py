@@ -70,7 +70,16 @@ def refused(minimal, *overrides) -> list[str]:
     ("key", "value"),
     [
         *(("seed", value) for value in (-1, 2**32)),
-        *((key, -1) for key in ("dataloader_num_workers", "neftune_noise_alpha", "max_grad_norm", "logging_steps")),
+        *(
+            (key, -1)
+            for key in (
+                "dataloader_num_workers",
+                "neftune_noise_alpha",
+                "max_grad_norm",
+                "weight_decay",
+                "logging_steps",
+            )
+        ),
         *((key, 0) for key in ("eval_steps", "save_steps", "ddp_timeout", "ddp_bucket_cap_mb")),
         *((key, "nonsense") for key in ("log_level", "log_level_replica")),
         *(("per_device_train_batch_size", 0), ("per_device_eval_batch_size", 0)),

@@ -97,6 +97,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "dataloader_num_workers": {"ge": 0},
     "neftune_noise_alpha": {"ge": 0},
     "max_grad_norm": {"ge": 0},
+    "weight_decay": {"ge": 0},
     "logging_steps": {"gt": 0},
     "eval_steps": {"gt": 0},
     "save_steps": {"gt": 0},
