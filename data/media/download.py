@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from data.errors import OutageError, UserError, is_passing
+from data.errors import OutageError, UserError, is_passing, one_line
 from data.files import whole_file
+from data.media.hosts import NotAllowed, checked_client
 from data.media.reference import Address, Downloads
 from data.web import httpx
 
 T = TypeVar("T")
 MAX_REDIRECTS = 5
+MAX_DIGITS = 20  # of a length that a server announces; Python reads no number of thousands
 PLAIN = {"Accept-Encoding": "identity"}
 PAUSES = (0.5, 2.0)  # seconds between tries; a set has many addresses, and dead ones among them
 PASSING = (429, 500, 502, 503, 504)  # HTTP's answers of a server that is busy, broken or restarted
@@ -56,7 +58,7 @@ def download(address: Address, name: str) -> str:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with FileLock(f"{target}.lock", timeout=limits.seconds):
             if not os.path.exists(target):
-                within(limits.seconds, PAUSES, _fetch, address.url, target, limits.max_bytes)
+                within(limits.seconds, PAUSES, _fetch, address, target)
     return target
 
 
@@ -87,6 +89,8 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
         reason = f"larger than {limits.max_bytes / 2**20:g} MiB; raise max_download_mib"
     except WebPage:
         reason = "the server sends a web page and no file; does it want a login, or another address?"
+    except NotAllowed as error:
+        reason = str(error)
     except NoParts:
         reason = "its server does not send parts of files (no range requests); download it"
     except httpx.HTTPStatusError as error:  # its text has the whole address, and in that may be a key
@@ -98,6 +102,10 @@ def told_in_one_line(what: str, limits: Downloads) -> Iterator[None]:
     except OSError as error:
         kind = OutageError if is_passing(error) else UserError
         reason = f"cannot write {limits.folder}: {error.strerror or error}; set media_cache"
+    except UserError:
+        raise
+    except ValueError as error:  # of a server's headers
+        reason = f"{type(error).__name__} {one_line(error)}"
     raise kind(f"{what}: {reason}") from None
 
 
@@ -158,22 +166,27 @@ def _names_nobody(error: BaseException | None) -> bool:
     return False
 
 
-def new_client(end: float) -> httpx.Client:
-    """Return a client for http and https, which gives up at `end`."""
-    left = max(end - time.monotonic(), SHORTEST_TIMEOUT)
-    return httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=left)
+def new_client(limits: Downloads, end: float) -> httpx.Client:
+    """Return a client for http and https, which asks the hosts that it may and gives up at `end`."""
+    return checked_client(limits, max(end - time.monotonic(), SHORTEST_TIMEOUT), MAX_REDIRECTS)
 
 
-def _fetch(url: str, target: str, max_bytes: int, end: float) -> None:
-    with new_client(end) as client, client.stream("GET", url, headers=PLAIN) as response:
+def _fetch(address: Address, target: str, end: float) -> None:
+    limits = address.downloads
+    with new_client(limits, end) as client, client.stream("GET", address.url, headers=PLAIN) as response:
         response.raise_for_status()
-        if int(response.headers.get("Content-Length", 0)) > max_bytes:
+        if (to_number(response.headers.get("Content-Length", "")) or 0) > limits.max_bytes:
             raise TooLarge
         with whole_file(target) as file:
-            for number, piece in enumerate(limited(response, max_bytes, end)):
+            for number, piece in enumerate(limited(response, limits.max_bytes, end)):
                 if not number and piece.lstrip()[:PAGE_LETTERS].lower().startswith(PAGES):
                     raise WebPage
                 file.write(piece)
+
+
+def to_number(length: str) -> int | None:
+    """Return how many bytes a server announces; None for what is no number."""
+    return int(length) if length.isascii() and length.isdigit() and len(length) < MAX_DIGITS else None
 
 
 def limited(response: httpx.Response, max_bytes: int, end: float) -> Iterator[bytes]:

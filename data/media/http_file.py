@@ -1,6 +1,7 @@
 """Files behind http and https addresses, read in parts where they lie: what need not fit this machine's disk."""
 
 import io
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -8,7 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
 from data.errors import UserError
-from data.media.download import PLAIN, NoParts, TooLarge, limited, new_client, told_in_one_line, within
+from data.media.download import PLAIN, NoParts, TooLarge, limited, new_client, to_number, told_in_one_line, within
 from data.media.reference import Address, Part
 
 FIRST_WINDOW, LAST_WINDOW = 2**16, 2**23  # bytes: headers of a shard are small, whole shards are read in large pieces
@@ -85,18 +86,21 @@ def read_part(part: Part, name: str) -> bytes:
 
 def read_range(address: Address, start: int, size: int) -> tuple[bytes, int]:
     """Read at most `size` bytes, fewer at the end of the file; return them and how many the file has."""
-    return within(address.downloads.seconds, PAUSES, _read_range, address.url, start, size)
+    return within(address.downloads.seconds, PAUSES, _read_range, address, start, size)
 
 
-def _read_range(url: str, start: int, size: int, end: float) -> tuple[bytes, int]:
+def _read_range(address: Address, start: int, size: int, end: float) -> tuple[bytes, int]:
+    url, limits = address.url, address.downloads
+    if url.startswith(constants.ENDPOINT + "/"):  # which sends the files of the hub from servers of many names
+        limits = replace(limits, hosts=None)
     # The hub's token goes to the hub alone: httpx takes it off where a redirect leads elsewhere.
     access = build_hf_headers() if url.startswith(constants.ENDPOINT + "/") else {}
     headers = {**access, **PLAIN, "Range": f"bytes={start}-{start + size - 1}"}
-    with new_client(end) as client, client.stream("GET", url, headers=headers) as response:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+    with new_client(limits, end) as client, client.stream("GET", url, headers=headers) as response:
+        total = to_number(response.headers.get("Content-Range", "").rpartition("/")[2])
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is there any more
-            return b"", int(total) if total.isdigit() else start
+            return b"", start if total is None else total
         response.raise_for_status()
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             raise NoParts
-        return b"".join(limited(response, size, end)), int(total) if total.isdigit() else 0
+        return b"".join(limited(response, size, end)), total or 0

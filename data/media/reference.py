@@ -34,11 +34,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Downloads:
-    """A folder for downloaded media, and the limits of one: bytes, and seconds for all tries together."""
+    """A folder for downloaded media, and the limits of one: bytes, and seconds for all tries together.
+
+    hosts: patterns of the names of hosts that may be asked; None: those with a public address.
+    """
 
     folder: str
     max_bytes: int = 2**30
     seconds: float = 120.0
+    hosts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,9 @@ def test_media_that_are_no_files(check, media_folder, tmp_path):
             header = tarfile.TarInfo(name)
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))
-    status, report, printed = check(shard, f"data.media_cache={tmp_path}/cache", media_root=tmp_path / "media")
+    status, report, printed = check(
+        shard, f"data.media_cache={tmp_path}/cache", "data.media_hosts=[127.0.0.1]", media_root=tmp_path / "media"
+    )
     found = {problem["row"]: (problem["file"], problem["reason"]) for problem in report["problems"]}
     assert (status, report["clips"], len(found)) == (1, 4, 3)
     for number, (file, reason) in enumerate(

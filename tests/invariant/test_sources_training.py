@@ -24,9 +24,8 @@ def train(model_folder, tmp_path):
     def run(path: Path | str, streaming: bool = False, **training) -> tuple[list, bytes, dict]:
         settings = {"max_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, **training}
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        main(
-            [str(write_recipe(folder, model_folder, path, {}, {"rows_per_step": 2, "streaming": streaming}, settings))]
-        )
+        data = {"rows_per_step": 2, "streaming": streaming, "media_hosts": ["127.0.0.1"]}
+        main([str(write_recipe(folder, model_folder, path, {}, data, settings))])
         said = json.loads((folder / "out" / PROVENANCE).read_text())["data"]
         return metrics(folder / "out", "loss"), result(folder / "out"), said
 

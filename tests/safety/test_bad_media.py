@@ -168,7 +168,10 @@ def test_an_outage_ends_the_run_and_blames_no_file(media_folder, start, tmp_path
         questions = {"video": f"{server.address}/whole/clip0.mp4", "conversations": turns("<video>\nWhat?", "red")}
         for name in ("train.json", "eval.json"):
             (folder / name).write_text(json.dumps([questions] * 3))
-        settings = (f"data.media_cache={tmp_path / 'cache'}", "training.dataloader_num_workers=1")
+        settings = (
+            *(f"data.media_cache={tmp_path / 'cache'}", "data.media_hosts=[127.0.0.1]"),
+            "training.dataloader_num_workers=1",
+        )
         server.failures += [503] * 99
         with pytest.raises(OutageError, match="clip0.mp4' cannot be downloaded: the server answers 503 .*goes on"):
             start(folder, "out", *settings)

@@ -76,7 +76,7 @@ def at(server, tmp_path):
     """A clip behind a path of the server."""
 
     def media(path: str, max_bytes: int = 2**20, seconds: float = 20.0, kind: str = "video") -> Media:
-        limits = Downloads(str(tmp_path / "cache"), max_bytes, seconds)
+        limits = Downloads(str(tmp_path / "cache"), max_bytes, seconds, ("127.0.0.1",))
         url = path if path.startswith("http:") else f"http://127.0.0.1:{server.server_port}/{path}"
         return Media(kind, url.partition("?")[0], place=Address(url, limits))
 
@@ -106,7 +106,9 @@ def test_clips_by_address_are_those_in_files(server, media_folder, tmp_path):
         },
     ]
     (tmp_path / "a.json").write_text(json.dumps(records * 2))
-    source = Source(tmp_path / "a.json", media_root=tmp_path, downloads=Downloads(str(tmp_path / "cache")))
+    source = Source(
+        tmp_path / "a.json", media_root=tmp_path, downloads=Downloads(str(tmp_path / "cache"), hosts=("127.0.0.1",))
+    )
     media = [item for conversation in read_conversations(source) for item in conversation.media]
     for item in media:
         check_media(item)

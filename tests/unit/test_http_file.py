@@ -42,7 +42,7 @@ def server(media_folder, tmp_path):
 def at(server, tmp_path):
     def address(name: str, **limits) -> Address:
         url = name if name.startswith("http:") else f"{server.address}/{name}"
-        return Address(url, Downloads(str(tmp_path / "cache"), **limits))
+        return Address(url, Downloads(str(tmp_path / "cache"), **limits, hosts=("127.0.0.1",)))
 
     return address
 

@@ -64,6 +64,7 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "stream_window": 4096,
             "media_cache": None,
             "max_download_mib": 1024.0,
+            "media_hosts": None,
             "download_seconds": 120.0,
             "on_bad_media": "skip",
             "max_bad_media": 0.01,

@@ -37,6 +37,7 @@ def test_what_may_change_between_a_run_and_its_continuation():
     assert HARMLESS == {"resume"}
     assert HARMLESS_DATA == {
         *("train", "eval", "frame_cache", "frame_cache_gib", "feature_cache", "media_cache", "max_download_mib"),
+        "media_hosts",
         *("download_seconds", "on_bad_media", "max_bad_media", "decode_seconds"),
     }
     assert {"output_dir", "report_to", "save_steps", "logging_steps", "hub_model_id", "ddp_timeout"} < HARMLESS_TRAINING

@@ -17,6 +17,10 @@ def evaluate(
     media_root: Annotated[
         str | None, Option(help="folder of the clips and pictures", show_default="that of the data file")
     ] = None,
+    media_host: Annotated[
+        list[str] | None,
+        Option(help="a host that records may name media on, again for more", show_default="all with public addresses"),
+    ] = None,
     json: Annotated[Path | None, Option(help="accuracy and counts are written here")] = None,
     limit: Annotated[int | None, Option(min=1, help="answer the first questions only", show_default="all")] = None,
     batch_size: Annotated[int, Option(min=1, help="questions answered at once")] = 8,
@@ -36,7 +40,8 @@ def evaluate(
     """
     from train.jobs.evaluate import Settings, evaluate_file
 
+    hosts = tuple(media_host) if media_host else None
     settings = Settings(
-        base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds=decode_seconds
+        base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds, media_hosts=hosts
     )
     evaluate_file(model, data, media_root, out, json, settings)

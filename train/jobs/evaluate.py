@@ -6,6 +6,8 @@ from pathlib import Path
 
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.files import write_whole
+from data.media.locate import default_cache
+from data.media.reference import Downloads
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from train.model.load import quiet_libraries
@@ -36,6 +38,7 @@ class Settings:
     limit: int | None
     batch_size: int
     decode_seconds: float
+    media_hosts: tuple[str, ...] | None = None
 
 
 def evaluate_file(
@@ -44,7 +47,8 @@ def evaluate_file(
     """Write every answer to `out` as it comes, and print the share of the correct ones."""
     quiet_libraries()
     artifact = open_artifact(name_or_path, settings.base)
-    conversations = read_conversations(Source(data, media_root=media_root))
+    downloads = Downloads(default_cache(), hosts=settings.media_hosts)
+    conversations = read_conversations(Source(data, media_root=media_root, downloads=downloads))
     questions = [question for each in conversations for question in questions_of(each, artifact.system_prompt)]
     questions = questions[: settings.limit]
     bad = find_bad_media(questions)

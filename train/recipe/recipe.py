@@ -38,6 +38,8 @@ Initialisation = Annotated[str, Field(pattern=r"^(gaussian|olora|orthogonal|piss
 
 
 MAX_FRAMES = 1024  # 263,000 tokens: a hundred times what Video-LLaVA was trained with
+# Names or addresses, no URLs: the colons are those of IPv6.
+HostName = Annotated[str, Field(pattern=r"^([^\s/@:\[\]]+|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -167,6 +169,9 @@ class Data(Section):
     """The largest clip or picture behind an address."""
     download_seconds: Annotated[Positive, Harmless()] = 120.0
     """The longest time that one download may take."""
+    media_hosts: Annotated[list[HostName] | None, Harmless()] = None
+    """Hosts that may be asked for media and tar files, redirects included, e.g. [clips.example.org, "*.example.net"];
+    those in a network of your own have to be named. null is every host with a public address."""
     on_bad_media: Annotated[Literal["skip", "fail"], Harmless()] = "skip"
     """A picture or clip that cannot be decoded is left out with its conversations, and named; or ends the run."""
     max_bad_media: Annotated[Share, Harmless()] = 0.01
@@ -177,7 +182,10 @@ class Data(Section):
     def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[Source]:
         """Return what entries of train or eval name. in_place: tar files on the hub are read where they lie."""
         downloads = Downloads(
-            self.media_cache or default_cache(), int(self.max_download_mib * 2**20), self.download_seconds
+            self.media_cache or default_cache(),
+            int(self.max_download_mib * 2**20),
+            self.download_seconds,
+            None if self.media_hosts is None else tuple(self.media_hosts),
         )
         return [
             Source(**entry.model_dump(exclude={"weight"}), downloads=downloads, in_place=in_place) for entry in entries
