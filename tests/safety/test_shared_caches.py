@@ -138,7 +138,7 @@ def at(tmp_path, no_pauses):
         context.__enter__()
         servers.append((server, context))
         url = f"http://127.0.0.1:{server.server_port}/clip.mp4"
-        return Media("video", url, place=Address(url, Downloads(str(tmp_path / "media"), 2**20, 10)))
+        return Media("video", url, place=Address(url, Downloads(str(tmp_path / "media"), 2**20, 10, ("127.0.0.1",))))
 
     start.asked = lambda: servers[-1][0].asked
     yield start
