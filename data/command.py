@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from data.errors import UserError
@@ -13,12 +15,16 @@ from data.errors import UserError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUS_OF_A_CLOSED_PIPE = 128 + signal.SIGPIPE  # as a shell counts it: `... | head` is no error
 INTERRUPTED = "interrupted by Ctrl-C"
-CTRL_C = 128 + signal.SIGINT
+SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
+CTRL_C = SIGNAL_BASE + signal.SIGINT
+ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, for whoever started several of them
 
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line's `main`; a UserError becomes its line on stderr, once for all ranks, and exit status 2."""
     _open_to_any_text()
+    if signal.getsignal(signal.SIGINT) is _leave_at_once:
+        raise_at_ctrl_c()
     try:
         main()
         sys.stdout.flush()
@@ -33,8 +39,7 @@ def run_command(main: Callable[[], None]) -> None:
         _stop_writing()  # if it is stdout that has no room, what is left of it can go nowhere
         _leave(f"cannot write {error.filename or 'what is printed'}: {error.strerror}; make room, and start it again")
     except KeyboardInterrupt:
-        if is_first_rank():
-            print(f"\n{INTERRUPTED}" if sys.stderr.isatty() else INTERRUPTED, file=sys.stderr)  # behind the ^C
+        _say_interrupted()
         sys.exit(CTRL_C)
 
 
@@ -44,9 +49,44 @@ def is_first_rank() -> bool:
 
 
 def _leave(line: str) -> NoReturn:
-    if is_first_rank():
-        print(f"error: {line}", file=sys.stderr)
+    tell_error(line)
     sys.exit(2)
+
+
+def tell_error(line: str, by_all: bool = False) -> None:
+    """Show an error once for all processes: by the one that started them, else by the first of them.
+
+    by_all: each shows it, where nobody collects them: it is not the same in all.
+    """
+    if ERRORS in os.environ:
+        Path(os.environ[ERRORS], os.environ["RANK"].zfill(6)).write_text(line, encoding="utf-8")
+    elif by_all or is_first_rank():
+        show_error(line)
+
+
+def show_error(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+
+
+def leave_at_ctrl_c() -> None:
+    """Leave at Ctrl-C in one line and at once: for imports, in which an exception may be lost."""
+    signal.signal(signal.SIGINT, _leave_at_once)
+
+
+def raise_at_ctrl_c() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, so that what is under way is tidied up."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    _say_interrupted()
+    sys.stderr.flush()
+    os._exit(CTRL_C)
+
+
+def _say_interrupted() -> None:
+    if is_first_rank():
+        print(f"\n{INTERRUPTED}" if sys.stderr.isatty() else INTERRUPTED, file=sys.stderr)  # behind the ^C
 
 
 def _open_to_any_text() -> None:

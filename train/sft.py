@@ -5,6 +5,12 @@ accelerate launch train/sft.py RECIPE [section.key=value ...]
 
 import argparse
 import sys
+
+if __name__ == "__main__":
+    from train.ranks.beginning import begin
+
+    begin()  # what follows takes seconds
+
 from functools import partial
 
 from accelerate import PartialState

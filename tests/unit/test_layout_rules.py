@@ -36,7 +36,7 @@ MAY_IMPORT = {
         *("data", "data.isolation", "data.media", "data.sources", "data.decoding"),
         *("data.cache", "data.tokens", "data.packing", "data.batches"),
     ),
-    "train.ranks": ("data", "data.packing"),
+    "train.ranks": ("data", "data.isolation", "data.packing"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
     "train.model": ("data", "data.packing", "train.ranks"),
     "train.run_folder": ("data", "data.media", "data.packing", "train.ranks", "train.recipe"),
@@ -56,7 +56,15 @@ MAY_IMPORT = {
         *("data", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop"),
     ),
-    "train.commands": ("data", "train.model", "train.results", "train.jobs"),
+    "train.commands": (
+        "data",
+        "train.ranks",
+        "train.recipe",
+        "train.model",
+        "train.results",
+        "train.jobs",
+        "train.sft",
+    ),
 }
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 # What TrainingArguments and an accelerate config both name, and what is hardware.

@@ -18,9 +18,11 @@ from train.commands.new_model import new_model
 from train.commands.preview import preview
 from train.commands.push import push
 from train.commands.schema import schema
+from train.commands.train_recipe import train
 
 # In the order of --help, each with a line that 80 columns do not cut.
 COMMANDS: dict[Callable[..., None], str] = {
+    train: "Train what a recipe describes, on all GPUs of this machine.",
     check: "Read all records of a recipe, decode all files: is all well?",
     preview: "Show what the model will see, and which words are trained.",
     generate: "Ask a model about clips and pictures.",

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from train.commands.options import Overrides, RecipeFile
+from train.recipe.yaml_text import read_recipe
 
 
 def preview(
@@ -21,6 +22,7 @@ def preview(
 
     Needs the checkpoint's processor and config, no weights and no GPU.
     """
+    read_recipe(recipe)  # whether there is one is known at once
     from train.jobs.preview import preview_recipe
 
     preview_recipe(recipe, overrides or [], out, rows)

@@ -2,15 +2,18 @@
 
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from data.command import SIGNAL_BASE, is_first_rank
 from data.isolation.signals import SIGNALS
 from train.ranks.agreement import any_rank
 
-SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
+STDERR = 2
+ERASE_LINE = "\r\x1b[2K"
 
 
 class EvaluationInterrupted(Exception):
@@ -84,5 +87,16 @@ class Interruption(TrainerCallback):
         if os.getpid() != self._process:  # a data loader's worker that has just been forked
             return
         if number == signal.SIGINT and self.signal == signal.SIGINT:
+            _say("left without saving; the same command continues from the last checkpoint")
             os._exit(SIGNAL_BASE + number)
+        again = "; Ctrl-C again leaves without" if number == signal.SIGINT else ""
+        if self.signal != number:
+            _say(f"{signal.Signals(number).name}: finishing the step, then saving{again}")
         self.signal = signal.Signals(number)
+
+
+def _say(line: str) -> None:
+    """Write a line at once, from within a signal handler: to the terminal's own line, in place of a bar and the ^C."""
+    if is_first_rank():
+        with suppress(OSError):  # a terminal that is no more
+            os.write(STDERR, f"{ERASE_LINE if os.isatty(STDERR) else ''}{line}\n".encode())

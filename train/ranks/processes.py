@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from data.command import tell_error
 from data.errors import UserError, first_line
 from data.packing.rows import Rows
 from data.video_llava import DECODER
@@ -148,10 +149,10 @@ def among_processes() -> Iterator[None]:
         if num_launched() == 1 or not any(word in str(error) for word in LOST):
             raise
         reason = first_line(error)
-        print(
-            f"error: process {os.environ['RANK']} of {num_launched()} lost the connection to another one: {reason}; "
+        tell_error(
+            f"process {os.environ['RANK']} of {num_launched()} lost the connection to another one: {reason}; "
             "the same command, on all machines, continues from the last checkpoint",
-            file=sys.stderr,
+            by_all=True,
         )
         sys.exit(1)
     finally:

@@ -1,0 +1,103 @@
+"""reeltune train in a terminal: Ctrl-C once and twice, SIGTERM, a rank that is killed, and what is left of it."""
+
+import signal
+
+import pytest
+
+from tests.distributed.adversarial import NUM_FRAMES
+from tests.distributed.terminal import CTRL_C, REELTUNE, ROOT, Terminal
+from tests.short_run import write_recipe
+from train.run_folder.checkpoint import checkpoints
+from train.run_folder.manifest import damage
+
+
+@pytest.fixture
+def recipe(smallest_folder, tmp_path):
+    """A run without an end, which saves when it is asked to."""
+    training = {"max_steps": 100000, "logging_steps": 1, "save_steps": 50000}
+    return write_recipe(
+        tmp_path, smallest_folder, smallest_folder / "train.json", {}, {"num_frames": NUM_FRAMES}, training
+    )
+
+
+@pytest.fixture
+def train(recipe, tmp_path):
+    """Starts `reeltune train RECIPE`; the terminal is closed with all that is in it."""
+    open_ones = []
+
+    def start(*options: str) -> Terminal:
+        open_ones.append(Terminal(*REELTUNE, "train", recipe, *options, folder=tmp_path))
+        return open_ones[-1]
+
+    yield start
+    for terminal in open_ones:
+        terminal.close()
+
+
+def sound_checkpoints(tmp_path):
+    found = checkpoints(tmp_path / "out")
+    assert all(damage(checkpoint) is None for checkpoint in found)
+    return found
+
+
+def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
+    once = train()
+    assert once.wait_for("loading libraries") < 10  # 0.3 s alone
+    once.wait_for("training into")
+    once.wait_for("loss")
+    once.press(CTRL_C)
+    assert once.end() == 130
+    assert "finishing the step, then saving; Ctrl-C again leaves without" in once.shown
+    assert "SIGINT: saved after step" in once.shown and "Traceback" not in once.shown
+    (saved,) = sound_checkpoints(tmp_path)
+
+    twice = train("training.logging_steps=1")
+    twice.wait_for(f"continuing from {tmp_path}/out/{saved.name}")
+    twice.wait_for("loss")
+    twice.press(CTRL_C + CTRL_C)
+    assert twice.end() == 130
+    assert "Traceback" not in twice.shown
+
+
+def test_ctrl_c_while_libraries_are_loaded_is_one_line(train):
+    terminal = train()
+    terminal.wait_for("loading libraries")
+    terminal.press(CTRL_C)
+    assert terminal.end() == 130
+    assert terminal.shown.split("\r\n")[-2] == "interrupted by Ctrl-C" and "Traceback" not in terminal.shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_command_or_to_a_rank_ends_all_ranks(number, train, tmp_path):
+    terminal = train("--hardware", str(ROOT / "accelerate_configs" / "cpu_2.yaml"))
+    terminal.wait_for("loss")
+    if number == signal.SIGTERM:
+        terminal.process.terminate()
+        assert terminal.end() == 143
+        assert "SIGTERM: finishing the step, then saving\r\n" in terminal.shown
+        assert terminal.shown.count("SIGTERM: saved after step") == 1
+        assert len(sound_checkpoints(tmp_path)) == 1
+    else:
+        terminal.rank(1).kill()
+        assert terminal.end() == 137
+        line = "error: process 1 of 2 was killed by SIGKILL; the same command continues from the last checkpoint"
+        assert terminal.shown.count("error: ") == 1 and line in terminal.shown.replace("\r\n", "")
+    assert "Traceback" not in terminal.shown
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("no-such.yaml",), "error: no-such.yaml: no such recipe file; check the path"),
+        (("broken.yaml",), "error: broken.yaml: line 1: not valid YAML"),
+        (("--gpus", "-1", "broken.yaml"), "error: Invalid value for '--gpus': "),
+    ],
+)
+def test_what_is_wrong_at_once_is_one_line_at_once(words, error, tmp_path):
+    (tmp_path / "broken.yaml").write_text("model: [\n")
+    terminal = Terminal(*REELTUNE, "train", *words, folder=tmp_path)
+    try:
+        assert terminal.end(20) == 2
+    finally:
+        terminal.close()
+    assert terminal.shown.startswith(error) and terminal.shown.count("\n") == 1

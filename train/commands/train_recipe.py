@@ -1,0 +1,47 @@
+"""reeltune train: a recipe, in as many processes as the machine has GPUs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from data.command import leave_at_ctrl_c, raise_at_ctrl_c
+from train.commands.options import Overrides, RecipeFile
+from train.recipe.yaml_text import read_recipe
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    hardware: Annotated[
+        Path | None, Option(metavar="FILE", help="of accelerate_configs/", show_default="the machine as it is")
+    ] = None,
+    gpus: Annotated[int | None, Option(min=0, help="processes, one a GPU; 0: on the CPU", show_default="all")] = None,
+    fresh: Annotated[bool, Option("--fresh", help="start over; an earlier run in the folder is moved aside")] = False,
+) -> None:
+    """Train what a recipe describes; the same command continues a run that was interrupted.
+
+    \b
+        reeltune train my_recipe.yaml training.max_steps=100
+        reeltune train my_recipe.yaml --hardware accelerate_configs/zero3.yaml
+
+    Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and leave with 130, 143 or 138; a second Ctrl-C leaves without
+    saving. They reach all processes, whichever got them.
+    """
+    read_recipe(recipe)  # whether there is one is known at once
+    print(f"{recipe}: loading libraries", flush=True)
+    leave_at_ctrl_c()
+    from train.ranks.hardware import find_hardware
+    from train.ranks.launch import launch
+
+    arguments = [str(recipe), *(overrides or ()), *(["--fresh"] if fresh else ())]
+    found = find_hardware(hardware, gpus)
+    if found.num_everywhere > 1:
+        sys.exit(launch(found, arguments))
+    os.environ.update(found.environment)
+    from train.sft import main
+
+    raise_at_ctrl_c()
+    main(arguments)

@@ -1,0 +1,19 @@
+"""The first thing that a process of a run does, before imports that take seconds."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from data.command import ERRORS, leave_at_ctrl_c
+from data.isolation.signals import let_signals_through
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that a process gets when the one that started it dies
+
+
+def begin() -> None:
+    """Leave in one line at Ctrl-C; save and leave when the process that started the ranks is no more (on Linux)."""
+    leave_at_ctrl_c()
+    if ERRORS in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    let_signals_through()
