@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|gpu|load|loader|save|scale [--json F]
+python scripts/benchmark.py train|decode|gpu|help|load|loader|save|scale [--json F]
 """
 
 import argparse
@@ -17,6 +17,7 @@ CASES = {
     "train": "training",
     "decode": "decode",
     "gpu": "gpu",
+    "help": "command_help",
     "load": "load",
     "loader": "loader",
     "save": "save",

@@ -32,6 +32,7 @@ LAUNCH = (
     "accelerate launch --config_file accelerate_configs/cpu.yaml train/sft.py recipes/demo.yaml",
     f"training.output_dir={WORK}/run training.max_steps=40 training.save_steps=10 training.logging_steps=5",
 )
+LOGGED = re.compile(r" *\d+/\d+ +\d+\.\d{4} +\d")
 LINES_BEFORE_KILL = 5  # of the log: step 25, behind the checkpoint of step 20
 
 
@@ -96,7 +97,7 @@ def run_until(words: list[str], num_lines: int | None) -> list[str]:
     output, num_logged = [], 0
     for line in process.stdout:
         output.append(line.rstrip())
-        num_logged += line.startswith("{'loss'")
+        num_logged += bool(LOGGED.match(line))
         if num_logged == num_lines:
             os.killpg(process.pid, signal.SIGKILL)
             break

@@ -28,6 +28,7 @@ from train.model.compiled import speed_up_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
 from train.model.load import quiet_libraries
 from train.model.trainable import load_trainable
+from train.progress.display import Display, StartUp
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import (
     among_processes,
@@ -48,7 +49,7 @@ from train.run_folder.provenance import describe_run, fingerprint_data
 @among_processes()
 @in_words_of_recipes()
 def main(argv: list[str] | None = None) -> None:
-    recipe, fresh = read_command_line(argv)
+    start_up, (recipe, fresh) = StartUp(), read_command_line(argv)
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
     compilation = take_over(args)
     refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation())
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, say, max_positions(*base))
     train, evaluation = reader.train_rows(), reader.eval_rows()
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
+    start_up.ended("data")
     base_weights = agree_on_base(*base)
     checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh, base_weights.digest)
     on_first_rank(check_resumed, checkpoint, base_weights)
@@ -75,9 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     speed_up_layers(model, compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args, say)
+    start_up.ended("model")
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
-
-    bad_media = recipe.data.on_bad_media, recipe.data.max_bad_media
     trainer = RowTrainer(
         model=model,
         args=args,
@@ -85,12 +86,12 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=evaluation,
         data_collator=collator(processor, visual_tokens, towers, inputs),
         processing_class=processor,
-        callbacks=[MetricsFile(out)],
+        callbacks=[MetricsFile(out), Display(start_up, train, recipe.data.rows_per_step)],
         early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
         guard=NonFiniteGuard(out, recipe.on_nonfinite, recipe.max_skipped_steps),
-        bad_media=BadMediaGuard(out, *bad_media, num_files=train.num_media_files()),
+        bad_media=BadMediaGuard(out, recipe.data.on_bad_media, recipe.data.max_bad_media, train.num_media_files()),
         description=describe_run(recipe.dump(), fingerprints, args.world_size),
         keep_fingerprint=partial(
             write_fingerprint,

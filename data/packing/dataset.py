@@ -65,6 +65,9 @@ class RowDataset(Dataset):
     def _media_of(self, group: int) -> tuple[Media, ...]:
         return self.samples[self.groups[group].samples[0]].media
 
+    def num_samples(self) -> int:
+        return len(self.samples)
+
     def num_media_files(self) -> int:
         return self.samples.num_files()
 

@@ -81,6 +81,9 @@ class Mixture(Dataset):
     def media(self) -> set[Media]:
         return set().union(*(source.media() for source in self.sources))
 
+    def num_samples(self) -> int:
+        return sum(source.num_samples() for source in self.sources)
+
     def num_media_files(self) -> int:
         return len({item.path for item in self.media()})
 

@@ -85,6 +85,10 @@ class Rows(Protocol):
         """Return how many files these are, by which the share of bad ones is reckoned."""
         ...
 
+    def num_samples(self) -> int | None:
+        """Return how many conversations there are; None where that is not known before they are read."""
+        ...
+
 
 class PlannedRows(Rows, Protocol):
     """Rows that are all known before an epoch begins, in every epoch equally many."""

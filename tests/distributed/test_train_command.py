@@ -14,7 +14,7 @@ from train.run_folder.manifest import damage
 @pytest.fixture
 def recipe(smallest_folder, tmp_path):
     """A run without an end, which saves when it is asked to."""
-    training = {"max_steps": 100000, "logging_steps": 1, "save_steps": 50000}
+    training = {"max_steps": 100000, "logging_steps": 1, "save_steps": 50000, "dataloader_num_workers": 1}
     return write_recipe(
         tmp_path, smallest_folder, smallest_folder / "train.json", {}, {"num_frames": NUM_FRAMES}, training
     )
@@ -41,6 +41,7 @@ def sound_checkpoints(tmp_path):
 
 
 def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
+    """The data loader's worker, which gets it too, must not take the step with it."""
     once = train()
     assert once.wait_for("loading libraries") < 10  # 0.3 s alone
     once.wait_for("training into")
@@ -89,7 +90,7 @@ def test_a_signal_to_the_command_or_to_a_rank_ends_all_ranks(number, train, tmp_
     ("words", "error"),
     [
         (("no-such.yaml",), "error: no-such.yaml: no such recipe file; check the path"),
-        (("broken.yaml",), "error: broken.yaml: line 1: not valid YAML"),
+        (("broken.yaml",), "error: broken.yaml: line 2: not valid YAML"),
         (("--gpus", "-1", "broken.yaml"), "error: Invalid value for '--gpus': "),
     ],
 )

@@ -15,10 +15,12 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
+from typer.testing import CliRunner
 
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from tests.documents import EVERYTHING, PAGES, ROOT, commands, files, sessions
+from train.commands.app import build
 from train.recipe.load import load_recipe
 
 LINKED = ("train", "data", "scripts", "recipes", "accelerate_configs", "tests")
@@ -154,6 +156,15 @@ def check_launch(command: str, checkout: Path) -> None:
     load_recipe(checkout / recipe, [word for word in shlex.split(command) if "=" in word])
 
 
+def check_reeltune(command: str, checkout: Path) -> None:
+    """Know the command and its options, and parse a recipe; `tests/distributed/test_train_command.py` trains."""
+    words = shlex.split(command)[1:]
+    shown = CliRunner().invoke(build(), [*([words[0]] if not words[0].startswith("-") else []), "--help"]).output
+    assert [word for word in words if word.startswith("--") and word not in shown] == []
+    if words[0] == "train":
+        load_recipe(checkout / words[1], [word for word in words if "=" in word])
+
+
 def check_tensorboard(command: str, checkout: Path) -> None:
     folder = command.removeprefix("tensorboard --logdir ")
     assert shutil.which("tensorboard", path=Path(sys.executable).parent)
@@ -197,6 +208,7 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"\. ").match, check_activate),
     (lambda command: command.startswith("accelerate launch ") and not is_walk(command), check_launch),
     (is_walk, check_walk),
+    (re.compile(r"reeltune ").match, check_reeltune),
     (re.compile(r"tensorboard ").match, check_tensorboard),
     (
         re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask|draw_rooms|draw_pictures)\.py$").match,

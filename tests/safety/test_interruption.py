@@ -2,10 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +10,6 @@ from train.run_folder.checkpoint import checkpoints
 from train.run_folder.manifest import damage
 from train.sft import main
 
-ROOT = Path(__file__).parents[2]
 STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGINT: 130}
 
 
@@ -118,28 +113,3 @@ def test_a_run_that_has_ended_takes_no_step_more(recipe_file, out):
     main([str(recipe_file), *short])
     assert result(out) == before
     assert [path.name for path in checkpoints(out)] == ["checkpoint-4"]
-
-
-@pytest.mark.parametrize("kind", ["terminal", "twice"])
-def test_ctrl_c_reaches_the_whole_group_of_processes(kind, recipe_file, out):
-    """Data loaders' workers get it too, and must not take the step with them. Twice leaves at once."""
-    command = [sys.executable, str(ROOT / "train" / "sft.py"), str(recipe_file), "training.max_steps=100000",
-               "training.eval_strategy=no", "training.dataloader_num_workers=1", "training.save_steps=10"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (out / "checkpoint-10").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        if kind == "twice":
-            os.killpg(process.pid, signal.SIGINT)
-        printed, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert kind == "twice" or "SIGINT: saved after step" in printed
-    assert all(damage(checkpoint) is None for checkpoint in checkpoints(out))

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from train.commands import options
-from train.commands.app import COMMANDS, COMPLETE, NAME, main, run
+from train.commands.app import COMMANDS, COMPLETE, NAME, main, name_of, run
 from train.commands.new_model import new_model
 from train.jobs import generate as generating
 from train.model.build import SHAPES
@@ -34,7 +34,7 @@ for line in json.loads(sys.argv[1]):
     assert "sage: " in printed.getvalue(), line
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
-COMMAND_NAMES = [command.__name__.replace("_", "-") for command in COMMANDS]
+COMMAND_NAMES = [name_of(command) for command in COMMANDS]
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "scripts").glob("*.py")

@@ -68,10 +68,11 @@ def start(tmp_path, monkeypatch, capfd):
         sender = threading.Thread(target=send, daemon=True)
         if signals:
             sender.start()
+        others = psutil.Process().children()
         before = [signal.getsignal(number) for number in launching.PASSED_ON]
         status = launch(Hardware(2, 2, environment={"PYTHONPATH": str(CONFIGS.parent)}), [what])
         assert [signal.getsignal(number) for number in launching.PASSED_ON] == before
-        assert psutil.Process().children() == []
+        assert psutil.Process().children() == others
         return status, capfd.readouterr().err
 
     return run

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "train.results": (
         *("data", "data.media", "data.sources", "data.tokens", "data.batches", "train.recipe", "train.model"),
     ),
+    "train.progress": ("data.packing",),
     "train.jobs": (
         *("data", "data.media", "data.sources", "data.decoding", "data.cache", "data.packing"),
         *("data.batches", "data.inspection"),
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     ),
     "train.sft": (
         *("data", "data.batches"),
-        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop"),
+        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.progress"),
     ),
     "train.commands": (
         "data",

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.documents import PAGES, ROOT
-from train.commands.app import COMMANDS
+from train.commands.app import COMMANDS, name_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def check_command(command: str) -> None:
     if program == "make":
         assert subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True).returncode == 0, command
     elif program in PROJECT["scripts"]:
-        assert words[0] in {name.__name__.replace("_", "-") for name in COMMANDS}, command
+        assert words[0] in set(map(name_of, COMMANDS)), command
     elif program == "python" and words[0] != "-m":
         assert (ROOT / words[0]).is_file(), command
     else:

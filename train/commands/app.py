@@ -56,11 +56,21 @@ def reeltune() -> None:
     """
 
 
+def name_of(command: Callable[..., None]) -> str:
+    """Return the name by which a command is called."""
+    return command.__name__.replace("_", "-")
+
+
 def run(arguments: list[str], name: str = NAME, only: Callable[..., None] | None = None) -> None:
     """Run `reeltune ARGUMENTS`, or one command of it under the name of a script.
 
     Exit status 2 with one line for what is wrong in the command line, as for every error of users.
     """
+    names = {name_of(each): each for each in COMMANDS}
+    if (
+        only is None and arguments and arguments[0] in names
+    ):  # without the time that it takes to read the options of all commands
+        return run(arguments[1:], f"{NAME} {arguments[0]}", names[arguments[0]])
     command = get_command(build(only))
 
     def act() -> None:

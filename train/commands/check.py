@@ -6,7 +6,6 @@ from typing import Annotated
 from typer import Option
 
 from train.commands.options import Overrides, RecipeFile
-from train.recipe.yaml_text import read_recipe
 
 
 def check(
@@ -33,6 +32,8 @@ def check(
     Exit status: 0 when all is well, 1 when a record or a file is wrong or the cache takes no more, 2 for a wrong
     recipe or command line.
     """
+    from train.recipe.yaml_text import read_recipe
+
     read_recipe(recipe)  # whether there is one is known at once
     from train.jobs.check import check_recipe
 

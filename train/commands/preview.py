@@ -6,7 +6,6 @@ from typing import Annotated
 from typer import Option
 
 from train.commands.options import Overrides, RecipeFile
-from train.recipe.yaml_text import read_recipe
 
 
 def preview(
@@ -22,6 +21,8 @@ def preview(
 
     Needs the checkpoint's processor and config, no weights and no GPU.
     """
+    from train.recipe.yaml_text import read_recipe
+
     read_recipe(recipe)  # whether there is one is known at once
     from train.jobs.preview import preview_recipe
 

@@ -9,7 +9,6 @@ from typer import Option
 
 from data.command import leave_at_ctrl_c, raise_at_ctrl_c
 from train.commands.options import Overrides, RecipeFile
-from train.recipe.yaml_text import read_recipe
 
 
 def train(
@@ -30,6 +29,8 @@ def train(
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and leave with 130, 143 or 138; a second Ctrl-C leaves without
     saving. They reach all processes, whichever got them.
     """
+    from train.recipe.yaml_text import read_recipe
+
     read_recipe(recipe)  # whether there is one is known at once
     print(f"{recipe}: loading libraries", flush=True)
     leave_at_ctrl_c()

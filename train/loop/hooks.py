@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -46,6 +48,8 @@ class HookedTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(args=args, **kwargs)
+        for shown in (PrinterCallback, ProgressCallback):  # `train.progress` shows less, and in lines
+            self.remove_callback(shown)
         self.output_dir = Path(str(args.output_dir))
 
         def keep(folder: Path) -> None:

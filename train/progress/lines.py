@@ -1,0 +1,75 @@
+"""The lines that a run shows: its plan, and one for each time that it logs. All fit 80 columns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADER = "         step      loss         lr  questions/s  wait     memory        left"
+MIB_PER_GIB = 1024
+SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600, 86400
+
+
+def training_line(logs: Mapping[str, Any], step: int, num_steps: int, seconds_left: float | None) -> str:
+    """Return a line below HEADER. wait: the share of a step's time in which data were waited for."""
+    step_s = logs.get("step_s", 0.0)
+    waited = f"{logs['data_wait_s'] / step_s:.0%}" if step_s else ""
+    memory = f"{logs['peak_memory_mib'] / MIB_PER_GIB:.1f} GiB" if "peak_memory_mib" in logs else ""
+    speed = f"{logs['samples_per_s']:.1f}" if "samples_per_s" in logs else ""
+    left = "" if seconds_left is None else duration(seconds_left)
+    return (
+        f"{f'{step}/{num_steps}':>13}{logs['loss']:>10.4f}{logs.get('learning_rate', 0):>11.2e}"
+        f"{speed:>13}{waited:>6}{memory:>11}{left:>12}"
+    )
+
+
+def evaluation_line(logs: Mapping[str, Any], step: int, num_steps: int) -> str:
+    """Return a line for an evaluation, its loss below the losses of training."""
+    seconds = f" in {duration(logs['eval_runtime'])}" if "eval_runtime" in logs else ""
+    return f"{f'{step}/{num_steps}':>13}{logs['eval_loss']:>10.4f}  evaluated{seconds}"
+
+
+def summary_line(logs: Mapping[str, Any]) -> str:
+    """Return a line for the whole of this process's training."""
+    return f"trained for {duration(logs['train_runtime'])}, mean loss {logs.get('train_loss', float('nan')):.4f}"
+
+
+def plan_lines(
+    num_samples: int | None,
+    num_rows: int | None,
+    rows_per_step: int,
+    num_steps: int,
+    num_done: int,
+    num_epochs: float,
+    num_trained: int,
+    parts: Mapping[str, float],
+) -> list[str]:
+    """Return what will be trained, and how long the start took, in seconds by part.
+
+    num_samples, num_rows: None of a stream, which does not know.
+    """
+    steps = f"{num_steps:,} steps" + (f" ({num_done:,} done)" if num_done else "")
+    if num_samples is None or num_rows is None:
+        data = f"conversations as they are read, {rows_per_step} rows a step"
+    else:
+        questions = num_samples * min(1, rows_per_step / num_rows)
+        data = f"{num_samples:,} conversations in {num_rows:,} rows, {rows_per_step} rows a step"
+        steps += f", {num_epochs:g} epochs, about {questions:.3g} questions a step"
+    took = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+    return [
+        f"plan: {data}",
+        f"      {steps}",
+        f"      {num_trained:,} parameters are trained",
+        f"      started in {sum(parts.values()):.1f} s: {took}",
+    ]
+
+
+def pace_line(seconds_per_step: float, seconds_left: float) -> str:
+    return f"      {seconds_per_step:.2f} s a step: about {duration(seconds_left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return 0:07, 1:02:03 or 2 d 03 h."""
+    whole = round(seconds)
+    if whole >= SECONDS_PER_DAY:
+        return f"{whole // SECONDS_PER_DAY} d {whole % SECONDS_PER_DAY // SECONDS_PER_HOUR:02} h"
+    hours, rest = divmod(whole, SECONDS_PER_HOUR)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
