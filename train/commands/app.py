@@ -67,9 +67,7 @@ def run(arguments: list[str], name: str = NAME, only: Callable[..., None] | None
     Exit status 2 with one line for what is wrong in the command line, as for every error of users.
     """
     names = {name_of(each): each for each in COMMANDS}
-    if (
-        only is None and arguments and arguments[0] in names
-    ):  # without the time that it takes to read the options of all commands
+    if only is None and arguments and arguments[0] in names:  # without reading the options of all the others
         return run(arguments[1:], f"{NAME} {arguments[0]}", names[arguments[0]])
     command = get_command(build(only))
 
