@@ -90,7 +90,7 @@ def show_command(console: Console) -> None:
 
 
 def run_until(words: list[str], num_lines: int | None) -> list[str]:
-    """Return what a command shows where there is no terminal; kill it with its children after `num_lines` lines of its log."""
+    """Return what a command shows without a terminal; kill it with its children after `num_lines` lines of its log."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
