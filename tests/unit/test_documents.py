@@ -123,6 +123,27 @@ def test_files_and_tests_that_are_named_exist():
             assert test in [node.name for node in body if isinstance(node, ast.FunctionDef)], name
 
 
+# These try what machines do; all other modules beside them try what strangers do.
+OF_MACHINES = {
+    *("test_answers_kept", "test_bad_media", "test_damage", "test_disk", "test_features_kept", "test_fill_cache"),
+    *("test_full_disk", "test_interruption", "test_nonfinite", "test_results_kept"),
+}
+
+
+def test_every_attack_has_its_line_with_what_happens():
+    shown = {}
+    for section in PAGES["docs/security.md"].split("\n### ")[1:]:
+        head, _, *rows = table_rows(section)
+        shown[Path(head[2].strip("`")).stem] = [test.strip("`") for _, _, test in rows]
+        assert all(attack and happens for attack, happens, _ in rows)
+    modules = {path.stem: path for path in (ROOT / "tests" / "safety").glob("test_*.py")}
+    assert modules.keys() - OF_MACHINES == shown.keys() and modules.keys() >= OF_MACHINES
+    for name, tests in shown.items():
+        body = ast.parse(modules[name].read_text(encoding="utf-8")).body
+        there = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+        assert sorted(tests) == sorted(there), name
+
+
 def test_every_accelerate_config_is_in_the_table():
     cells = [row[0] for row in table_rows(PAGES["docs/distributed.md"])]
     shown = [name for cell in cells for name in re.findall(r"`(\w+\.yaml)`", cell)]
