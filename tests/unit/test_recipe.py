@@ -1,10 +1,12 @@
 """Recipes and command lines, read and written."""
 
+import re
 from dataclasses import fields
 
 import pytest
 from transformers import TrainingArguments
 
+from data.errors import UserError
 from train.recipe.load import KNOWN_KEYS, load_recipe
 from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE
 from train.recipe.yaml_text import parse_override, set_override
@@ -181,3 +183,37 @@ def test_keys_in_addresses_are_not_written(minimal, tmp_path):
     recipe.write(tmp_path / "written.yaml")
     assert load_recipe(tmp_path / "written.yaml").data.eval[0].path == "https://example.com/a.tar"
     assert "SECRET" not in str(recipe.dump())
+
+
+def test_entries_of_lists_are_overridden_and_added():
+    recipe = {"data": {"train": [{"path": "a", "media_root": ["x", "y"]}, {"path": "b"}], "eval": None}}
+    for text in (
+        *("data.train[0].path=c", "data.train[1].weight=2", "data.train[2].path=d", "data.eval[0].path=e"),
+        *("data.train[0].media_root[1]=z", "lora.modules_to_save[0]=multi_modal_projector"),
+    ):
+        set_override(recipe, *parse_override(text))
+    assert recipe == {
+        "data": {
+            "train": [{"path": "c", "media_root": ["x", "z"]}, {"path": "b", "weight": 2}, {"path": "d"}],
+            "eval": [{"path": "e"}],
+        },
+        "lora": {"modules_to_save": ["multi_modal_projector"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data.train[2].path=c", "data.train[2]: the next entry would be data.train[1]"),
+        ("data.num_frames[0]=c", "data.num_frames has no numbered entries; write data.num_frames=value"),
+        ("data.train.path=c", "data.train has no keys; write data.train=value"),
+        ("data[0]=c", "data has no numbered entries"),
+        *(
+            (text, "write section.key=value")
+            for text in ("[0]=c", "data.train[x]=c", "data.train[0=c", "data.train[-1]=c")
+        ),
+    ],
+)
+def test_entries_that_a_list_cannot_have(text, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        set_override({"data": {"train": [{"path": "a"}], "num_frames": 8}}, *parse_override(text))

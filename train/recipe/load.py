@@ -71,9 +71,10 @@ def read_kept_recipe(path: str | Path) -> dict[str, Any]:
 
 def _is_in(raw: Any, keys: Keys) -> bool:
     for key in keys:
-        if not isinstance(raw, dict) or key not in raw:
+        entries = dict(enumerate(raw)) if isinstance(raw, list) else raw
+        if not isinstance(entries, dict) or key not in entries:
             return False
-        raw = raw[key]
+        raw = entries[key]
     return True
 
 

@@ -1,12 +1,14 @@
 """Recipe text to plain dicts and back: YAML 1.2 scalars, no key twice, `section.key=value` overrides."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from data.errors import UserError, first_line
+from train.recipe.problems import Keys, dotted
 
 # PyYAML reads scalars by YAML 1.1, where `2e-4` is a string, `no` is False and `010` is eight. Editors and
 # everybody's expectations follow YAML 1.2, so these patterns replace PyYAML's.
@@ -21,6 +23,7 @@ _SCALARS = {
 }
 
 
+_PART = re.compile(r"(?P<key>[^\[\]]+)(?P<indices>(\[\d{1,6}\])*)")
 MAX_BYTES = 2**18  # of a recipe, fifty times a long one; PyYAML takes two seconds for so many
 MAX_VALUES = 2**14
 
@@ -79,25 +82,47 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """Return `section.key=value` as (("section", "key"), value); the value is YAML and may be nested."""
+def parse_override(text: str) -> tuple[Keys, Any]:
+    """Return `section.list[0].key=value` as (("section", "list", 0, "key"), value); the value is YAML, maybe nested."""
     name, equals, value = text.partition("=")
-    keys = tuple(name.strip().split("."))
-    if not equals or not all(keys):
+    parts = [_PART.fullmatch(part) for part in name.strip().split(".")]
+    if not equals or not all(parts):
         raise UserError(f"command line: '{text}': write section.key=value, e.g. training.max_steps=10")
-    return keys, _parse(value, f"command line: '{text}': ")
+    keys: list[str | int] = []
+    for part in filter(None, parts):
+        keys += [part["key"], *map(int, re.findall(r"\d+", part["indices"]))]
+    return tuple(keys), _parse(value, f"command line: '{text}': ")
 
 
-def set_override(recipe: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    """Set recipe[keys[0]][keys[1]]... in place; sections that are absent or null are created."""
-    for depth, key in enumerate(keys[:-1], start=1):
-        if recipe.get(key) is None:
-            recipe[key] = {}
-        recipe = recipe[key]
-        if not isinstance(recipe, dict):
-            parent = ".".join(keys[:depth])
-            raise UserError(f"command line: {'.'.join(keys)}: {parent} has no keys; write {parent}=value")
-    recipe[keys[-1]] = value
+def set_override(recipe: dict[str, Any], keys: Keys, value: Any) -> None:
+    """Set recipe[keys[0]][keys[1]]... in place; sections that are absent or null are created, and so is the place
+    behind the last of a list."""
+    inside: Any = recipe
+    for depth, (key, next_key) in enumerate(pairwise(keys), start=1):
+        if _get(inside, key) is None:
+            _set(inside, keys[:depth], {} if isinstance(next_key, str) else [])
+        inside = _get(inside, key)
+        if not isinstance(inside, dict if isinstance(next_key, str) else list):
+            parent, wanted = dotted(keys[:depth]), "keys" if isinstance(next_key, str) else "numbered entries"
+            raise UserError(f"command line: {dotted(keys)}: {parent} has no {wanted}; write {parent}=value")
+    _set(inside, keys, value)
+
+
+def _get(inside: Any, key: str | int) -> Any:
+    """Return what a mapping or list has at a key; None without any."""
+    if isinstance(key, str):
+        return inside.get(key)
+    return inside[key] if key < len(inside) else None
+
+
+def _set(inside: Any, keys: Keys, value: Any) -> None:
+    key = keys[-1]
+    if isinstance(key, str) or key < len(inside):
+        inside[key] = value
+    elif key == len(inside):
+        inside.append(value)
+    else:
+        raise UserError(f"command line: {dotted(keys)}: the next entry would be {dotted((*keys[:-1], len(inside)))}")
 
 
 def to_yaml(recipe: dict[str, Any]) -> str:
