@@ -108,10 +108,19 @@ def _group_records(file: pq.ParquetFile, path: str, group: int, number: int) -> 
 
 def _num_at_once(file: pq.ParquetFile, group: int, light: list[str]) -> int:
     """Return how many records may be read at once: a value that is stored once may stand in all of them."""
-    row_group = file.metadata.row_group(group)
-    chunks = [row_group.column(place) for place in range(row_group.num_columns)]
-    longest = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks if chunk.path_in_schema in light)
+    longest = sum(max(0, _chunk(file, group, leaf).total_uncompressed_size) for leaf in light)
     return max(1, min(RECORDS_AT_ONCE, MAX_BATCH_BYTES // max(1, longest)))
+
+
+def _chunk(file: pq.ParquetFile, group: int, leaf: str) -> pq.ColumnChunkMetaData:
+    """Return what a part of the file says of one of its columns.
+
+    Damaged figures there abort the process that asks for them (pyarrow 26), and not one that reads a value, for which
+    they are looked at, too: so one is read first. Raises pyarrow's errors.
+    """
+    (place,) = (place for place in range(len(file.schema.names)) if file.schema.column(place).path == leaf)
+    next(file.reader.iter_batches(1, row_groups=[group], column_indices=[place], use_threads=False), None)
+    return file.metadata.row_group(group).column(place)
 
 
 def _column(leaf: pq.ColumnSchema) -> str:
@@ -124,8 +133,7 @@ def _is_bytes(leaf: pq.ColumnSchema) -> bool:
 
 def _num_null(file: pq.ParquetFile, group: int, leaf: str) -> tuple[int, int]:
     """Count the values of a part of the file that are null and those that are not; (1, 1) where it does not say."""
-    row_group = file.metadata.row_group(group)
-    (chunk,) = (chunk for chunk in map(row_group.column, range(row_group.num_columns)) if chunk.path_in_schema == leaf)
+    chunk = _chunk(file, group, leaf)
     if chunk.statistics is None or not chunk.statistics.has_null_count:
         return 1, 1
     return chunk.statistics.null_count, chunk.num_values - chunk.statistics.null_count

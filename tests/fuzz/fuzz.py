@@ -1,6 +1,9 @@
 """Damaged files through the isolated decoder: each is pixels or one line, and the process that asks lives on.
 
     python tests/fuzz/fuzz.py 10000 --json outputs/fuzz.json
+    python tests/fuzz/fuzz.py rows 10000 --json outputs/fuzz_rows.json
+
+The second line sends damaged data files through what reads records, see `records.py`.
 
 Mutations of five small files, drawn from a seed. Prints how many were decoded and refused, crashed the decoder or took
 too long, and names the seeds of what must not be: an array of another shape, or an error that is none of the reader's.
@@ -23,10 +26,11 @@ from PIL import Image
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import MediaError
 from data.media.reference import Media
+from tests.fuzz.mutations import mutate
+from tests.fuzz.records import fuzz_records
 from tests.media_samples import draw_frames, write_clip
 
 NUM_FRAMES = 8
-EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 OUTCOMES = {
     "took too long": "takes more than",
     "crashed the decoder": "the decoder crashed",
@@ -37,6 +41,7 @@ NOT_THE_READER_S = re.compile(r"' [A-Za-z_.]*(Error|Exception|Warning|Exit|Inter
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("media", "rows"), default="media", help="is damaged")
     parser.add_argument("number", type=int, help="of mutations")
     parser.add_argument("--first", type=int, default=0, help="seed of the first one")
     parser.add_argument("--seconds", type=float, default=10, help="what one file may take")
@@ -45,7 +50,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         seeds = range(arguments.first, arguments.first + arguments.number)
-        report = fuzz(Path(folder), seeds, arguments.seconds, arguments.workers)
+        run = fuzz if arguments.what == "media" else fuzz_records
+        report = run(Path(folder), seeds, arguments.seconds, arguments.workers)
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.json:
@@ -113,63 +119,6 @@ def write_files(folder: Path) -> list[Path]:
     for name in ("picture.jpg", "picture.png"):
         Image.fromarray(frames[3]).save(folder / name)
     return [*clips, folder / "clip.gif", folder / "picture.jpg", folder / "picture.png"]
-
-
-def mutate(data: bytes, random: np.random.Generator) -> bytes:
-    """Make one to four changes: bytes, mostly of the header; extreme lengths; blocks cut, doubled or moved; an end."""
-    for _ in range((1, 1, 1, 2, 2, 3, 4)[random.integers(7)]):
-        if not data:
-            break
-        data = CHANGES[random.integers(len(CHANGES))](data, random)
-    return data
-
-
-def change_bytes(data: bytes, random: np.random.Generator) -> bytes:
-    changed = bytearray(data)
-    reach = len(data) if random.random() < 0.5 else min(len(data), 512)
-    for at in random.integers(0, reach, random.integers(1, 17)):
-        changed[at] = random.integers(256)
-    return bytes(changed)
-
-
-def flip_bit(data: bytes, random: np.random.Generator) -> bytes:
-    at = random.integers(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << random.integers(8)]) + data[at + 1 :]
-
-
-def set_extreme(data: bytes, random: np.random.Generator) -> bytes:
-    """Change 1, 2 or 4 bytes, big or little-endian, anywhere: lengths, counts, sizes and times are among them."""
-    size = (1, 2, 4)[random.integers(3)]
-    value = EXTREMES[random.integers(len(EXTREMES))] & ((1 << 8 * size) - 1)
-    reach = len(data) if random.random() < 0.5 else min(len(data), 512)
-    at = random.integers(reach)
-    return data[:at] + value.to_bytes(size, ("big", "little")[random.integers(2)]) + data[at + size :]
-
-
-def truncate(data: bytes, random: np.random.Generator) -> bytes:
-    return data[: random.integers(len(data))]
-
-
-def delete_block(data: bytes, random: np.random.Generator) -> bytes:
-    start, end = sorted(random.integers(0, len(data) + 1, 2))
-    end = min(end, start + len(data) // 4)
-    return data[:start] + data[end:]
-
-
-def double_block(data: bytes, random: np.random.Generator) -> bytes:
-    start, end = sorted(random.integers(0, len(data) + 1, 2))
-    at = random.integers(len(data) + 1)
-    return data[:at] + data[start : min(end, start + 4096)] + data[at:]
-
-
-def move_block(data: bytes, random: np.random.Generator) -> bytes:
-    start, end = sorted(random.integers(0, len(data) + 1, 2))
-    rest = data[:start] + data[end:]
-    at = random.integers(len(rest) + 1)
-    return rest[:at] + data[start:end] + rest[at:]
-
-
-CHANGES = (change_bytes, flip_bit, set_extreme, truncate, delete_block, double_block, move_block)
 
 
 if __name__ == "__main__":
