@@ -1,6 +1,6 @@
 """Launched by `test_adversarial.py`: ranks with clips beside ranks with pictures, with text, with nothing at all.
 
-FOLDER holds the model and its media, OUT_DIR gets metrics.jsonl; 200 steps.
+FOLDER holds the model and its media, OUT_DIR gets metrics.jsonl of NUM_EPOCHS times four steps.
 """
 
 import sys
@@ -26,7 +26,6 @@ CLIP, PICTURE, BOTH, TEXT = range(4)
 # Two rows a step: one each on two ranks. The last step of an epoch has one row, another kind each time.
 STEPS = [(CLIP, PICTURE), (TEXT, CLIP), (TEXT, BOTH)]
 LAST = (CLIP, PICTURE, BOTH, TEXT)
-NUM_EPOCHS = 50
 
 
 class AdversarialRows(RowDataset):
@@ -38,12 +37,13 @@ class AdversarialRows(RowDataset):
         return [[kind] for kind in order]
 
 
-def train(folder: Path, out_dir: Path) -> None:
+def train(folder: Path, out_dir: Path, num_epochs: int) -> None:
     arguments = {
         "output_dir": str(out_dir),
         "per_device_train_batch_size": 1,
-        "num_train_epochs": NUM_EPOCHS,
+        "num_train_epochs": num_epochs,
         "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",  # so that a shorter run is the beginning of a longer one
         "optim": "sgd",
         "gradient_checkpointing": True,
         "logging_steps": 1,
@@ -77,4 +77,4 @@ def train(folder: Path, out_dir: Path) -> None:
 
 if __name__ == "__main__":
     with among_processes():
-        train(*map(Path, sys.argv[1:]))
+        train(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

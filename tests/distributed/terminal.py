@@ -17,10 +17,13 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 REELTUNE = (sys.executable, "-c", "from train.commands.app import main; main()")
-# Makes the terminal the one whose Ctrl-C reaches the command.
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+# Makes the terminal the one whose Ctrl-C reaches the command, and starts it as a shell does: it ignores no signal.
+TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 MARK = "STARTED_BY"
 CTRL_C = b"\x03"
 SIZE = struct.pack("HHHH", 24, 80, 0, 0)  # rows, columns

@@ -1,6 +1,7 @@
 """Folders and lists of pictures are clips, of which the chosen ones alone are opened."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,5 +93,5 @@ def test_wrong_clips_of_frames_are_named(frames, tmp_path):
 def test_frames_may_not_leave_the_media_root(frames, tmp_path):
     for video in ([["a.png", "../secret.png"]], "../frames", {"path": "../frames", "fps": 2}):
         (tmp_path / "a.json").write_text(json.dumps([{**CLIP, "video": video}]))
-        assert "a.json record 1: clip" in (message := failure(tmp_path / "a.json", tmp_path / "root"))
-        assert "is outside of media_root" in message
+        message = failure(tmp_path / "a.json", tmp_path / "root")
+        assert re.search(r"a\.json record 1: (clip|picture) \S+ is outside of media_root", message)

@@ -73,7 +73,7 @@ def begin(tmp_path, monkeypatch):
     monkeypatch.setattr(displaying.time, "perf_counter", lambda: clock.now)
 
     def start(is_first_rank: bool = True, done: int = 0):
-        args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+        args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=False)
         state = TrainerState(max_steps=100, global_step=done, is_world_process_zero=is_first_rank)
         state.num_train_epochs = 1
         shown = Display(StartUp(), Rows([1] * 10), 1)
