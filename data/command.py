@@ -71,6 +71,7 @@ def show_error(line: str) -> None:
 def leave_at_ctrl_c() -> None:
     """Leave at Ctrl-C in one line and at once: for imports, in which an exception may be lost."""
     signal.signal(signal.SIGINT, _leave_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # whoever started this may have it blocked
 
 
 def raise_at_ctrl_c() -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 from typer import Option
 
 from data.command import leave_at_ctrl_c, raise_at_ctrl_c
-from data.isolation.signals import let_signals_through
 from train.commands.options import Overrides, RecipeFile
 
 
@@ -33,7 +32,6 @@ def train(
     from train.recipe.yaml_text import read_recipe
 
     read_recipe(recipe)  # whether there is one is known at once
-    let_signals_through()  # whoever starts this may have them blocked
     leave_at_ctrl_c()
     print(f"{recipe}: loading libraries", flush=True)
     from train.ranks.hardware import find_hardware
