@@ -132,7 +132,7 @@ def test_a_run_shows_lines_and_no_dict(model_folder, mixed_file, tmp_path, capsy
     main([str(write_recipe(tmp_path, model_folder, mixed_file, {}, data, training))])
     printed = capsys.readouterr().out
     lines = printed.splitlines()
-    assert "plan: 16 conversations in 3 rows, 1 rows a step" in lines and HEADER in lines
+    assert "plan: 16 conversations in 3 rows, 1 row a step" in lines and HEADER in lines
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     losses = [(each["step"], f"{each['loss']:.4f}") for each in logged if "loss" in each]
     assert [(int(step), loss) for step, loss in re.findall(r"^ *(\d+)/4 +([\d.]+) +\d", printed, re.M)] == losses
