@@ -13,10 +13,9 @@ from typing import NoReturn
 from data.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-STATUS_OF_A_CLOSED_PIPE = 128 + signal.SIGPIPE  # as a shell counts it: `... | head` is no error
-INTERRUPTED = "interrupted by Ctrl-C"
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
-CTRL_C = SIGNAL_BASE + signal.SIGINT
+CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
+INTERRUPTED = "interrupted by Ctrl-C"
 ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, for whoever started several of them
 
 
@@ -30,7 +29,7 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _stop_writing()
-        sys.exit(STATUS_OF_A_CLOSED_PIPE)
+        sys.exit(CLOSED_PIPE)
     except UserError as error:
         _leave(str(error))
     except OSError as error:

@@ -16,7 +16,7 @@ from data.patience import patiently
 MAX_MEMORY = 4 * 2**30  # bytes: 8 frames of 8K and what their decoder holds are 2 GiB
 
 Job = tuple[Media, int | None, int]
-"""What to decode, how many frames (None: only read its bytes), and threads of the decoder."""
+"""A file to decode, the number of its frames (None: only read its bytes), and threads of the decoder."""
 Refusal = tuple[str, bool]
 """Why there are no pixels, and whether that may pass."""
 

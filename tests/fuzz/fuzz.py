@@ -15,9 +15,7 @@ import json
 import re
 import sys
 import tempfile
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from data.errors import MediaError
 from data.media.reference import Media
 from tests.fuzz.mutations import mutate
 from tests.fuzz.records import fuzz_records
+from tests.fuzz.report import report_of
 from tests.media_samples import draw_frames, write_clip
 
 NUM_FRAMES = 8
@@ -63,7 +62,6 @@ def main() -> None:
 def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
     """Return the report: outcomes (kind of file -> outcome -> number), named (what ended a decoder), wrong."""
     files = write_files(folder)
-    began = time.perf_counter()
     outcomes: dict[str, Counter] = {path.suffix[1:]: Counter() for path in files}
     named, wrong = [], []
 
@@ -78,16 +76,8 @@ def fuzz(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
             elif outcome in OUTCOMES:
                 named.append(f"seed {seed}: {line}")
 
-    with ThreadPoolExecutor(num_workers) as pool:
-        list(pool.map(work, range(num_workers)))
-    return {
-        "mutations": len(seeds),
-        "seconds": round(time.perf_counter() - began, 1),
-        "outcomes": dict(sum(outcomes.values(), Counter())),
-        "by_file": {name: dict(counts) for name, counts in outcomes.items()},
-        "named": sorted(named),
-        "wrong": sorted(wrong),
-    }
+    report = report_of(work, num_workers, seeds, outcomes)
+    return {**report, "named": sorted(named), "wrong": sorted(wrong)}
 
 
 def try_one(decoder: IsolatedDecoder, source: Path, target: Path, seed: int) -> tuple[str, str]:

@@ -8,10 +8,8 @@ import copy
 import io
 import json
 import tarfile
-import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from data.video_llava import VisualTokens
 from tests.fuzz.mutations import mutate
+from tests.fuzz.report import report_of
 from tests.tiny_data import WORDS
 from train.model.build import build_processor, train_tokenizer
 
@@ -98,7 +97,6 @@ class ReadRecords:
 
 def fuzz_records(folder: Path, seeds: range, seconds: float, num_workers: int) -> dict:
     """Return the report: outcomes (form -> outcome -> number) and wrong, the seeds of what must not be."""
-    began = time.perf_counter()
     outcomes: dict[str, Counter] = {form: Counter() for form in FORMS}
     wrong: list[str] = []
     build_processor(train_tokenizer([WORDS] * 3), image_size=56).tokenizer.save_pretrained(folder / "tokenizer")
@@ -120,15 +118,7 @@ def fuzz_records(folder: Path, seeds: range, seconds: float, num_workers: int) -
                 process = ChildProcess(reader, seconds, MEMORY)
         process.end()
 
-    with ThreadPoolExecutor(num_workers) as pool:
-        list(pool.map(work, range(num_workers)))
-    return {
-        "mutations": len(seeds),
-        "seconds": round(time.perf_counter() - began, 1),
-        "outcomes": dict(sum(outcomes.values(), Counter())),
-        "by_file": {name: dict(counts) for name, counts in outcomes.items()},
-        "wrong": sorted(wrong),
-    }
+    return {**report_of(work, num_workers, seeds, outcomes), "wrong": sorted(wrong)}
 
 
 def judged(answer: Any, path: str) -> tuple[str, str]:

@@ -2,27 +2,16 @@
 
 import json
 import resource
-from contextlib import contextmanager
 
 import pytest
 
 from data.errors import UserError
 from data.files import UNFINISHED
+from tests.safety.kills import files_of_at_most
 from tests.short_run import result
 from train.run_folder.checkpoint import checkpoints
 from train.run_folder.manifest import damage
 from train.sft import main
-
-
-@contextmanager
-def file_size_limit(num_bytes):
-    """Let no file of this process grow beyond it: as on a full disk, without a disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def limit_from(num_bytes):
@@ -56,7 +45,7 @@ def test_a_checkpoint_that_does_not_fit(room, recipe_file, out, at):
 def test_a_result_that_does_not_fit_leaves_the_one_before(recipe_file, out, at):
     main([str(recipe_file), "training.eval_strategy=no"])
     before = result(out)
-    with pytest.raises(UserError, match="cannot write the result into"), file_size_limit(100_000):
+    with pytest.raises(UserError, match="cannot write the result into"), files_of_at_most(100_000):
         main([str(recipe_file), "training.eval_strategy=no"])
     assert result(out) == before
     assert not list(out.glob(f"*{UNFINISHED}"))
@@ -64,7 +53,7 @@ def test_a_result_that_does_not_fit_leaves_the_one_before(recipe_file, out, at):
 
 def test_no_room_for_anything_is_said_before_the_model_is_loaded(recipe_file, out, monkeypatch, capsys):
     monkeypatch.setattr("train.sft.load_trainable", lambda *args: pytest.fail("loaded"))
-    with pytest.raises(UserError, match="training.output_dir: cannot write"), file_size_limit(0):
+    with pytest.raises(UserError, match="training.output_dir: cannot write"), files_of_at_most(0):
         main([str(recipe_file)])
 
 

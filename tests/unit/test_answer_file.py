@@ -1,10 +1,9 @@
 import json
-import resource
-from contextlib import contextmanager
 
 import pytest
 
 from data.errors import UserError
+from tests.safety.kills import files_of_at_most
 from train.results.answer_file import AnswerFile
 
 KEYS = [{"id": number // 2, "question": "Why?"} for number in range(6)]  # each twice
@@ -16,16 +15,6 @@ def answers(path, keys=KEYS, **identity):
 
 def record(place, predicted="so"):
     return {place: {**KEYS[place], "predicted": predicted}}
-
-
-@contextmanager
-def files_of_at_most(size):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_answers_are_there_as_they_come_and_ordered_in_the_end(tmp_path):

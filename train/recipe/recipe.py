@@ -177,7 +177,7 @@ class Data(Section):
     max_bad_media: Annotated[Share, Harmless()] = 0.01
     """Largest share of the media files to train on that on_bad_media may skip before it ends the run."""
     decode_seconds: Annotated[Positive, Harmless()] = 60.0
-    """What decoding one picture or clip may take before it counts as one that cannot be decoded."""
+    """The longest time that decoding one picture or clip may take, in seconds; after that it cannot be decoded."""
 
     def sources(self, entries: Sequence[Dataset], in_place: bool = False) -> list[Source]:
         """Return what entries of train or eval name. in_place: tar files on the hub are read where they lie."""
