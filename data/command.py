@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data.errors import UserError
 
@@ -19,7 +19,7 @@ INTERRUPTED = "interrupted by Ctrl-C"
 ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, for whoever started several of them
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], Any]) -> None:
     """Run a command line's `main`; a UserError becomes its line on stderr, once for all ranks, and exit status 2."""
     _open_to_any_text()
     if signal.getsignal(signal.SIGINT) is _leave_at_once:

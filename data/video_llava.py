@@ -1,27 +1,29 @@
 """Everything that is particular to Video-LLaVA: prompt, placeholders, tokens per picture and clip, module names.
 
-A second model family is one more module with the same names.
+A second model family is one more module with the same names. Importing it must not take seconds, as torch and
+transformers do: recipes and data files are read, and refused, without them.
 """
+
+from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image
-from transformers import PreTrainedConfig, VideoLlavaForConditionalGeneration, VideoLlavaProcessor
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, VideoLlavaProcessor
 
 DECODER = "language_model"
 PROJECTOR = "multi_modal_projector"
 TOWERS = ("image_tower", "video_tower")
 NUM_FRAMES = 8  # of a clip, as Video-LLaVA was trained
 PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
-# transformers 5.23 renamed `pixel_values_images`.
-IMAGE_KEY = next(
-    key for key in inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters if "pixel_values" in key
-)
 
 # The prompt of Video-LLaVA's documentation, `USER: <video>\nQ ASSISTANT: A</s> USER: ...`. Media that open a
 # message stand on lines of their own; media inside a text stay where the text has them.
@@ -63,9 +65,20 @@ class VisualTokens:
         return f"{self.image} tokens a picture, {self.video} a clip"
 
 
+@cache
+def image_key() -> str:
+    """Return the name of the pictures' pixels in the model's `forward`: transformers 5.23 renamed it."""
+    from transformers import VideoLlavaForConditionalGeneration
+
+    names = inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
+    return next(name for name in names if "pixel_values" in name)
+
+
 def fit(processor: VideoLlavaProcessor, kind: str, pixels: np.ndarray) -> torch.Tensor:
     """Resized and cropped by the checkpoint's own processor, uint8: a picture (h, w, 3) -> (3, H, W), a clip
     (F, h, w, 3) -> (F, 3, H, W)."""
+    from PIL import Image
+
     half_way = {"return_tensors": "pt", "do_rescale": False, "do_normalize": False}
     if kind == "image":
         (values,) = processor.image_processor([Image.fromarray(pixels)], **half_way).values()
@@ -85,7 +98,7 @@ def pixel_inputs(
     inputs, fitted = {}, {"return_tensors": "pt", "do_resize": False, "do_center_crop": False}
     if pictures:
         (values,) = processor.image_processor(list(pictures), **fitted).values()
-        inputs[IMAGE_KEY] = values
+        inputs[image_key()] = values
     if clips:
         inputs["pixel_values_videos"] = processor.video_processor(list(clips), **fitted)["pixel_values_videos"]
     return inputs

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from train.recipe.keys import plain_keys, sections
 from train.recipe.recipe import Recipe
-from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE
+from train.recipe.training_keys import DEFAULTS, SET_ELSEWHERE
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "docs" / "recipe.md", ROOT / "README.md")

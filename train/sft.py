@@ -3,12 +3,14 @@
 accelerate launch train/sft.py RECIPE [section.key=value ...]
 """
 
-import argparse
 import sys
 
 if __name__ == "__main__":
+    from data.command import run_command
     from train.ranks.beginning import begin
+    from train.recipe.command_line import read_command_line
 
+    run_command(read_command_line)  # a mistake is said at once:
     begin()  # what follows takes seconds
 
 from functools import partial
@@ -37,8 +39,7 @@ from train.ranks.processes import (
     refuse_other_shares,
     towers_of_all_ranks,
 )
-from train.recipe.load import load_recipe
-from train.recipe.recipe import Recipe
+from train.recipe.command_line import read_command_line
 from train.recipe.settings import in_words_of_recipes
 from train.run_folder.bad_media import BadMediaGuard
 from train.run_folder.metrics import MetricsFile
@@ -108,17 +109,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(trainer.interruption.status)
     trainer.save_result()
     say(f"done: {out}")
-
-
-def read_command_line(argv: list[str] | None) -> tuple[Recipe, bool]:
-    """Return the recipe with its overrides, and whether to start over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file, see recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe for this run")
-    parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is moved aside")
-    arguments = parser.parse_intermixed_args(argv)
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    return recipe, arguments.fresh or recipe.resume == "never"
 
 
 if __name__ == "__main__":

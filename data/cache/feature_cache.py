@@ -12,10 +12,10 @@ from data.cache.frame_cache import FrameKeys
 from data.cache.tensor_files import Kind, TensorFiles
 from data.errors import MediaError, SettingError
 from data.media.reference import Media
-from data.video_llava import IMAGE_KEY
+from data.video_llava import image_key
 
 FORMAT = 1
-INPUTS = {"image": IMAGE_KEY, "video": "pixel_values_videos"}
+INPUTS = {"image": image_key(), "video": "pixel_values_videos"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from data.media.reference import Media
 from data.packing.layout import RowLayout
 from data.packing.rows import Row
 from data.tokens.encoding import IGNORE_INDEX, placeholder_ids
-from data.video_llava import IMAGE_KEY, PLACEHOLDERS, VisualTokens
+from data.video_llava import PLACEHOLDERS, VisualTokens, image_key
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def show_row(row: Row, batch: dict[str, Any], processor: VideoLlavaProcessor, vi
     """Show a row from the batch that a collator of `data.batches.collator` made of it alone."""
     layout = batch.get("row_layout") or RowLayout(((batch["input_ids"].shape[1], ()),))
     ids, labels = (batch[key][0].split(layout.group_lengths) for key in ("input_ids", "labels"))
-    pixels = {"image": iter(batch.get(IMAGE_KEY, ())), "video": iter(batch.get("pixel_values_videos", ()))}
+    pixels = {"image": iter(batch.get(image_key(), ())), "video": iter(batch.get("pixel_values_videos", ()))}
     groups = []
     for (_, samples), shape, group_ids, group_labels in zip(row, layout.groups, ids, labels, strict=True):
         prefix, suffixes = _parts(group_ids, group_labels, shape, processor.tokenizer, visual_tokens)

@@ -10,7 +10,7 @@ from data.batches.pixels import PixelLoader
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import MediaError, UserError
 from data.media.reference import Media
-from data.video_llava import IMAGE_KEY, PROJECTOR
+from data.video_llava import PROJECTOR, image_key
 from tests.short_run import result, write_recipe
 from train.loop.ready_features import replace_towers
 from train.model.adapters import add_adapter
@@ -41,7 +41,7 @@ def args(tmp_path) -> TrainingArguments:
 def projected(model, inputs: dict) -> dict[str, torch.Tensor]:
     """Return the projector's output for pictures (N, tokens, hidden) and clips (frames, tokens, hidden)."""
     return {
-        "image": model.get_image_features(inputs[IMAGE_KEY], return_dict=True).pooler_output,
+        "image": model.get_image_features(inputs[image_key()], return_dict=True).pooler_output,
         "video": model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output,
     }
 

@@ -42,6 +42,33 @@ SCRIPTS = sorted(
 )
 
 
+# A recipe with a mistake, given to all commands that take one.
+REFUSE = """
+import contextlib, io, json, runpy, sys
+from train.commands.app import run
+for words in (["train"], ["check"], ["preview", "--out", "page.html"]):
+    with contextlib.suppress(SystemExit):
+        run([*words, sys.argv[1]])
+sys.argv = ["train/sft.py", sys.argv[1]]
+with contextlib.suppress(SystemExit):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def test_a_mistake_in_a_recipe_is_said_before_anything_that_takes_long_is_imported(tmp_path):
+    recipe = {"model": {"name_or_path": "some/model"}, "data": {"train": [{"path": "a"}]}, "training": {"lr": 1}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    code = [sys.executable, "-c", REFUSE, str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 8 and len(set(lines)) == 2  # each command has a word on both mistakes
+    assert (
+        f"error: {tmp_path / 'recipe.yaml'}: training.output_dir: " in lines[0] and "training.lr: is no key" in lines[1]
+    )
+    assert HEAVY & set(json.loads(done.stdout)) - {"numpy", "rich"} == set()
+
+
 def test_help_imports_nothing_that_takes_long():
     lines = [[NAME], *([NAME, name] for name in COMMAND_NAMES), *([script] for script in SCRIPTS)]
     assert len(SCRIPTS) > 10 and ["reeltune", "check"] in lines

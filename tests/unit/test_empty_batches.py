@@ -9,7 +9,7 @@ from data.batches.collator import PaddedCollator, RowCollator
 from data.packing.dataset import single_sample_rows
 from data.sources.source import Source
 from data.tokens.corpus import load_corpus
-from data.video_llava import IMAGE_KEY, PROJECTOR, TOWERS, is_used
+from data.video_llava import PROJECTOR, TOWERS, image_key, is_used
 from train.loop.loss import labelled_positions, token_loss
 from train.model.empty_towers import accept_empty_batches
 from train.model.load import load_model
@@ -29,7 +29,7 @@ def test_an_empty_batch_is_a_zero_with_zero_gradients_everywhere(collator, model
     accept_empty_batches(model)
     batch = collator(processor, visual_tokens, KINDS)([])
     assert batch["counts"] == {"questions": 0, "clips": 0, "pictures": 0}
-    assert batch[IMAGE_KEY].shape == (0, 3, 56, 56) and batch["pixel_values_videos"].shape == (0, 8, 3, 56, 56)
+    assert batch[image_key()].shape == (0, 3, 56, 56) and batch["pixel_values_videos"].shape == (0, 8, 3, 56, 56)
     loss = loss_of(model, batch)
     loss.backward()
     assert loss.item() == 0

@@ -6,7 +6,7 @@ import pytest
 
 from data.errors import UserError
 from train.recipe.load import load_recipe
-from train.recipe.training_arguments import FIXED, TRAINING_KEYS
+from train.recipe.training_keys import FIXED, TRAINING_KEYS
 
 DEVICE = ["training.use_cpu=true", "model.dtype=float32"]
 

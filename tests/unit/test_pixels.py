@@ -7,7 +7,7 @@ from PIL import Image
 from data.batches.pixels import PixelLoader
 from data.decoding.decode import decode
 from data.media.reference import Media
-from data.video_llava import IMAGE_KEY
+from data.video_llava import image_key
 
 
 def test_in_two_stages_as_in_one(processor, media_folder):
@@ -17,7 +17,7 @@ def test_in_two_stages_as_in_one(processor, media_folder):
     (at_once,) = processor.image_processor(
         [Image.open(item.path).convert("RGB") for item in pictures], return_tensors="pt"
     ).values()
-    assert torch.equal(inputs[IMAGE_KEY], at_once)
+    assert torch.equal(inputs[image_key()], at_once)
     at_once = processor.video_processor([decode(item, 8) for item in clips], return_tensors="pt")
     assert torch.equal(inputs["pixel_values_videos"], at_once["pixel_values_videos"])
 

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from data.errors import UserError
 from train.recipe.load import KNOWN_KEYS, load_recipe
-from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE
+from train.recipe.training_keys import DEFAULTS, SET_ELSEWHERE
 from train.recipe.yaml_text import parse_override, set_override
 
 # What is read

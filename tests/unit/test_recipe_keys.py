@@ -1,14 +1,19 @@
 """Facts about keys that are declared with the key, and the lists that follow from them."""
 
+import json
 import runpy
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel
+import pytest
+from pydantic import BaseModel, TypeAdapter
 
+from train.recipe import training_keys
+from train.recipe.derived_keys import describe_arguments
 from train.recipe.identity import HARMLESS, HARMLESS_DATA, HARMLESS_TRAINING
 from train.recipe.keys import Harmless, harmless_keys, plain_keys, sections
 from train.recipe.load import KNOWN_KEYS
+from train.recipe.training_keys import SET_ELSEWHERE, type_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +60,16 @@ def test_the_table_of_keys_has_all_of_them():
         if section not in ("data.eval", "training") and key not in KNOWN_KEYS
     }
     assert told == {*expected, "data.eval[]"}
+
+
+@pytest.mark.parametrize("name", describe_arguments(SET_ELSEWHERE))
+def test_arguments_have_the_type_that_their_schema_says(name):
+    schema = describe_arguments(SET_ELSEWHERE)[name]
+    assert TypeAdapter(type_of(schema)).json_schema() == {key: schema[key] for key in schema if key != "description"}
+
+
+def test_another_version_of_transformers_has_its_own_arguments(tmp_path, monkeypatch):
+    kept = {"transformers": "4.0.0", "arguments": {"an_old_one": {"type": "integer", "description": ""}}}
+    (tmp_path / "kept.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(training_keys, "KEPT", tmp_path / "kept.json")
+    assert training_keys._arguments() == describe_arguments(SET_ELSEWHERE)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,5 @@ def test_schema_is_current():
     written = (ROOT / "recipes/recipe.schema.json").read_text(encoding="utf-8")
     assert written == schema_text()
     assert json.loads(written) == Recipe.model_json_schema()
+    script = runpy.run_path(str(ROOT / "scripts" / "write_schema.py"))
+    assert script["ARGUMENTS"].read_text(encoding="utf-8") == script["arguments_text"]()

@@ -32,9 +32,9 @@ def check(
     Exit status: 0 when all is well, 1 when a record or a file is wrong or the cache takes no more, 2 for a wrong
     recipe or command line.
     """
-    from train.recipe.yaml_text import read_recipe
+    from train.recipe.load import load_recipe
 
-    read_recipe(recipe)  # whether there is one is known at once
+    loaded = load_recipe(recipe, overrides or [])  # a mistake is said at once
     from train.jobs.check import check_recipe
 
-    check_recipe(recipe, overrides or [], json, fill_cache, workers, seconds, memory)
+    check_recipe(loaded, json, fill_cache, workers, seconds, memory)

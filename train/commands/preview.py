@@ -21,9 +21,9 @@ def preview(
 
     Needs the checkpoint's processor and config, no weights and no GPU.
     """
-    from train.recipe.yaml_text import read_recipe
+    from train.recipe.load import load_recipe
 
-    read_recipe(recipe)  # whether there is one is known at once
+    loaded = load_recipe(recipe, overrides or [])  # a mistake is said at once
     from train.jobs.preview import preview_recipe
 
-    preview_recipe(recipe, overrides or [], out, rows)
+    preview_recipe(loaded, recipe, out, rows)

@@ -29,9 +29,9 @@ def train(
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and leave with 130, 143 or 138; a second Ctrl-C leaves without
     saving. They reach all processes, whichever got them.
     """
-    from train.recipe.yaml_text import read_recipe
+    from train.recipe.load import load_recipe
 
-    read_recipe(recipe)  # whether there is one is known at once
+    load_recipe(recipe, overrides or [])  # a mistake is said at once
     leave_at_ctrl_c()
     print(f"{recipe}: loading libraries", flush=True)
     from train.ranks.hardware import find_hardware

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,15 +23,13 @@ from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
 from data.video_llava import VisualTokens
 from train.model.load import quiet_libraries
-from train.recipe.load import load_recipe
-from train.recipe.recipe import Data
+from train.recipe.recipe import Data, Recipe
 from train.recipe.settings import in_words_of_recipes
 
 
 @in_words_of_recipes()
 def check_recipe(
-    recipe_file: Path,
-    overrides: Sequence[str],
+    recipe: Recipe,
     json_file: Path | None,
     fill_cache: bool,
     workers: int | None,
@@ -47,7 +44,6 @@ def check_recipe(
     for name, value in (("workers", workers), ("seconds", seconds), ("memory", memory)):
         if not value > 0:
             raise UserError(f"--{name}: must be more than 0, got {value}")
-    recipe = load_recipe(recipe_file, overrides)
     quiet_libraries()
     processor, visual_tokens, notices = set_up_processor(
         recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames

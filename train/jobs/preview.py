@@ -1,6 +1,6 @@
 """The first rows of a recipe as one HTML page."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from itertools import islice
 from pathlib import Path
 
@@ -13,16 +13,15 @@ from data.processor import set_up_processor
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import pixel_loader
 from train.model.load import quiet_libraries
-from train.recipe.load import load_recipe
+from train.recipe.recipe import Recipe
 from train.recipe.settings import in_words_of_recipes
 
 
 @in_words_of_recipes()
-def preview_recipe(recipe_file: Path, overrides: Sequence[str], out: Path, num_rows: int) -> None:
-    """Write the page of the first epoch's first rows."""
+def preview_recipe(recipe: Recipe, recipe_file: Path, out: Path, num_rows: int) -> None:
+    """Write the page of the first epoch's first rows. recipe_file: where the recipe is from, for the title."""
     if num_rows < 1:
         raise UserError(f"--rows: must be 1 or more, got {num_rows}")
-    recipe = load_recipe(recipe_file, overrides)
     quiet_libraries()
 
     processor, visual_tokens, notices = set_up_processor(

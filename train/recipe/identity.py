@@ -4,7 +4,7 @@ from typing import Any, get_type_hints
 
 from train.recipe.keys import harmless_keys
 from train.recipe.recipe import Data, Recipe
-from train.recipe.training_arguments import TRAINING_KEYS
+from train.recipe.training_keys import TRAINING_KEYS
 
 HARMLESS = harmless_keys(get_type_hints(Recipe, include_extras=True))
 HARMLESS_DATA = harmless_keys(get_type_hints(Data, include_extras=True))

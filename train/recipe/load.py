@@ -15,7 +15,7 @@ from train.recipe.keys import plain_keys, sections
 from train.recipe.problems import Keys, dotted, find_problems
 from train.recipe.recipe import Data, Lora, Model, Recipe
 from train.recipe.rules import impossible_combinations
-from train.recipe.training_arguments import DEFAULTS, SET_ELSEWHERE, TRAINING_KEYS
+from train.recipe.training_keys import DEFAULTS, SET_ELSEWHERE, TRAINING_KEYS
 from train.recipe.yaml_text import parse_override, read_recipe, set_override
 
 KNOWN_KEYS = {

@@ -3,24 +3,20 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from transformers import TrainingArguments
 
 from data.files import write_whole
 from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
 from data.sources.source import Source, is_address
 from train.recipe.keys import Harmless
-from train.recipe.late_arguments import try_late_arguments
-from train.recipe.training_arguments import (
-    DEFAULTS,
-    TrainingSection,
-    build_training_arguments,
-    device_defaults,
-)
+from train.recipe.training_keys import DEFAULTS, TrainingSection
 from train.recipe.yaml_text import to_yaml
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def _regular_expression(text: str) -> str:
@@ -208,11 +204,12 @@ class Recipe(Section):
     """Evaluations without a better metric_for_best_model before training ends."""
     training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
 
-    def training_arguments(self) -> TrainingArguments:
+    def training_arguments(self) -> "TrainingArguments":
         """Build them, which looks at the devices. Raises UserError for what transformers finds impossible."""
-        args = build_training_arguments({**device_defaults(self.model.dtype), **self.training})
-        try_late_arguments(args)
-        return args
+        # Importing transformers takes seconds, which a recipe with a mistake in it need not wait for.
+        from train.recipe.training_arguments import make_training_arguments
+
+        return make_training_arguments(self.model.dtype, self.training)
 
     def initialisation(self) -> bool | str:
         """Return how the adapter's matrices begin; True without any."""

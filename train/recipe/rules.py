@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from train.recipe.recipe import Recipe
-from train.recipe.training_arguments import FIXED, METRICS
+from train.recipe.training_keys import FIXED, METRICS
 
 # The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
 Combination = tuple[tuple[tuple[str, ...], ...], str]
