@@ -89,13 +89,24 @@ def file_sizes(source: Source) -> list[tuple[str, int]]:
     def measure(path: str) -> tuple[str, int]:
         if is_address(path):
             return without_secrets(path), remote_size(Address(path, source.downloads), without_secrets(path))
-        try:
-            return path, os.stat(path).st_size
-        except OSError as problem:
-            raise UserError(f"{path}: cannot read the data file: {problem.strerror}") from problem
+        return path, _local_size(path)
 
     with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
         return list(pool.map(measure, find_files(source)[0]))
+
+
+def check_local_files(source: Source) -> None:
+    """Raise UserError for a data file of this machine that is missing; nothing is asked of others."""
+    if not (is_address(str(source.path)) or is_hub_id(str(source.path))):
+        for path in find_files(source)[0]:
+            _local_size(path)
+
+
+def _local_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError as problem:
+        raise UserError(f"{path}: cannot read the data file: {problem.strerror}") from problem
 
 
 def _local_files(path: str) -> list[str]:

@@ -93,14 +93,21 @@ def test_a_signal_to_the_command_or_to_a_rank_ends_all_ranks(number, train, tmp_
     [
         (("no-such.yaml",), "error: no-such.yaml: no such recipe file; check the path"),
         (("broken.yaml",), "error: broken.yaml: line 2: not valid YAML"),
+        (("typo.yaml",), "error: typo.yaml: data.tarin: is no key of a recipe; did you mean 'train'?"),
+        (("no-data.yaml",), "error: gone.json: cannot read the data file: No such file or directory"),
+        (("no-data.yaml", "data.train[0].path=gone-*.json"), "error: gone-*.json: no file fits 'gone-*.json'; "),
+        (("no-data.yaml", "training.lr=1"), "error: command line: training.lr: is no key of a recipe"),
         (("--gpus", "-1", "broken.yaml"), "error: Invalid value for '--gpus': "),
     ],
 )
 def test_what_is_wrong_at_once_is_one_line_at_once(words, error, tmp_path):
     (tmp_path / "broken.yaml").write_text("model: [\n")
+    recipe = "model: {name_or_path: m}\ntraining: {output_dir: o}\ndata: {train: [{path: gone.json}]"
+    (tmp_path / "no-data.yaml").write_text(recipe + "}\n")
+    (tmp_path / "typo.yaml").write_text(recipe + ", tarin: []}\n")
     terminal = Terminal(*REELTUNE, "train", *words, folder=tmp_path)
     try:
-        assert terminal.end(20) == 2
+        assert terminal.end() == 2
     finally:
         terminal.close()
     assert terminal.shown.startswith(error) and terminal.shown.count("\n") == 1

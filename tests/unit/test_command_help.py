@@ -129,10 +129,23 @@ def test_pictures_and_clips_keep_the_order_of_the_command_line(monkeypatch):
     assert asked == [[("video", "a"), ("image", "b"), ("video", "c"), ("image", "d")]]
 
 
-def test_shells_complete_commands(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [NAME])
-    for name, value in {COMPLETE: "complete_bash", "COMP_WORDS": "reeltune ev", "COMP_CWORD": "1"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit):
-        main()
-    assert capsys.readouterr().out.split() == ["evaluate"]
+SHELLS = {
+    "bash": {"COMP_WORDS": "reeltune ev", "COMP_CWORD": "1"},
+    "zsh": {"_TYPER_COMPLETE_ARGS": "reeltune ev"},
+    "fish": {"_TYPER_COMPLETE_ARGS": "reeltune ev", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shells_complete_commands_and_options(shell, monkeypatch, capsys):
+    def completed(words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [NAME])
+        asked = {name: value.replace("reeltune ev", words) for name, value in SHELLS[shell].items()}
+        for name, value in {COMPLETE: f"complete_{shell}", **asked}.items():
+            monkeypatch.setenv(name, value.replace("1", str(words.count(" "))))
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().out
+
+    assert "evaluate" in completed("reeltune ev") and "merge" not in completed("reeltune ev")
+    assert "--media-root" in completed("reeltune evaluate --med")

@@ -29,15 +29,15 @@ def train(
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and leave with 130, 143 or 138; a second Ctrl-C leaves without
     saving. They reach all processes, whichever got them.
     """
-    from train.recipe.load import load_recipe
+    from train.recipe.command_line import read_command_line
 
-    load_recipe(recipe, overrides or [])  # a mistake is said at once
+    arguments = [str(recipe), *(overrides or ()), *(["--fresh"] if fresh else ())]
+    read_command_line(arguments)  # a mistake is said at once
     leave_at_ctrl_c()
     print(f"{recipe}: loading libraries", flush=True)
     from train.ranks.hardware import find_hardware
     from train.ranks.launch import launch
 
-    arguments = [str(recipe), *(overrides or ()), *(["--fresh"] if fresh else ())]
     found = find_hardware(hardware, gpus)
     if found.num_everywhere > 1:
         sys.exit(launch(found, arguments))
