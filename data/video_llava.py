@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
     "{{ (' ' if seen.text else '') + seen.text + eos_token }}"
     "{%- else -%}{{ seen.text }}{%- endif -%}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' }}{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' if messages else 'ASSISTANT:' }}{%- endif -%}"
 )
 
 

@@ -59,13 +59,14 @@ class Contents:
     """The contents of the files of one split.
 
     samples: as training takes them; lengths: tokens of every sound conversation as it is written, visual tokens
-    included; too_long: the records of which not even the first turn fits; duplicates: (record, the record that it
-    repeats); uses: picture or clip -> the records that show it.
+    included; too_long: the records of which not even the first turn fits; unanswered: those without an answer;
+    duplicates: (record, the record that it repeats); uses: picture or clip -> the records that show it.
     """
 
     samples: Samples = field(default_factory=Samples)
     lengths: "array[int]" = field(default_factory=lambda: array("i"))
     too_long: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     uses: dict[Media, Use] = field(default_factory=dict)
@@ -115,6 +116,9 @@ def _add(
     max_length: int,
     system_prompt: str | None,
 ) -> None:
+    if not conversation.has_answer:
+        contents.unanswered.append(conversation.name)
+        return
     sample = encode(conversation, tokenizer, visual_tokens, maxsize, system_prompt)
     assert sample is not None, "no conversation is longer than maxsize"
     contents.lengths.append(num_tokens(sample, visual_tokens))
@@ -242,6 +246,7 @@ def summarize(splits: Sequence[Contents], rows: Sequence[RowDataset], visual_tok
         "tokens": histogram(lengths),
         "num_tokens": {"sum": sum(lengths), "median": float(np.median(lengths or [0])), "max": max(lengths, default=0)},
         "too_long": [name for contents in splits for name in contents.too_long],
+        "unanswered": [name for contents in splits for name in contents.unanswered],
         "cut": cut,
         "num_turns_cut": num_turns_cut,
         "visual_token_share": visual / max(single, 1),

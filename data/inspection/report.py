@@ -16,6 +16,7 @@ def summary(report: dict, max_length: int) -> list[str]:
         f"sharing clips: {sharing['single_tokens']} tokens become {sharing['packed_tokens']}, "
         f"{sharing['saving']:.2f} times fewer, in {sharing['rows']} rows",
         *listed(f"longer than data.max_length {max_length}, left out", report["too_long"]),
+        *listed("without an answer, left out", report["unanswered"]),
         *listed(f"cut to data.max_length, {report['num_turns_cut']} trailing turns in all", report["cut"]),
         *listed("duplicates", [f"{row} repeats {first}" for row, first in report["duplicates"]]),
         *listed("in training and in evaluation", report["in_several_splits"]),

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from mimetypes import guess_type
 from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from data.errors import UserError
 from data.files import write_whole
@@ -24,6 +25,13 @@ NOUNS = {"image": "picture", "video": "clip"}
 # The keys of a part, besides its own type, that say where its bytes are.
 PLACE_KEYS = ("bytes", "frames", "url", "path", "file")
 SCHEMES = ("http://", "https://")
+FILE_SCHEME = "file:"
+# Of files, in the order of how often they are met; a file's own capitals are kept.
+CLIP_ENDINGS = tuple(
+    ending
+    for small in ("mp4 avi mkv webm mov m4v mpg mpeg wmv flv ts 3gp ogv gif".split())
+    for ending in (f".{small}", f".{small.upper()}")
+)
 MAX_FRAMES = 2**17  # of a clip of pictures: more than an hour at 30 a second
 MAX_LABEL = 63  # letters between two dots of a host's name (RFC 1035)
 
@@ -34,6 +42,15 @@ SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 2000
 
 # Questions about one clip follow one another, and to ask a network disk for each of a million would take minutes.
 is_folder = lru_cache(2**10)(os.path.isdir)
+
+
+@lru_cache(2**4)
+def names_in(folder: str) -> frozenset[str]:
+    """Return the names of what lies in a folder, none where it cannot be read."""
+    try:
+        return frozenset(os.listdir(folder))
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def default_cache() -> str:
@@ -47,12 +64,37 @@ class Locator:
 
     roots: folders of relative paths, of which the first that has a file is taken; none where only `members` can be
         named.
-    members: what a shard holds, by each name that a record may use: (path to show, its bytes).
+    members: what a shard holds, by each name that a record may use: (path to show, its bytes). own_members: the
+        names of those of the record's own sample.
     """
 
     roots: tuple[Path, ...]
     members: Mapping[str, tuple[str, Segment | Part]] = field(default_factory=dict)
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
+    own_members: tuple[str, ...] = ()
+
+    def own(self, kind: str) -> list[str]:
+        """Return the names of the pictures or clips of the record's own sample."""
+        return [name for name in self.own_members if (guess_type(f"x.{name}")[0] or "").startswith(f"{kind}/")]
+
+    def clip_named(self, clip: Any, where: str) -> str:
+        """Return the name of the file that is called `clip` with the ending of a clip, as Video-ChatGPT names them.
+
+        Where there is none, it is the name as it stands: a folder of frames, or a file that is missing. Raises
+        UserError where there are several.
+        """
+        if isinstance(clip, bool) or not isinstance(clip, str | int) or clip == "":
+            raise UserError(f"{where}, video_id: expected the name of a clip without its ending, got {shown(clip)}")
+        name = str(clip)
+        found = [name + ending for ending in CLIP_ENDINGS if name + ending in self.members]
+        for root in () if found or name in self.members else self.roots:
+            folder, base = os.path.split(os.path.join(root, name))
+            there = names_in(folder)
+            if base in there or (found := [name + ending for ending in CLIP_ENDINGS if base + ending in there]):
+                break
+        if len(found) > 1:
+            raise UserError(f"{where}, video_id: {name!r} may be {' or '.join(found)}; name the clip in 'video'")
+        return found[0] if found else name
 
     def __call__(self, kind: Kind, value: Any, where: str, span: Mapping[str, float]) -> Media:
         """Find what one value means. Raises UserError.
@@ -83,6 +125,8 @@ class Locator:
             raise UserError(f"{where}, {key}: the {noun}'s {key} must be a text, got {shown(name)}")
         if name.startswith("data:"):
             return self._content(name, None, where)
+        if name[: len(FILE_SCHEME)].lower() == FILE_SCHEME:
+            name, url = path_of(name, where), None
         if name.startswith(SCHEMES):
             try:
                 check_url(name)
@@ -90,7 +134,7 @@ class Locator:
                 raise UserError(f"{where}, url: not an address ({error})") from None
             return without_secrets(name), Address(name, self.downloads)
         if url is not None:
-            raise UserError(f"{where}, url: must begin with http:// or https://, got {shown(url)}")
+            raise UserError(f"{where}, url: must begin with http://, https:// or file://, got {shown(url)}")
         try:
             if b"\0" in os.fsencode(name):
                 raise ValueError("it has a NUL character")
@@ -159,6 +203,17 @@ def check_url(url: str) -> None:
     if not parts.hostname or not all(0 < len(label) <= MAX_LABEL for label in parts.hostname.rstrip(".").split(".")):
         raise ValueError(f"{shown(parts.hostname or '', 80)} cannot be the name of a host")
     _ = parts.port  # which raises its own
+
+
+def path_of(url: str, where: str) -> str:
+    """Return the path that a file:// address names, file:///clips/a%20b.mp4 -> /clips/a b.mp4. Raises UserError."""
+    try:
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or parts.query or parts.fragment:
+            raise ValueError("it must be file:/// and a path from the root on, with %23 for # and %3F for ?")
+        return unquote(parts.path, errors="surrogateescape")
+    except ValueError as error:
+        raise UserError(f"{where}: {shown(url)} names no file of this machine: {error}") from None
 
 
 def without_secrets(url: str) -> str:

@@ -33,6 +33,7 @@ def fingerprint_samples(samples: Iterable[Sample], imprint_of: Callable[[Media],
     return ":".join([tokens.hexdigest(), *parts])
 
 
-def fingerprint_files(files: Sequence[tuple[str, int]]) -> str:
-    """Return a digest of the names and sizes in bytes of data files that are too large to be read ahead."""
-    return hashlib.sha256(repr([(Path(name).name, size) for name, size in files]).encode()).hexdigest()
+def fingerprint_files(files: Sequence[tuple[str, int]], read_as: str = "") -> str:
+    """Return a digest of data files that are too large to be read ahead: names, sizes in bytes, how they are read."""
+    listed = repr([(Path(name).name, size) for name, size in files])
+    return hashlib.sha256(f"{listed}{read_as}".encode()).hexdigest()

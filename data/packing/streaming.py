@@ -47,7 +47,7 @@ class RowStream(Dataset):
     encode: conversations -> the name and the sample of each, None where it is too long.
     pack: samples and a seed -> their rows. With a window that holds all conversations, the rows of every epoch are
         those of `pack(samples, seed)`.
-    files: names and sizes in bytes of what `read` reads.
+    files: names and sizes in bytes of what `read` reads; read_as: how it reads them, where that is not the usual way.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class RowStream(Dataset):
         max_length: int,
         seed: int,
         say: Callable[[str], None] = print,
+        read_as: str = "",
     ):
         self.files, self.read, self.encode, self.pack, self.say = files, read, encode, pack, say
         self.window, self.max_length, self.seed = window, max_length, seed
-        self.sampling, self.counts = UNIFORM, WindowCounts()
+        self.read_as, self.sampling, self.counts = read_as, UNIFORM, WindowCounts()
         self._num_skipped = self._num_notices = 0
 
     def begin(self, num_steps_done: int, folder: Path, writes: bool) -> None:
@@ -119,6 +120,7 @@ class RowStream(Dataset):
             rows.sampling = self.sampling
             self.counts.found(number, len(rows))
             totals.update(rows=len(rows), conversations=num_read, too_long=len(corpus.too_long))
+            totals.update(unanswered=len(corpus.unanswered))
             if epoch == 0:
                 self._say_what_is_left_out(corpus)
             for row in rows.rows(epoch):
@@ -134,20 +136,22 @@ class RowStream(Dataset):
         if not totals["rows"]:
             names = ", ".join(name for name, _ in self.files)
             raise UserError(
-                f"{names}: no conversation of at most {self.max_length} tokens (max_length); nothing to train on"
+                f"{names}: no conversation with an answer has at most {self.max_length} tokens (max_length); nothing "
+                "to train on"
             )
         if epoch == 0 and not self._num_skipped:
             self.say(
                 f"an epoch: {totals['conversations']} conversations, {totals['rows']} rows; "
                 f"{totals['too_long']} longer than max_length {self.max_length} left out"
+                + (f", and {totals['unanswered']} without an answer" if totals["unanswered"] else "")
             )
 
     def _next_window(self, conversations: Iterator[Conversation]) -> tuple[Corpus, int]:
         corpus, num_read = Corpus(), 0
         for name, sample in self.encode(islice(conversations, self.window)):
             num_read += 1
-            if sample is None:
-                corpus.too_long.append(name)
+            if sample is None or not sample.trained:
+                (corpus.too_long if sample is None else corpus.unanswered).append(name)
             else:
                 corpus.samples.append(sample)
         return corpus, num_read
@@ -169,7 +173,7 @@ class RowStream(Dataset):
 
     def fingerprint(self, imprint_of: Callable[[Media], tuple | None]) -> str:
         """Return that of the data files: their media have not been seen yet."""
-        return fingerprint_files(self.files)
+        return fingerprint_files(self.files, self.read_as)
 
     def without(self, row: StreamedRow, left_out: Set[str]) -> StreamedRow:
         kept = [pair for pair in row if left_out.isdisjoint(map(media_key, pair[1][0].media))]

@@ -4,7 +4,7 @@ The media in them become ranges of the file.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise, repeat
 from typing import Any
 
@@ -21,8 +21,8 @@ MAX_PER_BYTE = 1024  # records: more of them say nothing
 RECORD_BATCH, DICTIONARY_BATCH = 3, 2  # kinds of messages, in Arrow's Message.fbs
 
 
-def arrow_records(path: str, wanted: tuple[str, ...]) -> Iterator[Any]:
-    """Yield the `wanted` columns of each record, or the error that keeps it from being read.
+def arrow_records(path: str, select: Callable[[Iterable[str]], list[str]]) -> Iterator[Any]:
+    """Yield the columns that `select` chooses of each record, or the error that keeps it from being read.
 
     Raises UserError and pyarrow's errors where no more records can be found.
     """
@@ -35,10 +35,11 @@ def arrow_records(path: str, wanted: tuple[str, ...]) -> Iterator[Any]:
             stream = whole[8:]
         reader = pa.ipc.open_stream(stream)
         _check_messages(stream, path, has_bytes=any(_holds_bytes(field.type) for field in reader.schema))
+        wanted = [name for name in select(reader.schema.names) if reader.schema.get_field_index(name) >= 0]
         for batch in reader:
             if batch.num_rows > MAX_PER_BYTE * whole.size:
                 raise pa.ArrowInvalid(f"it claims {batch.num_rows:,} records in {whole.size:,} bytes")
-            batch = batch.select([name for name in wanted if batch.schema.get_field_index(name) >= 0])
+            batch = batch.select(wanted)
             try:
                 _validate(batch)
             except pa.ArrowInvalid as error:

@@ -14,8 +14,10 @@ from data.media.reference import Part, Segment
 from data.sources.guard import MAX_RECORD, TooLargeRecord, about_record, check_size
 
 PIECE = 2**20  # letters that are read at once; a value within them needs no search for its end
+MAX_KEY = 2**10  # letters of a key of the object that may stand around records
 MAX_STEPS = 10**7  # brackets, commas and quotes that are looked at to find a record's end: some seconds
 BLANKS = re.compile(r"[ \t\n\r]*")
+FIRST_ENTRY = re.compile(r"\[[ \t\n\r]*([^ \t\n\r])")
 OUTSIDE, INSIDE = re.compile(r'["\[\]{},]'), re.compile(r'["\\]')  # what ends a value, and a string
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 DECODER = json.JSONDecoder()
@@ -25,12 +27,15 @@ DECODER = json.JSONDecoder()
 class Record:
     """A data file's object about one conversation, which need not be sound, and its name in messages.
 
-    members: see `Locator`; None where a record names files.
+    members, own: see `Locator`; members is None where a record names files. unread: names of a table's columns whose
+    values were not read.
     """
 
     content: Any
     name: str
     members: Mapping[str, tuple[str, Segment | Part]] | None = field(default=None, repr=False)
+    own: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def read_json(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
@@ -44,6 +49,8 @@ def read_json(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Re
             letters = Letters(file)
             if letters.peek() == "[":
                 yield from read_list(letters, path, on_problem)
+            elif letters.enter_data():
+                yield from read_list(letters, path, on_problem, is_wrapped=True)
             else:
                 file.seek(0)
                 yield from _read_lines(file, path, on_problem)
@@ -125,12 +132,52 @@ class Letters:
                 return value
         return parsed(self._take(), name)
 
-    def _take(self) -> str:
+    def enter_data(self) -> bool:
+        """Go to the list of objects under "data" in the object that is next, and tell whether there is one."""
+        self.at += self.peek() == "{"
+        while self.peek() == '"':
+            try:
+                key = self._key()
+                if self.peek() != ":":
+                    return False
+                self.at += 1
+                if key == "data" and self.peek() == "[":
+                    return self._lists_objects()
+                self._take(",}")
+            except ValueError:  # what is wrong shows when it is read as a line
+                return False
+            self.at += self.peek() == ","
+        return False
+
+    def _key(self) -> str:
+        """Return the text that is next, and go behind it. Raises ValueError where it is not whole."""
+        while True:
+            try:
+                key, self.at = DECODER.raw_decode(self.text, self.at)
+                return key
+            except ValueError:
+                if len(self.text) - self.at > MAX_KEY or not self.read_on():
+                    raise
+
+    def _lists_objects(self) -> bool:
+        """Tell whether the list that is next has an object for its first entry, or no entry."""
+        while not (found := FIRST_ENTRY.match(self.text, self.at)):
+            if not self.read_on():
+                return False
+        return found[1] in "{]"
+
+    def leave_object(self) -> bool:
+        """Go behind the end of the object that we are in; tell whether it has one."""
+        self._take("}")
+        self.at += 1
+        return self.text[self.at - 1 : self.at] == "}"
+
+    def _take(self, ends: str = ",]") -> str:
         """Return the text up to the comma or bracket that ends the value, and go there. Raises TooLargeRecord."""
         end, depth, is_string, self.is_long = self.at, 0, False, False
         for _ in range(MAX_STEPS):
             letter, end = self._find(INSIDE if is_string else OUTSIDE, end)
-            if not letter or (letter in ",]" and depth == 0 and not is_string):
+            if not letter or (letter in ends and depth == 0 and not is_string):
                 start, self.at = self.at, end - len(letter)
                 if self.is_long:
                     raise TooLargeRecord
@@ -159,8 +206,10 @@ class Letters:
         return found[0], found.end()
 
 
-def read_list(letters: Letters, name: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
-    """Read the records of a JSON list, which is next."""
+def read_list(
+    letters: Letters, name: str, on_problem: Callable[[UserError], None], is_wrapped: bool = False
+) -> Iterator[Record]:
+    """Read the records of a JSON list, which is next. is_wrapped: an object around it is all that follows it."""
     letters.peek()
     letters.at += 1
     number = 0
@@ -183,8 +232,11 @@ def read_list(letters: Letters, name: str, on_problem: Callable[[UserError], Non
     if letter != "]":
         return on_problem(UserError(f"{name}: not JSON: ends before the bracket that closes its list; copy it again"))
     letters.at += 1
+    if is_wrapped and not letters.leave_object():
+        return on_problem(UserError(f"{name}: not JSON: ends before the brace that closes its object; copy it again"))
     if letters.peek():
-        on_problem(UserError(f"{name}: not JSON: something stands behind the bracket that closes its list"))
+        end = "its object" if is_wrapped else "the bracket that closes its list"
+        on_problem(UserError(f"{name}: not JSON: something stands behind {end}"))
 
 
 def _next_value(letters: Letters, name: str) -> Any:

@@ -3,16 +3,17 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from data.errors import UserError
 from data.media.http_file import remote_size
-from data.media.locate import SCHEMES, default_cache, without_secrets
+from data.media.locate import FILE_SCHEME, SCHEMES, default_cache, path_of, without_secrets
 from data.media.reference import Address, Downloads
 from data.sources import tables
+from data.sources.forms import NO_COLUMNS, Reading
 from data.sources.hub_datasets import addresses_of, files_in, is_hub_id, snapshot
 from data.sources.json_records import Record, read_json
 from data.sources.tar_shards import SUFFIXES, read_shard
@@ -31,6 +32,7 @@ class Source:
         from the hub it is one of its folders, and nothing may leave the set.
     downloads: for media that records name by address or hold in themselves.
     in_place: tar shards on the hub, which `files` names, are not downloaded.
+    columns, tags, strict_turns: see `Reading`.
     """
 
     path: str | os.PathLike[str]
@@ -41,9 +43,21 @@ class Source:
     outside_media_root: bool = False
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
     in_place: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    strict_turns: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "path", os.fspath(self.path))
+        object.__setattr__(self, "path", plain_path(self.path))
+
+    @property
+    def is_renamed(self) -> bool:
+        return bool(self.columns or self.tags)
+
+    @property
+    def reading(self) -> Reading:
+        """Return the way in which its records are read."""
+        return Reading(self.columns, self.tags, self.strict_turns)
 
     @property
     def media_roots(self) -> tuple[str, ...]:
@@ -51,12 +65,18 @@ class Source:
         root = self.media_root
         if root is None:
             return ()
-        return (os.fspath(root),) if isinstance(root, str | os.PathLike) else tuple(root)
+        return tuple(map(plain_path, (root,) if isinstance(root, str | os.PathLike) else root))
 
     def __str__(self) -> str:
         """Return the path as messages show it."""
         path = os.fspath(self.path)
         return without_secrets(path) if is_address(path) else path
+
+
+def plain_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as text, also of a file:// address. Raises UserError for one that names no file of this machine."""
+    path = os.fspath(path)
+    return path_of(path, "path") if path.lower().startswith(FILE_SCHEME) else path
 
 
 def find_files(source: Source) -> tuple[list[str], str | None]:
@@ -135,8 +155,13 @@ def expand_braces(pattern: str) -> list[str]:
     return [text for choice in choices for text in expand_braces(pattern.replace(found[0], choice, 1))]
 
 
-def read_records(path: str, downloads: Downloads, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
-    """Read the records of one data file, one at a time."""
+def read_records(
+    path: str,
+    downloads: Downloads,
+    on_problem: Callable[[UserError], None],
+    columns: Mapping[str, str] = NO_COLUMNS,
+) -> Iterator[Record]:
+    """Read the records of one data file, one at a time. columns: see `Reading`."""
     if is_address(path):
         if not urlsplit(path).path.endswith(".tar"):
             name = without_secrets(path)
@@ -145,7 +170,7 @@ def read_records(path: str, downloads: Downloads, on_problem: Callable[[UserErro
     if path.endswith(SUFFIXES):
         return read_shard(path, on_problem)
     if path.endswith(tables.SUFFIXES):
-        return tables.read_table(path, on_problem)
+        return tables.read_table(path, on_problem, columns)
     return read_json(path, on_problem)
 
 

@@ -5,7 +5,7 @@ compressed, they are found again by column and number of the record.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import repeat
 from pathlib import PurePath
 from typing import Any
@@ -14,25 +14,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import UserError, one_line
-from data.media.reference import KINDS, Cell, Segment
+from data.media.reference import Cell, Segment
 from data.sources.arrow_files import MAX_PER_BYTE, arrow_records
+from data.sources.forms import MEDIA, NO_COLUMNS, is_read, plain_key
 from data.sources.guard import about_record, described
 from data.sources.json_records import Record
 from data.sources.record_batches import RECORDS_AT_ONCE, each_record
 
-MEDIA = (*KINDS, *(kind + "s" for kind in KINDS))
-COLUMNS = ("id", "accept", "start", "end", "conversations", "messages", *MEDIA)
 SUFFIXES = (".parquet", ".arrow")
 MAX_BATCH_BYTES = 2**30  # of a batch whose values are all the longest that its part of the file can have
 
 
-def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
-    """Read records in the file's order, of the columns that a record may have."""
+class Chosen:
+    """The columns of a table that are read, and those whose bytes are those of media. unread: the names of the others.
+
+    columns: see `Reading`.
+    """
+
+    def __init__(self, columns: Mapping[str, str]):
+        self._columns, self._ours = columns, {theirs: ours for ours, theirs in columns.items()}
+        self.unread: tuple[str, ...] = ()
+
+    def select(self, names: Iterable[str]) -> list[str]:
+        names = dict.fromkeys(names)
+        self.unread = tuple(name for name in names if not is_read(name, self._columns))
+        return [name for name in names if is_read(name, self._columns)]
+
+    def has_media(self, name: str) -> bool:
+        return self._ours.get(name, plain_key(name)) in MEDIA
+
+
+def read_table(
+    path: str, on_problem: Callable[[UserError], None], columns: Mapping[str, str] = NO_COLUMNS
+) -> Iterator[Record]:
+    """Read records in the file's order, of the columns that a record may have. columns: see `Reading`."""
     try:
         with open(path, "rb"):  # whose errors are clearer
             pass
+        chosen = Chosen(columns)
         is_parquet = path.endswith(".parquet")
-        records = _parquet_records(path, on_problem) if is_parquet else enumerate(arrow_records(path, COLUMNS), start=1)
+        records = (
+            _parquet_records(path, chosen, on_problem)
+            if is_parquet
+            else enumerate(arrow_records(path, chosen.select), start=1)
+        )
         for number, record in records:
             name = f"{path} record {number}"
             try:
@@ -41,7 +66,7 @@ def read_table(path: str, on_problem: Callable[[UserError], None]) -> Iterator[R
             except UserError as problem:
                 on_problem(problem)
             else:
-                yield Record(content, name)
+                yield Record(content, name, unread=chosen.unread)
     except UserError as problem:
         on_problem(problem)
     except OSError as error:
@@ -69,27 +94,31 @@ def shown_path(file: str, number: int, name: str | None, place: str) -> str:
     return os.path.join(file, f"record {number}", PurePath(name or place).name)
 
 
-def _parquet_records(path: str, on_problem: Callable[[UserError], None]) -> Iterator[tuple[int, Any]]:
+def _parquet_records(path: str, chosen: Chosen, on_problem: Callable[[UserError], None]) -> Iterator[tuple[int, Any]]:
     """Yield the number of each record and its columns, or the error that keeps it from being read."""
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows > MAX_PER_BYTE * os.path.getsize(path):
             raise pa.ArrowInvalid(f"it claims {file.metadata.num_rows:,} records in {os.path.getsize(path):,} bytes")
+        wanted = chosen.select(_column(file.schema.column(place)) for place in range(len(file.schema.names)))
+        has_media = set(filter(chosen.has_media, wanted))
         first = 0
         for group in range(file.num_row_groups):
             number = first
             first += file.metadata.row_group(group).num_rows
             try:
-                for record in _group_records(file, path, group, number):
+                for record in _group_records(file, path, group, number, set(wanted), has_media):
                     number += 1
                     yield number, record
             except Exception as error:
                 on_problem(_damaged(path, error, f"its part with records {number + 1} to {first} "))
 
 
-def _group_records(file: pq.ParquetFile, path: str, group: int, number: int) -> Iterator[Any]:
+def _group_records(
+    file: pq.ParquetFile, path: str, group: int, number: int, wanted: Set[str], has_media: Set[str]
+) -> Iterator[Any]:
     leaves = [file.schema.column(place) for place in range(len(file.schema.names))]
-    content = {leaf.path: _column(leaf) for leaf in leaves if _column(leaf) in MEDIA and _is_bytes(leaf)}
-    light = [leaf.path for leaf in leaves if _column(leaf) in COLUMNS and leaf.path not in content]
+    content = {leaf.path: _column(leaf) for leaf in leaves if _column(leaf) in has_media and _is_bytes(leaf)}
+    light = [leaf.path for leaf in leaves if _column(leaf) in wanted and leaf.path not in content]
     has_light = {leaf.partition(".")[0] for leaf in light}
     present = {leaf: column for leaf, column in content.items() if _num_null(file, group, leaf)[1]}
     shapes = {leaf: _shapes(file, group, leaf) for leaf, column in present.items() if column not in has_light}

@@ -6,7 +6,6 @@ those of the shard that the record names. Only headers and JSON are read: media 
 
 import io
 import math
-import mimetypes
 import os
 import posixpath
 import re
@@ -18,11 +17,10 @@ from typing import Any, BinaryIO
 
 from data.errors import UserError, one_line
 from data.media.http_file import open_remote
-from data.media.locate import PLACE_KEYS, without_secrets
+from data.media.locate import without_secrets
 from data.media.reference import Address, Downloads, Part, Segment
 from data.sources.guard import about_record, described
 from data.sources.json_records import Letters, Record, parsed, read_list
-from data.video_llava import PLACEHOLDERS
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -62,7 +60,7 @@ def read_shard(
         names = Names(samples[split_name(name)[0]], usual, posixpath.dirname(name))
         text = content.decode("utf-8-sig", "surrogateescape")
         for record in _values_of(text, f"{path} {name}", on_problem):
-            yield Record(with_own_media(record.content, names.own), record.name, names)
+            yield Record(record.content, record.name, names, own=tuple(names.own))
 
 
 def list_members(file: BinaryIO, path: str, address: Address | None = None) -> tuple[Members, dict[str, bytes]]:
@@ -147,7 +145,7 @@ class Names(Mapping[str, Any]):
 
 
 def _values_of(text: str, name: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
-    """Read a record, those of a list, or the turns of one."""
+    """Read a record, those of a list or of an object's "data", or the turns of one."""
     try:
         with about_record(name):
             is_list = Letters(io.StringIO(text)).peek() == "["
@@ -155,7 +153,9 @@ def _values_of(text: str, name: str, on_problem: Callable[[UserError], None]) ->
             value = None if is_list and not (first and is_turns([first.content])) else parsed(text, name)
     except UserError as problem:
         return on_problem(problem)
-    if not is_list:
+    if (letters := Letters(io.StringIO(text))).enter_data():
+        yield from read_list(letters, name, on_problem, is_wrapped=True)
+    elif not is_list:
         yield Record(value, name)
     elif value and is_turns(value):
         yield Record({"conversations": value}, name)
@@ -166,27 +166,3 @@ def _values_of(text: str, name: str, on_problem: Callable[[UserError], None]) ->
 def is_turns(value: list) -> bool:
     """Tell the turns of one conversation from a list of records."""
     return bool(value) and all(isinstance(turn, dict) and ("from" in turn or "role" in turn) for turn in value)
-
-
-def with_own_media(record: Any, own: Mapping[str, Any]) -> Any:
-    """Give a record that says where its media stand, and not which they are, those of its sample."""
-    if not isinstance(record, dict):
-        return record
-    listed = {}
-    for kind in PLACEHOLDERS:
-        if record.get(kind) is None and record.get(kind + "s") is None and _has_nameless(record, kind):
-            names = [name for name in own if (mimetypes.guess_type(f"x.{name}")[0] or "").startswith(kind + "/")]
-            listed |= {kind: names} if names else {}
-    return record | listed
-
-
-def _has_nameless(record: dict, kind: str) -> bool:
-    turns = record.get("conversations", record.get("messages"))
-    for turn in turns if isinstance(turns, list) else ():
-        content = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
-        if isinstance(content, str) and PLACEHOLDERS[kind] in content:
-            return True
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") == kind and not {kind, *PLACE_KEYS} & part.keys():
-                return True
-    return False

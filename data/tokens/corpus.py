@@ -24,6 +24,7 @@ class Corpus:
     """The tokenised conversations of some files, and what `max_length` cost.
 
     too_long: names of the conversations of which not even the first turn fits;
+    unanswered: names of those without an answer, in which there is nothing to train;
     num_turns_dropped: trailing turns that were cut from the others;
     unreadable: media file -> the record and what is wrong, where `load_corpus` may go on without such files;
     longest: the most tokens of a conversation, visual tokens included, and its name.
@@ -31,6 +32,7 @@ class Corpus:
 
     samples: Samples = field(default_factory=Samples)
     too_long: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     longest: tuple[int, str] = (0, "")
 
@@ -42,13 +44,20 @@ class Corpus:
         """Return a line for the user on everything that will not be trained on."""
         lines = []
         if self.too_long:
-            shown = ", ".join(self.too_long[:MAX_NAMED]) + (", ..." if len(self.too_long) > MAX_NAMED else "")
-            lines.append(f"{len(self.too_long)} conversations longer than max_length {max_length}: {shown}")
+            lines.append(described(self.too_long, f"longer than max_length {max_length}"))
+        if self.unanswered:
+            lines.append(described(self.unanswered, "without an answer"))
         if self.num_turns_dropped:
             name = self.samples.name(next(i for i, number in enumerate(self.samples.turns_dropped) if number))
             lines.append(f"{self.num_turns_dropped} trailing turns beyond max_length {max_length} (first: {name})")
         lines += list(self.unreadable.values())
         return list(map(visible, lines))
+
+
+def described(names: list[str], what: str) -> str:
+    """Say how many conversations are as `what` says, and name the first of them."""
+    shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    return f"{len(names)} {'conversation' if len(names) == 1 else 'conversations'} {what}: {shown}"
 
 
 def load_corpus(
@@ -68,8 +77,8 @@ def load_corpus(
     for source in sources:
         conversations = read_conversations(source)
         for name, sample in encode_all(conversations, tokenizer, visual_tokens, max_length, system_prompt):
-            if sample is None:
-                corpus.too_long.append(name)
+            if sample is None or not sample.trained:
+                (corpus.too_long if sample is None else corpus.unanswered).append(name)
                 continue
             corpus.longest = max(corpus.longest, (num_tokens(sample, visual_tokens), name))
             for media in corpus.samples.append(sample):
@@ -77,13 +86,23 @@ def load_corpus(
     corpus.samples.finish()
     if not corpus.samples:
         paths = ", ".join(map(str, sources))
-        reason = f"all {len(corpus.too_long)} conversations are longer than max_length {max_length}"
-        raise UserError(f"{paths}: {reason if corpus.too_long else 'no conversation in it'}; nothing to train on")
+        raise UserError(f"{paths}: {_why_empty(corpus, max_length)}; nothing to train on")
     num_bad, num_files = len(corpus.unreadable), corpus.samples.num_files()
     if num_bad > max_bad_media * num_files:
         first = next(iter(corpus.unreadable.values()))
         raise UserError(f"{first} ({too_many(num_bad, num_files, max_bad_media)})")
     return corpus
+
+
+def _why_empty(corpus: Corpus, max_length: int) -> str:
+    if corpus.too_long and corpus.unanswered:
+        return (
+            f"{len(corpus.too_long)} conversations are longer than max_length {max_length}, and "
+            f"{len(corpus.unanswered)} have no answer"
+        )
+    if corpus.too_long:
+        return f"all {len(corpus.too_long)} conversations are longer than max_length {max_length}"
+    return f"no conversation in it {'has an answer' if corpus.unanswered else ''}".rstrip()
 
 
 def _check(media: Media, name: str, corpus: Corpus, may_be_bad: bool) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE, Unigram
 from transformers import PreTrainedTokenizerBase
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from data.media.reference import Media
 from data.sources.conversation import Conversation, num_letters, with_system_prompt
 from data.sources.guard import about_record
@@ -81,7 +81,8 @@ def encode(
     """Tokenise one conversation and find the assistant's tokens.
 
     Whole trailing turns are dropped until at most `max_length` tokens are left, visual tokens included; None when
-    not even the first turn fits. Raises UserError naming the record.
+    not even the first turn fits. A conversation without an answer gives an empty sample. Raises UserError naming the
+    record.
     """
     ((_, sample),) = encode_all([conversation], tokenizer, visual_tokens, max_length, system_prompt)
     return sample
@@ -94,12 +95,25 @@ def encode_all(
     max_length: int,
     system_prompt: str | None = None,
 ) -> Iterator[tuple[str, Sample | None]]:
-    """Yield the name of each conversation and what `encode` makes of it; many at once, which is faster."""
+    """Yield the name of each conversation and what `encode` makes of it; many at once, which is faster.
+
+    The sample of a conversation without an answer is empty: it has no `trained` ranges.
+    """
     find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
     keep_no_texts(tokenizer.backend_tokenizer)
 
     def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:
+        samples = iter(encode_answered([conversation for conversation in batch if conversation.has_answer]))
+        return [
+            (each.name, next(samples) if each.has_answer else Sample(array("i"), (), (), each.name)) for each in batch
+        ]
+
+    def encode_answered(batch: list[Conversation]) -> list[Sample | None]:
+        if not batch:
+            return []
         dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
+        for conversation, messages in zip(batch, dialogues, strict=True):
+            _check_beginning(messages, tokenizer, conversation.name)
         texts = render_all(dialogues, tokenizer, generation_prompt=False)
         encoded = tokenizer(texts, return_offsets_mapping=True)
         spans = _answer_spans(dialogues, texts, tokenizer)
@@ -109,8 +123,7 @@ def encode_all(
         ):
             _refuse_special_tokens(messages, find_special, conversation.name)
             trained = _tokens_of(answers, offsets, conversation.name)
-            sample = _sample(conversation, ids, trained, tokenizer, visual_tokens, max_length)
-            samples.append((conversation.name, sample))
+            samples.append(_sample(conversation, ids, trained, tokenizer, visual_tokens, max_length))
         return samples
 
     for batch in _batches(conversations):
@@ -121,6 +134,18 @@ def encode_all(
                 with about_record(conversation.name):
                     samples = encode_batch([conversation])
                 yield from samples
+
+
+def _check_beginning(messages: list[dict], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise UserError where the assistant begins and the chat template has no prompt for that."""
+    if messages[0]["role"] == "assistant":
+        try:
+            render([], tokenizer, generation_prompt=True)
+        except Exception as error:  # whatever a template of strangers does without a message
+            raise UserError(
+                f"{name}: the assistant begins, and the chat template has no prompt before the first message "
+                f"({one_line(error)}); put a user's turn before it, or set data.system_prompt"
+            ) from error
 
 
 def keep_no_texts(tokenizer: Tokenizer) -> None:

@@ -143,11 +143,11 @@ def test_wrong_rows_do_not_hide_each_other(check, media_folder, tmp_path):
         (f"{name} record 3", "has no clip"),
         (f"{name} record 4", "special token"),
         (f"{name} record 5", "expected an object"),
-        (f"{name} record 7", "has no answer to train on"),
         (f"{name} record 8", "is outside of media_root"),
         (None, "not JSON"),
     ]
     assert [row for row, _ in found] == [row for row, _ in expected]
+    assert report["unanswered"] == [f"{name} record 7"]
     assert all(part in reason for (_, reason), (_, part) in zip(found, expected, strict=True))
     assert (status, report["samples"], report["problems"][-1]["file"]) == (1, 2, f"{tmp_path}/eval.json")
 

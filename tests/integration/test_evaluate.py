@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import train.jobs.evaluate as jobs_evaluate
 from data.errors import UserError
 from data.media.locate import Locator
 from data.media.reference import Media
@@ -204,3 +205,35 @@ def test_errors_are_one_line_and_leave_no_file(model_folder, media_folder, tmp_p
         assert (status, printed) == (2, "") and "Traceback" not in error
         assert error.splitlines()[-1].startswith("error: ") and words in error.splitlines()[-1], error
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_columns_and_turns_of_the_data(model_folder, tmp_path, capsys):
+    records = [
+        {"ask": "How?", "say": "red", "id": 3},
+        {"ask": "What?", "say": "blue", "id": 4},
+    ]
+    data, out = tmp_path / "a.json", tmp_path / "out.jsonl"
+    data.write_text(json.dumps({"data": records}))
+    names = ["--column", "query=ask", "--column", "response=say"]
+    words = [str(model_folder), "--data", str(data), "--out", str(out), "--max-new-tokens", "1"]
+    app.run([*words, *names], "evaluate.py", evaluate_command)
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(each["id"], each["question"], each["expected"]) for each in answers] == [
+        (3, "How?", "red"),
+        (4, "What?", "blue"),
+    ]
+    data.write_text(json.dumps([{"messages": [{"who": "host", "says": "Hello"}, {"who": "guest", "says": "How?"}]},
+                                {"messages": [{"who": "guest", "says": "How?"}]}]))  # fmt: skip
+    tags = [
+        each
+        for tag in ("role_tag=who", "content_tag=says", "user_tag=guest", "assistant_tag=host")
+        for each in ("--tag", tag)
+    ]
+    app.run([*words[:-3], str(tmp_path / "b.jsonl"), *words[-2:], *tags], "evaluate.py", evaluate_command)
+    assert f"left out: 1 conversation without an answer: {data} record 2" in capsys.readouterr().out
+    (only,) = map(json.loads, (tmp_path / "b.jsonl").read_text().splitlines())
+    assert (only["question"], only["expected"]) == ("", "Hello")
+    with pytest.raises(
+        UserError, match="--column: 'ask=query' is not NAME=WHAT_THE_DATA_CALL_IT, where NAME is one of id"
+    ):
+        jobs_evaluate.named("--column", ["ask=query"], jobs_evaluate.KEYS)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.batches.collator import RowCollator
+from data.batches.collator import PaddedCollator, RowCollator
 from data.media.locate import Locator
-from data.packing.dataset import shared_prefix_rows
+from data.packing.dataset import shared_prefix_rows, single_sample_rows
 from data.processor import measure_visual_tokens
 from data.sources.conversation import parse_record
 from data.tokens.encoding import encode, encode_prompt, expand
@@ -122,6 +122,50 @@ def test_media_anywhere(processor, visual_tokens, talks, is_typed):
     expected = Counter(label for sample in samples for label in sample.labels)
     del labels[-100], expected[-100]
     assert labels == expected
+
+
+sides = st.sampled_from(["user", "assistant"])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.lists(st.tuples(sides, parts), min_size=1, max_size=5)), min_size=1, max_size=4
+    )
+)
+def test_turns_in_any_order_with_media_anywhere(processor, visual_tokens, talks):
+    """Prompts are those of inference, and packing changes no token and no label of any conversation."""
+    samples = []
+    for has_system, turns_ in talks:
+        messages = [{"role": "system", "content": "abc"}] * has_system
+        messages += [{"role": role, "content": content} for role, content in turns_]
+        conversation = parse_record({"messages": messages}, "record 1", Locator((Path("/m"),)))
+        sample = encode(conversation, processor.tokenizer, visual_tokens, 10**6)
+        assert bool(sample.trained) == any(role == "assistant" for role, _ in turns_)
+        if sample.trained:
+            check_every_prefix(conversation, processor, visual_tokens)
+            samples.append(sample)
+    if samples:
+        shared = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 32, 2000, seed=0)
+        alone = single_sample_rows(samples, visual_tokens, seed=0)
+        assert unpacked(shared, processor, visual_tokens) == unpacked(alone, processor, visual_tokens)
+
+
+def unpacked(rows, processor, visual_tokens) -> list[tuple[list[int], list[int]]]:
+    """Return ids and labels of each conversation in batches, sorted."""
+    found, no_pixels = [], {"load_pixels": NoPixels()}
+    for row in rows.rows(epoch=0):
+        if rows.max_tokens_per_row is None:
+            batch = PaddedCollator(processor, visual_tokens, **no_pixels)([rows[row]])
+            found.append(tuple(batch[name][0].tolist() for name in ("input_ids", "labels")))
+            continue
+        batch = RowCollator(processor, visual_tokens, **no_pixels)([rows[row]])
+        layout = batch["row_layout"]
+        parts = [batch[name][0].split(layout.group_lengths) for name in ("input_ids", "labels")]
+        for (prefix, suffixes), *values in zip(layout.groups, *parts, strict=True):
+            prefixes, *others = zip(*(value.split([prefix, *suffixes]) for value in values), strict=True)
+            found += [tuple(torch.cat(pair).tolist() for pair in zip(prefixes, other, strict=True)) for other in others]
+    return sorted(found)
 
 
 class NoPixels:

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     ),
     "train.progress": ("data.packing",),
     "train.jobs": (
-        *("data", "data.media", "data.sources", "data.decoding", "data.cache", "data.packing"),
+        *("data", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens", "data.packing"),
         *("data.batches", "data.inspection"),
         *("train.recipe", "train.model", "train.run_folder", "train.loop", "train.results"),
     ),

@@ -3,6 +3,7 @@
 import pytest
 
 from data.errors import UserError
+from data.sources.forms import Reading
 from train.recipe.load import load_recipe
 
 WITH_EVAL = "data.eval=[{path: val.json}]"
@@ -327,3 +328,18 @@ training: {learning_rate: fast, eval_strategy: epoch, optimizer: {name: adamw}}
         ["command line", "lora.r"],
         ["command line", "training.lora"],
     ]
+
+
+def test_a_column_that_records_do_not_have(minimal):
+    with pytest.raises(UserError) as error:
+        load_recipe(minimal, ["data.train[0].columns={qery: question}", "data.train[0].tags={speaker: who}"])
+    columns, tags = sorted(str(error.value).splitlines())
+    assert columns.endswith(
+        "data.train[0].columns.qery: is none of the names that may stand here; did you mean 'query'?"
+    )
+    assert (
+        "data.train[0].tags.speaker: is none of the names that may stand here; these are role_tag, content_tag" in tags
+    )
+    recipe = load_recipe(minimal, ["data.train[0].columns.query=question", "data.turns=strict"])
+    (source,) = recipe.data.sources(recipe.data.train)
+    assert source.reading == Reading({"query": "question"}, {}, strict_turns=True)

@@ -54,7 +54,11 @@ def test_bytes_in_a_row_go_into_a_file_that_they_name(media, tmp_path, media_fol
         ({"frames": "a.png"}, "message 1, video: expected a path or, for a clip, a list of pictures"),
         ({"frames": ["a.png"], "fps": 0}, "message 1, fps: expected pictures a second, got 0"),
         ({"frames": [3]}, "message 1, frames"),
-        ({"url": "file:///etc/passwd"}, "message 1, url: must begin with http:// or https://"),
+        ({"url": "ftp://host/a.mp4"}, "message 1, url: must begin with http://, https:// or file://"),
+        (
+            {"url": "file://host/a.mp4"},
+            "names no file of this machine: it must be file:/// and a path from the root on",
+        ),
         ({"url": "http://[/a.mp4"}, "message 1, url: not an address (Invalid IPv6 URL)"),
         ({"url": 3}, "message 1, url: the clip's url must be a text, got 3"),
     ],

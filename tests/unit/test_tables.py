@@ -111,4 +111,4 @@ def test_what_is_wrong_with_a_table_is_named(media, tmp_path):
     assert "its bytes are compressed: write it without compression" in failure(tmp_path / "c.arrow")
     assert "cannot read the data file: No such file" in failure(tmp_path / "none.parquet")
     pq.write_table(pa.table({"conversations": ["text"]}), path)
-    assert failure(path).startswith(f"{path} record 1: needs 'conversations'")
+    assert failure(path).startswith(f"{path} record 1, conversations: expected a list of turns, got 'text'")

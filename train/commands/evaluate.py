@@ -10,7 +10,7 @@ from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewT
 
 def evaluate(
     model: Asked,
-    data: Annotated[str, Option(help="JSON or JSONL, LLaVA records or chat messages", show_default=False)],
+    data: Annotated[str, Option(help="records in a file, several, or a data set (docs/data.md)", show_default=False)],
     out: Annotated[
         Path, Option(help="one JSON object a question is written here, as it is answered", show_default=False)
     ],
@@ -20,6 +20,14 @@ def evaluate(
     media_host: Annotated[
         list[str] | None,
         Option(help="a host that records may name media on, again for more", show_default="all with public addresses"),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        Option(help="what the data call a key of records: query=question; again for more", show_default="as it is"),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        Option(help="what their turns are made of: role_tag=speaker; again for more", show_default="as it is"),
     ] = None,
     json: Annotated[Path | None, Option(help="accuracy and counts are written here")] = None,
     limit: Annotated[int | None, Option(min=1, help="answer the first questions only", show_default="all")] = None,
@@ -42,6 +50,7 @@ def evaluate(
 
     hosts = tuple(media_host) if media_host else None
     settings = Settings(
-        base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds, media_hosts=hosts
-    )
+        base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds, media_hosts=hosts,
+        columns=tuple(column or ()), tags=tuple(tag or ()),
+    )  # fmt: skip
     evaluate_file(model, data, media_root, out, json, settings)

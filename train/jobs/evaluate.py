@@ -1,15 +1,19 @@
 """The questions of a data file, answered and scored."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.decoding.isolated_decoder import IsolatedDecoder
+from data.errors import UserError, visible
 from data.files import write_whole
 from data.media.locate import default_cache
 from data.media.reference import Downloads
 from data.sources.conversation import read_conversations
+from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source
+from data.tokens.corpus import described
 from train.model.load import quiet_libraries
 from train.results.answer_file import AnswerFile, named_problems
 from train.results.artifact import open_artifact
@@ -39,6 +43,21 @@ class Settings:
     batch_size: int
     decode_seconds: float
     media_hosts: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+def named(option: str, given: Sequence[str], names: Collection[str]) -> dict[str, str]:
+    """Read `name=what the data call it` of an option; raises UserError where it is none of `names`."""
+    found = {}
+    for text in given:
+        name, sign, theirs = text.partition("=")
+        if name not in names or not sign or not theirs:
+            raise UserError(
+                f"{option}: {text!r} is not NAME=WHAT_THE_DATA_CALL_IT, where NAME is one of {', '.join(names)}"
+            )
+        found[name] = theirs
+    return found
 
 
 def evaluate_file(
@@ -48,7 +67,13 @@ def evaluate_file(
     quiet_libraries()
     artifact = open_artifact(name_or_path, settings.base)
     downloads = Downloads(default_cache(), hosts=settings.media_hosts)
-    conversations = read_conversations(Source(data, media_root=media_root, downloads=downloads))
+    names = {"columns": named("--column", settings.columns, KEYS), "tags": named("--tag", settings.tags, TAGS)}
+    source = Source(data, media_root=media_root, downloads=downloads, **names)
+    conversations, unanswered = [], []
+    for conversation in read_conversations(source):
+        (conversations if conversation.has_answer else unanswered).append(conversation)
+    if unanswered:
+        print(f"left out: {visible(described([each.name for each in unanswered], 'without an answer'))}")
     questions = [question for each in conversations for question in questions_of(each, artifact.system_prompt)]
     questions = questions[: settings.limit]
     bad = find_bad_media(questions)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from data.errors import UserError
 from data.media.reference import Kind, Media, media_at
 from data.media.storage import check_media
-from data.sources.conversation import split_placeholders, with_system_prompt
+from data.sources.conversation import with_system_prompt
+from data.sources.parts import split_placeholders
 from train.model.load import quiet_libraries
 from train.results.artifact import open_artifact
 from train.results.generation import answer, media_in

@@ -85,6 +85,7 @@ class RowReader:
             max_length=data.max_length,
             seed=self.seed,
             say=self.say,
+            read_as="".join(repr((sorted(s.columns.items()), sorted(s.tags.items()))) for s in sources if s.is_renamed),
         )
         next(iter(rows.encode(islice(rows.read(), 1))), None)
         names = ", ".join(map(str, sources))

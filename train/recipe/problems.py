@@ -36,6 +36,8 @@ def find_problems(
         kind, where, value = detail["type"], detail["loc"], None
         if kind == "missing":
             problems[where] = "is missing; add it"
+        elif where[-1] == "[key]":  # pydantic's place for the key of a mapping whose keys are chosen
+            problems[where[:-1]] = _no_such_name(str(where[-2]), detail["ctx"]["expected"])
         elif kind == "extra_forbidden":
             elsewhere = set_elsewhere.get(str(where[-1])) if where[0] == "training" else None
             problems[where] = elsewhere or _unknown_key(where, known)
@@ -76,6 +78,13 @@ def _expectation(detail: Any, value: Any) -> str:
         choices = choices if len(choices) <= _LONGEST_CHOICE else "one of transformers' names"
         return f"{choices} (did you mean '{nearest[0]}'?)"
     return choices if len(choices) <= _LONGEST_CHOICE else f"one of {choices[:_LONGEST_CHOICE]}..."
+
+
+def _no_such_name(key: str, expected: str) -> str:
+    names = expected.replace("'", "").replace(" or ", ", ").split(", ")
+    nearest = get_close_matches(key, names, n=1)
+    advice = f"did you mean '{nearest[0]}'?" if nearest else f"these are {', '.join(names)}"
+    return f"is none of the names that may stand here; {advice}"
 
 
 def _unknown_key(where: Keys, known: Known) -> str:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from data.files import write_whole
 from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
+from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source, is_address
 from train.recipe.keys import Harmless
 from train.recipe.training_keys import DEFAULTS, TrainingSection
@@ -36,6 +37,8 @@ Initialisation = Annotated[str, Field(pattern=r"^(gaussian|olora|orthogonal|piss
 MAX_FRAMES = 1024  # 263,000 tokens: a hundred times what Video-LLaVA was trained with
 # Names or addresses, no URLs: the colons are those of IPv6.
 HostName = Annotated[str, Field(pattern=r"^([^\s/@:\[\]]+|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$")]
+Column = Literal[KEYS]  # pyrefly: ignore[not-a-type]: a tuple of names
+Tag = Literal[TAGS]  # pyrefly: ignore[not-a-type]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -116,6 +119,11 @@ class Dataset(Section):
     the folder of the data file, unbounded. In a data set from the hub, a folder of it."""
     outside_media_root: bool = False
     """Media paths may leave media_root."""
+    columns: dict[Column, str] = {}
+    """What this source calls the keys of a record, e.g. {query: question, response: answer, videos: clip}."""
+    tags: dict[Tag, str] = {}
+    """What its turns are made of, where that is neither from/value nor role/content: role_tag, content_tag, user_tag,
+    assistant_tag and system_tag, as in LLaMA-Factory."""
     weight: Positive = 1.0
     """In training: how often an epoch uses the conversations of this source; where one is not 1, each is packed by
     itself."""
@@ -131,6 +139,9 @@ class Data(Section):
     """Files to evaluate on."""
     system_prompt: str | None = None
     """Put before every conversation that brings none."""
+    turns: Literal["as_they_come", "strict"] = "as_they_come"
+    """as_they_come joins several turns of one side, lets the assistant begin, and leaves out what the user says at the
+    end; strict refuses such records."""
     num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 8
     """Frames taken from every clip."""
     frame_sampling: Literal["uniform", "fps", "jitter"] = "uniform"
@@ -184,7 +195,13 @@ class Data(Section):
             None if self.media_hosts is None else tuple(self.media_hosts),
         )
         return [
-            Source(**entry.model_dump(exclude={"weight"}), downloads=downloads, in_place=in_place) for entry in entries
+            Source(
+                **entry.model_dump(exclude={"weight"}),
+                downloads=downloads,
+                in_place=in_place,
+                strict_turns=self.turns == "strict",
+            )
+            for entry in entries
         ]
 
 

@@ -48,7 +48,7 @@ def questions_of(conversation: Conversation, system_prompt: str | None = None) -
             id=name if len(answered) == 1 else f"{name}/{turn}",
             messages=with_system_prompt(messages[:number], system_prompt),
             media=media_in(messages[:number], conversation.media),
-            text=_text(messages[number - 1]),
+            text=_text(messages[number - 1]) if number else "",
             expected=_text(messages[number]),
             accept=accept[turn - 1],
         )
@@ -157,7 +157,7 @@ def digest_of(questions: Sequence[Question]) -> str:
 
 def _accept_lists(conversation: Conversation, num_questions: int) -> list[Sequence[str] | None]:
     accept = conversation.record.get("accept")
-    if accept is None:
+    if accept is None or not num_questions:
         return [None] * num_questions
     lists = [accept] if _is_texts(accept) else accept
     if not isinstance(lists, list) or len(lists) != num_questions or not all(map(_is_texts, lists)):
