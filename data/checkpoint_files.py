@@ -77,6 +77,12 @@ def check_model_files(name_or_path: str, revision: str | None = None) -> None:
     """
     config = check_files(name_or_path, revision, MODEL_FILES).get(CONFIG)
     if config is None:
+        if (adapter := find_file(name_or_path, ADAPTER_CONFIG, revision)) is not None:
+            base = read_json(adapter).get("base_model_name_or_path")
+            raise UserError(
+                f"{name_or_path} is an adapter, and no model; to train it on, give its base here"
+                f"{f' ({base})' if isinstance(base, str) and base else ''} and the adapter as lora.start_from"
+            )
         return
     if config.get("model_type") != MODEL_TYPE and "model_type" in config:
         found = one_line(ValueError(repr(config["model_type"])[:80]))

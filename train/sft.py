@@ -13,9 +13,13 @@ if __name__ == "__main__":
     run_command(read_command_line)  # a mistake is said at once:
     begin()  # what follows takes seconds
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from accelerate import PartialState
+from torch import nn
+from transformers import VideoLlavaProcessor
 
 from data.batches.collator import PaddedCollator, RowCollator
 from data.batches.workers import start_server
@@ -29,7 +33,7 @@ from train.model.adapters import describe_trained
 from train.model.compiled import speed_up_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
 from train.model.load import quiet_libraries
-from train.model.trainable import load_trainable
+from train.model.weight_files import BaseIdentity
 from train.progress.display import Display, StartUp
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import (
@@ -40,11 +44,14 @@ from train.ranks.processes import (
     towers_of_all_ranks,
 )
 from train.recipe.command_line import read_command_line
+from train.recipe.recipe import Recipe
 from train.recipe.settings import in_words_of_recipes
 from train.run_folder.bad_media import BadMediaGuard
 from train.run_folder.metrics import MetricsFile
 from train.run_folder.open_run import enter_run_folder, start_run
 from train.run_folder.provenance import describe_run, fingerprint_data
+from train.start.adopted import begins_with, continue_adapter
+from train.start.trainable import load_trainable
 
 
 @among_processes()
@@ -53,10 +60,12 @@ def main(argv: list[str] | None = None) -> None:
     start_up, (recipe, fresh) = StartUp(), read_command_line(argv)
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
     compilation = take_over(args)
-    refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation())
     quiet_libraries()
+    recipe, earlier, notices = continue_adapter(recipe, fresh)
+    refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation())
     on_first_rank(enter_run_folder, out, recipe, fresh)
     say = PartialState().print  # ALL RANKS reach it, the first prints
+    say(*notices, sep="\n", end="\n" if notices else "")
 
     base = recipe.model.name_or_path, recipe.model.revision
     processor, visual_tokens, notices = set_up_processor(*base, num_frames=recipe.data.num_frames)
@@ -67,13 +76,14 @@ def main(argv: list[str] | None = None) -> None:
     train, evaluation = reader.train_rows(), reader.eval_rows()
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
     start_up.ended("data")
-    base_weights = agree_on_base(*base)
-    checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh, base_weights.digest)
+    base_weights, start = agree_on_base(*base), earlier.digest if earlier else None
+    checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh, base_weights.digest, start)
     on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
     say(*notices, sep="\n", end="\n" if notices else "")
 
-    model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed)
+    model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
+                           begins_with(earlier, checkpoint))  # fmt: skip
     say(describe_trained(model))
     speed_up_layers(model, compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)
@@ -93,14 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         projector_learning_rate=recipe.model.projector_learning_rate,
         guard=NonFiniteGuard(out, recipe.on_nonfinite, recipe.max_skipped_steps),
         bad_media=BadMediaGuard(out, recipe.data.on_bad_media, recipe.data.max_bad_media, train.num_media_files()),
-        description=describe_run(recipe.dump(), fingerprints, args.world_size),
-        keep_fingerprint=partial(
-            write_fingerprint,
-            base=base_weights,
-            **recipe.model.model_dump(include={"dtype", "quantization"}),
-            processor=processor,
-            can_run=holds_whole_model() and not recipe.data.feature_cache,
-        ),
+        description=describe_run(recipe.dump(), fingerprints, args.world_size, start),
+        keep_fingerprint=fingerprint_writer(recipe, base_weights, processor),
     )
     say(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
     trainer.train(checkpoint)
@@ -109,6 +113,20 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(trainer.interruption.status)
     trainer.save_result()
     say(f"done: {out}")
+
+
+def fingerprint_writer(
+    recipe: Recipe, base: BaseIdentity, processor: VideoLlavaProcessor
+) -> Callable[[Path, nn.Module], None]:
+    """Return what writes a fingerprint into the folder of a checkpoint or result."""
+    return partial(
+        write_fingerprint,
+        base=base,
+        dtype=recipe.model.dtype,
+        quantization=recipe.model.quantization,
+        processor=processor,
+        can_run=holds_whole_model() and not recipe.data.feature_cache,
+    )
 
 
 if __name__ == "__main__":

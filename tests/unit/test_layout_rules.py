@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "train.results": (
         *("data", "data.media", "data.sources", "data.tokens", "data.batches", "train.recipe", "train.model"),
     ),
+    "train.start": (*("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.results"),),
     "train.progress": ("data.packing",),
     "train.jobs": (
         *("data", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens", "data.packing"),
@@ -55,7 +56,8 @@ MAY_IMPORT = {
     ),
     "train.sft": (
         *("data", "data.batches"),
-        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.progress"),
+        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
+        "train.progress",
     ),
     "train.commands": (
         "data",

@@ -10,7 +10,6 @@ import torch
 from data.errors import UserError
 from train.model import load
 from train.model.load import quantization_config
-from train.model.trainable import load_trainable
 from train.ranks import processes
 from train.ranks.processes import (
     among_processes,
@@ -20,6 +19,7 @@ from train.ranks.processes import (
     refuse_other_shares,
     towers_of_all_ranks,
 )
+from train.start.trainable import load_trainable
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,8 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "projector_learning_rate": None,
         },
         "lora": {
+            "start_from": None,
+            "start_revision": None,
             "r": 128,
             "alpha": 256,
             "dropout": 0.05,

@@ -79,7 +79,7 @@ def test_missing_recipe_and_folder(tmp_path):
         ("training=3", "training: must be a mapping of keys, got 3"),
         ("lora.r=0", "lora.r: must be greater than or equal to 1, got 0"),
         ("lora.dropout=1", "lora.dropout: must be less than 1, got 1"),
-        ("lora.alpha=.inf", "lora.alpha: must be a whole number, got Infinity"),
+        ("lora.alpha=.inf", "lora.alpha: must be a whole number or a finite number, got Infinity"),
         ("lora.bias=all", "lora.bias: must be 'none' or 'lora_only', got \"all\""),
         ("training.learning_rate=fast", 'training.learning_rate: must be a number, got "fast"'),
         ("training.learning_rate=true", "training.learning_rate: must be a number, got true"),

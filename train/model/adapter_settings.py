@@ -21,6 +21,9 @@ KNOWN = {
     *("peft_type", "task_type", "peft_version", "inference_mode", "base_model_name_or_path", "revision"),
     *("auto_mapping", "ensure_weight_tying"),
 }
+# PEFT's ways to begin that leave the base's weights as they are; the others take a part of them out, and what they save
+# stands on that residual.
+INITS_BESIDE_BASE = (True, False, "gaussian", "orthogonal", "eva", None)
 TEXTS = ("base_model_name_or_path", "revision", "task_type", "peft_version", "bias")
 
 

@@ -68,3 +68,9 @@ def none_or_all(function: Callable[..., Any], *args: Any) -> None:
         problem = error
     if problem := next(filter(None, gather_object([problem])), None):
         raise problem
+
+
+def same_on_all(value: str, problem: str) -> None:
+    """Raise UserError with the problem where ranks have different values. ALL RANKS."""
+    if len(set(gather_object([value]))) > 1:
+        raise UserError(problem)

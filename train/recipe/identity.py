@@ -3,10 +3,11 @@
 from typing import Any, get_type_hints
 
 from train.recipe.keys import harmless_keys
-from train.recipe.recipe import Data, Recipe
+from train.recipe.recipe import Data, Lora, Recipe
 from train.recipe.training_keys import TRAINING_KEYS
 
 HARMLESS = harmless_keys(get_type_hints(Recipe, include_extras=True))
+HARMLESS_LORA = harmless_keys(get_type_hints(Lora, include_extras=True))
 HARMLESS_DATA = harmless_keys(get_type_hints(Data, include_extras=True))
 HARMLESS_TRAINING = harmless_keys(TRAINING_KEYS)
 
@@ -16,6 +17,7 @@ def what_matters(recipe: dict[str, Any]) -> dict[str, Any]:
     weights = [source["weight"] for source in recipe["data"]["train"]]
     return {
         **_without(recipe, HARMLESS),
+        "lora": None if recipe["lora"] is None else _without(recipe["lora"], HARMLESS_LORA),
         "data": {
             **_without(recipe["data"], HARMLESS_DATA),
             "weights": None if set(weights) == {1} else weights,  # at 1 it does not matter how files are cut

@@ -80,9 +80,14 @@ class Model(Section):
 class Lora(Section):
     """The adapter. `lora: null` trains model.trainable itself."""
 
+    start_from: Annotated[str | None, Harmless()] = None
+    """An adapter to continue on these data, a folder or a hub id. What is left out here is taken from it; it stays as
+    it is."""
+    start_revision: Annotated[str | None, Harmless()] = None
+    """Branch, tag or commit of start_from on the hub."""
     r: Count = 128
     """Rank."""
-    alpha: Count = 256
+    alpha: Count | Positive = 256
     """The adapter is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Probability, on the adapter's input."""
@@ -234,7 +239,7 @@ class Recipe(Section):
 
     def adapter(self) -> dict[str, Any] | None:
         """Return the arguments of `train.model.adapters.add_adapter`, None for full fine-tuning."""
-        return None if self.lora is None else self.lora.model_dump()
+        return None if self.lora is None else self.lora.model_dump(exclude={"start_from", "start_revision"})
 
     def dump(self) -> dict[str, Any]:
         """Return everything as plain values, defaults written out; addresses without the keys in them, because this is

@@ -14,8 +14,8 @@ Combination = tuple[tuple[tuple[str, ...], ...], str]
 
 def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
     """Yield every impossible combination in a recipe whose single values may be trusted."""
-    yield from _what_is_trained(recipe)
-    yield from _projector(recipe)
+    if recipe.lora is None or recipe.lora.start_from is None:
+        yield from impossible_parts(recipe)  # else they are judged when the adapter is known
     yield from _rows(recipe)
     yield from _frames(recipe)
     yield from _sources(recipe)
@@ -27,6 +27,12 @@ def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
             _together("resume"),
             f"no such folder: {recipe.resume!r}; write auto, never or a checkpoint's folder",
         )
+
+
+def impossible_parts(recipe: Recipe) -> Iterator[Combination]:
+    """Yield the impossible combinations of what is trained and how."""
+    yield from _what_is_trained(recipe)
+    yield from _projector(recipe)
 
 
 def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
@@ -52,6 +58,8 @@ def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
             "DoRA reads the scales of weights, and bitsandbytes' int8 layers move these as they compute; write nf4 or "
             "fp4, or remove use_dora",
         )
+    if lora is not None and lora.start_revision is not None and lora.start_from is None:
+        yield _together("lora.start_revision", "lora.start_from"), "is that of lora.start_from, which is not there"
     if lora is not None and lora.init_lora_weights == "orthogonal" and lora.r % 2:
         yield _together("lora.init_lora_weights", "lora.r"), f"orthogonal needs an even rank, not {lora.r}"
 

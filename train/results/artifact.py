@@ -70,8 +70,9 @@ class Artifact:
         return trained or self.dtype
 
 
-def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
-    """See what `name_or_path` is, without loading a weight; `base` replaces the base that an adapter names.
+def open_artifact(name_or_path: str, base: str | None = None, base_revision: str | None = None) -> Artifact:
+    """See what `name_or_path` is, without loading a weight; `base` replaces the base that an adapter names, and its
+    revision.
 
     Raises UserError for what is neither an adapter nor a Video-LLaVA, and for an adapter whose weights or base are
     missing.
@@ -79,7 +80,7 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
     adapter_file = find_file(name_or_path, ADAPTER_CONFIG)
     weights, revision = None, None
     if adapter_file is not None:
-        weights, base, revision = _parts_of_adapter(name_or_path, adapter_file, base)
+        weights, base, revision = _parts_of_adapter(name_or_path, adapter_file, base, base_revision)
     elif find_file(name_or_path, CONFIG) is None:
         raise UserError(f"{name_or_path} is neither an adapter nor a model: {describe(name_or_path)}")
     elif base is not None:
@@ -100,13 +101,15 @@ def open_artifact(name_or_path: str, base: str | None = None) -> Artifact:
     )
 
 
-def _parts_of_adapter(name_or_path: str, config_file: Path, base: str | None) -> tuple[Path, str, str | None]:
+def _parts_of_adapter(
+    name_or_path: str, config_file: Path, base: str | None, base_revision: str | None
+) -> tuple[Path, str, str | None]:
     """Return an adapter's weights, its base and the base's revision; `base` replaces the one that it names."""
     adapter = read_json(config_file)
     check_adapter_settings(f"{name_or_path}: {ADAPTER_CONFIG}", adapter)
     where, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if base is not None:
-        where, revision = base, None
+        where, revision = base, base_revision
     if not where or find_file(where, CONFIG, revision) is None:
         found = f"{where!r} is not here" if where else f"its {ADAPTER_CONFIG} names none"
         raise UserError(f"{name_or_path}: the base model of this adapter is missing ({found}); give it with --base")

@@ -3,7 +3,7 @@
 import warnings
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import (
     GenerationConfig,
@@ -15,7 +15,7 @@ from transformers import (
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
 from data.processor import set_up_processor
-from train.model.adapter_settings import check_patterns
+from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.load import load_model
 from train.results.artifact import Artifact
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
@@ -52,8 +52,13 @@ def load(
     return answering, processor
 
 
-def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artifact) -> PeftModel:
-    """Put a saved adapter on its base. PEFT only warns about matrices without a place: here they are an error."""
+def add_saved_adapter(
+    model: VideoLlavaForConditionalGeneration, artifact: Artifact, dropout: float | None = None
+) -> PeftModel:
+    """Put a saved adapter on its base, to be trained with `dropout` where that is given.
+
+    PEFT only warns about matrices without a place: here they are an error.
+    """
     assert artifact.adapter_weights is not None
     settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
     check_patterns(artifact.name_or_path, settings, [name for name, _ in model.named_modules()])
@@ -63,7 +68,9 @@ def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artif
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in old words
-            adapted = PeftModel.from_pretrained(model, artifact.name_or_path)
+            adapted = PeftModel.from_pretrained(
+                model, artifact.name_or_path, is_trainable=dropout is not None, config=_config_of(artifact, dropout)
+            )
     except SafetensorError as problem:
         raise UserError(f"{artifact.adapter_weights} is damaged: {one_line(problem)}") from problem
     except Exception as problem:  # whatever PEFT makes of a stranger's file
@@ -80,6 +87,18 @@ def add_saved_adapter(model: VideoLlavaForConditionalGeneration, artifact: Artif
             "give the base it was trained on with --base"
         )
     return adapted
+
+
+def _config_of(artifact: Artifact, dropout: float | None) -> LoraConfig:
+    """Return PEFT's settings of an adapter; with `dropout` those to train it on with, which will be saved with it."""
+    config = LoraConfig.from_pretrained(artifact.name_or_path)
+    assert isinstance(config, LoraConfig)  # `check_adapter_settings` lets no other kind pass
+    if config.init_lora_weights in INITS_BESIDE_BASE:
+        config.init_lora_weights = True  # whatever they began at is overwritten: PEFT cannot do it on 4 bits
+    if dropout is not None:
+        config.lora_dropout, config.task_type = dropout, "CAUSAL_LM"
+        config.base_model_name_or_path, config.revision = artifact.base, artifact.revision
+    return config
 
 
 def _first_misfit(problem: Exception) -> str:

@@ -44,18 +44,34 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
 
 
 def start_run(
-    output_dir: str, recipe: Recipe, data: dict[str, str], fresh: bool, base: str | None = None
+    output_dir: str,
+    recipe: Recipe,
+    data: dict[str, str],
+    fresh: bool,
+    base: str | None = None,
+    start: str | None = None,
 ) -> tuple[str | None, list[str]]:
-    """Make the folder and take it for a run of this recipe on these data and this base, see `open_run`.
+    """Make the folder and take it for a run of this recipe on these data, this base and this adapter, see `open_run`.
 
     Returns the checkpoint to continue from and what the user should know.
     """
     lock_folder(output_dir)
     with _named_problems(output_dir):
-        notices = open_run(output_dir, recipe.dump(), data, fresh, base)
+        notices = open_run(output_dir, recipe.dump(), data, fresh, base, start)
         checkpoint, unsound = find_checkpoint(recipe.resume, output_dir)
+        _check_start(checkpoint, start)
         recipe.write(Path(output_dir) / "recipe.yaml")
     return checkpoint, notices + unsound
+
+
+def _check_start(checkpoint: str | None, start: str | None) -> None:
+    """Raise UserError where the run of a checkpoint, maybe of another folder, began with another adapter."""
+    said = _read(Path(checkpoint) / PROVENANCE) if checkpoint else None
+    if said and said.get("start") != start:
+        raise UserError(
+            f"{checkpoint} comes from a run that began with another adapter than lora.start_from; change that back, or "
+            "start over with --fresh"
+        )
 
 
 @contextmanager
@@ -96,16 +112,22 @@ def lock_folder(output_dir: str | Path) -> None:
 
 
 def open_run(
-    output_dir: str | Path, recipe: dict[str, Any], data: dict[str, str], fresh: bool, base: str | None = None
+    output_dir: str | Path,
+    recipe: dict[str, Any],
+    data: dict[str, str],
+    fresh: bool,
+    base: str | None = None,
+    start: str | None = None,
 ) -> list[str]:
     """Check that what is in the folder belongs to this recipe, these data and this base, and note them down.
 
-    fresh: what an earlier run left moves to output_dir/earlier-N first. base: the digest of its weights.
+    fresh: what an earlier run left moves to output_dir/earlier-N first. base, start: digests of its weights and of the
+    adapter that the run begins with.
     Returns what the user should know; raises UserError with the difference otherwise.
     """
     folder, notices = Path(output_dir), []
     tidy(folder)
-    identity = _plain({"recipe": what_matters(recipe), "conversations": data, "base": base})
+    identity = _plain({"recipe": what_matters(recipe), "conversations": data, "base": base, "start": start})
     before = _read(folder / RUN_FILE)
     if before and "conversations" in before:
         _keep_known_sizes(before["conversations"], identity["conversations"])
@@ -139,6 +161,7 @@ def known_runs(folder: Path) -> dict[str, dict[str, Any]]:
         said = _read(path / PROVENANCE) or {}
         with suppress(KeyError, TypeError):  # a version that wrote something else
             run = {"recipe": _plain(what_matters(said["recipe"])), "conversations": said["data"]}
+            run["start"] = said.get("start")
             runs["the result" if path == folder else path.name] = run
     if not runs:
         raise UserError(
@@ -146,6 +169,11 @@ def known_runs(folder: Path) -> dict[str, dict[str, Any]]:
             "and data, is missing or damaged; take another folder, or start over with --fresh (nothing is lost)"
         )
     return runs
+
+
+def noted_start(output_dir: str | Path) -> str | None:
+    """Return the digest of the adapter with which the run in a folder began; None where its notes name none."""
+    return (_read(Path(output_dir) / RUN_FILE) or {}).get("start")
 
 
 def move_earlier(folder: Path) -> Path:
@@ -174,6 +202,8 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str
     others = [f"the conversations or media of data.{part} are others" for part in parts]
     if before.get("base") not in (None, now["base"]):  # None: notes of an earlier version
         others.append(f"the weights in {now['recipe']['model']['name_or_path']} are others")
+    if before.get("start") != now["start"]:
+        others.append("the adapter that it begins with (lora.start_from) is another")
     return compare(before.get("recipe"), now["recipe"]) + others
 
 

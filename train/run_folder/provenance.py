@@ -19,11 +19,15 @@ PROVENANCE = "provenance.json"
 PACKAGES = ("reeltune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "av", "pillow")
 
 
-def describe_run(recipe: dict[str, Any], data: dict[str, str], world_size: int) -> dict[str, Any]:
-    """Return what `write_provenance` writes; `data` has the fingerprint of each part."""
+def describe_run(
+    recipe: dict[str, Any], data: dict[str, str], world_size: int, start: str | None = None
+) -> dict[str, Any]:
+    """Return what `write_provenance` writes; `data` has the fingerprint of each part, `start` is the digest of the
+    adapter that the run began with."""
     return {
         "recipe": recipe,
         "data": data,
+        **({"start": start} if start else {}),
         "versions": versions(PACKAGES),
         "code": commit(),
         "python": platform.python_version(),
