@@ -25,7 +25,7 @@ ROLES = {"u": "user", "a": "assistant", "s": "system"}
 
 
 def record_of(*texts: str, **media) -> dict:
-    """ "u: How?", "a: red" -> a record of chat messages."""
+    """Make a record of chat messages from texts such as "u: How?" and "a: red"."""
     turns = [{"role": ROLES[text[0]], "content": text[2:].strip()} for text in texts]
     return {"messages": turns, **media}
 
