@@ -1,17 +1,17 @@
 import json
-import os
-import subprocess
-import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, close_session, constants
 from safetensors.torch import load_file, save_file
 
 from data.errors import UserError
 from tests.hub_stand_in import TOKEN, HubStandIn
+from tests.safety.kills import killed
 from tests.serving import serving
 from tests.tiny_adapters import keep_result, random_adapter, save_adapter
+from train.commands.app import run as reeltune
 from train.recipe.yaml_text import read_recipe, to_yaml
 from train.results.artifact import open_artifact
 from train.results.hub import collect, last_name, push_to_hub, without_secrets
@@ -42,29 +42,39 @@ SENT_OF_AN_ADAPTER = {
 
 
 @pytest.fixture
-def hub():
+def hub(monkeypatch):
+    """A stand-in. The client takes the address of the hub from HF_ENDPOINT when it is imported, long ago here."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     server = HubStandIn()
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
     with serving(server):
         yield server
 
 
-def environment_of(hub, tmp_path, token=TOKEN):
-    # The client reads these when it is imported, so it needs a process of its own.
-    return {
-        **os.environ,
-        **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "."},
-        **{"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"},
-    }
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Runs `reeltune push` with its arguments, perhaps with another token; returns what it printed, and its status."""
+
+    def call(*arguments, token=TOKEN) -> SimpleNamespace:
+        monkeypatch.setenv("HF_TOKEN", token)
+        capsys.readouterr()
+        status = 0
+        try:
+            reeltune(["push", *map(str, arguments)])
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=printed.out, stderr=printed.err)
+
+    return call
 
 
-def command(hub, tmp_path, *arguments, token=TOKEN):
-    environment = environment_of(hub, tmp_path, token)
-    line = [sys.executable, "scripts/push_to_hub.py", *map(str, arguments)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
-
-
-def test_a_private_repository_gets_what_belongs_to_the_model_and_nothing_else(run, hub, model_folder, tmp_path):
-    done = command(hub, tmp_path, run, "me/my-model")
+def test_a_private_repository_gets_what_belongs_to_the_model_and_nothing_else(
+    run, hub, model_folder, command, tmp_path
+):
+    done = command(run, "me/my-model")
     assert (done.returncode, done.stdout) == (0, f"sent: {hub.address}/me/my-model/commit/{'0' * 40}\n"), done.stderr
     assert hub.private == {"me/my-model": True} and hub.commits == 1
     files = hub.files["me/my-model"]
@@ -82,14 +92,14 @@ def test_a_private_repository_gets_what_belongs_to_the_model_and_nothing_else(ru
     assert artifact.is_adapter and artifact.num_frames == 6
 
 
-def test_the_hub_s_refusals_are_one_line(run, hub, tmp_path):
+def test_the_hub_s_refusals_are_one_line(run, hub, command):
     hub.private["me/public"] = False
     for repo, token, words in [
         ("me/my-model", "hf_" + "wrong" * 7, "401"),
         ("others/my-model", TOKEN, "403"),
         ("me/public", TOKEN, "me/public exists already and is public; pass --public"),
     ]:
-        done = command(hub, tmp_path, run, repo, token=token)
+        done = command(run, repo, token=token)
         assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and words in done.stderr
         assert token not in done.stderr
@@ -182,19 +192,19 @@ def test_refused_before_anything_is_sent(run, tmp_path, monkeypatch):
         push_to_hub(run, "me/my-model")
 
 
-def test_pushes_killed_at_any_request_leave_no_half_and_the_next_completes(run, hub, tmp_path):
+def test_pushes_killed_at_any_request_leave_no_half_and_the_next_completes(run, hub, command):
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     for moment in ("/api/repos/create", "/preupload/", "/info/lfs/", "/lfs/", "/commit/"):
-        killed_at(moment, run, hub, tmp_path)
+        killed_at(moment, run, hub)
         assert hub.files.get("me/my-model", {}).keys() in (set(), SENT_OF_AN_ADAPTER)
     hub.watch = lambda path: None
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
-    done = command(hub, tmp_path, run, "me/my-model")
+    done = command(run, "me/my-model")
     assert done.returncode == 0, done.stderr
     assert hub.files["me/my-model"].keys() == SENT_OF_AN_ADAPTER
 
 
-def killed_at(moment, run, hub, tmp_path):
+def killed_at(moment, run, hub):
     """Send `run`, and kill the sender while the hub has not yet answered its request at `moment`."""
     reached, gone = threading.Event(), threading.Event()
 
@@ -203,11 +213,12 @@ def killed_at(moment, run, hub, tmp_path):
             reached.set()
             gone.wait(60)
 
+    def send():
+        close_session()  # this process's connections
+        reeltune(["push", str(run), "me/my-model"])
+
     hub.watch = watch
-    line = [sys.executable, "scripts/push_to_hub.py", str(run), "me/my-model"]
-    with subprocess.Popen(line, env=environment_of(hub, tmp_path), stderr=subprocess.DEVNULL) as process:
-        assert reached.wait(120)
-        process.kill()
+    assert killed(send, reached.is_set)
     gone.set()
 
 
