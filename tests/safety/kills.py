@@ -1,12 +1,18 @@
 """Processes that are killed at some moment, and a disk that takes no more."""
 
+import ctypes
 import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 MOMENTS = 5
 LONGEST = 120  # seconds that anything here may take
@@ -47,6 +53,44 @@ def random_shares(seed: int) -> list[float]:
     """Return MOMENTS rising numbers between 0 and 1, one of each fifth."""
     drawn = random.Random(seed)
     return [(number + drawn.random()) / MOMENTS for number in range(MOMENTS)]
+
+
+CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000  # linux/sched.h
+NOT_ALLOWED = 99
+
+
+def on_small_disk(folder: Path, size: str, function: Callable[[], object], log: Path) -> str:
+    """Run `function` in a fork that sees a tmpfs of `size` at `folder`, gone with it; returns what it printed.
+
+    Skips the test where that takes rights that are not given here.
+    """
+    user, group = os.getuid(), os.getgid()
+    child = os.fork()
+    if not child:
+        status = NOT_ALLOWED
+        try:
+            sys.stdout = sys.stderr = printed = open(log, "w", buffering=1)
+            for stream in (1, 2):
+                os.dup2(printed.fileno(), stream)
+            if ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0:
+                for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+                    Path("/proc/self", name).write_text(text)
+                subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+                status = 1
+                function()
+                status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == NOT_ALLOWED:
+        pytest.skip(f"a process may not mount a tmpfs of its own here: {log.read_text()}")
+    assert status == 0, log.read_text()
+    return log.read_text()
+
+
+def make_room(folder: Path, size: str) -> None:
+    """Let the disk of `on_small_disk` hold more."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """One run in a folder at a time, one recipe, one data set."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from train.recipe.load import load_recipe
 from train.run_folder.open_run import enter_run_folder, lock_folder, open_run, start_run
 from train.run_folder.provenance import write_provenance
 
-ROOT = Path(__file__).parents[2]
 DATA = {"train": "aa", "eval": "bb"}
 
 
@@ -167,30 +166,28 @@ def test_fresh_moves_the_earlier_run(out, recipe):
     assert json.loads((out / "earlier-2" / "run.json").read_text())["recipe"]["lora"]["r"] == 8
 
 
-HOLD = """
-import sys
-from train.run_folder.open_run import lock_folder
-lock_folder(sys.argv[1])
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.fixture
 def other_process(out):
-    command = [sys.executable, "-c", HOLD, str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    def hold(held):
+        lock_folder(out)
+        held.set()
+        time.sleep(600)
+
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=hold, args=(held,))
+    process.start()
+    assert held.wait(60)
     yield process
     process.kill()
-    process.communicate()
+    process.join()
 
 
 def test_a_second_run_is_refused_until_the_first_is_gone(other_process, out):
     with pytest.raises(UserError, match=rf"another run is training into {out} \(process {other_process.pid} on "):
         lock_folder(out)
     other_process.kill()
-    other_process.wait()
+    other_process.join()
     lock_folder(out)
     lock_folder(out)  # its own
 
