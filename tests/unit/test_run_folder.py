@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import time
-from pathlib import Path
 
 import pytest
 import yaml
