@@ -1,6 +1,6 @@
 """Patience with the machine: a file that could not be tried is tried again, and never blamed for it."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from data.errors import OutageError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
 # Seconds between tries, a minute and a half in all: a server is restarted, a disk is cleared by a job that ends. Other
 # ranks wait meanwhile, for ten minutes at least before their libraries give up.
 PAUSES = (1.0, 5.0, 20.0, 60.0)
@@ -22,7 +24,7 @@ def patiently(function: Callable[..., T], *arguments: Any) -> T:
         try:
             return function(*arguments)
         except OutageError as problem:
-            print(f"waiting {pause:g} s: {problem}", file=sys.stderr, flush=True)
+            logger.warning(f"waiting {pause:g} s: {problem}")
         time.sleep(pause)
     try:
         return function(*arguments)

@@ -17,6 +17,8 @@ from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data.processor import measure_visual_tokens  # noqa: E402
+from data.progress.bars import SCREEN  # noqa: E402
+from data.progress.log import start_logging  # noqa: E402
 from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
 from train.model.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
 
@@ -30,6 +32,15 @@ tqdm.monitor_interval = 0
 settings.register_profile("home", deadline=None)
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+
+@pytest.fixture(autouse=True)
+def lines():
+    """Show what the packages log, as every command does; none of an earlier test's bars."""
+    start_logging()
+    yield
+    SCREEN.clear()
+    SCREEN.bars.clear()
 
 
 def pytest_collection_modifyitems(items):

@@ -3,6 +3,7 @@
 accelerate launch train/sft.py RECIPE [section.key=value ...]
 """
 
+import logging
 import sys
 
 if __name__ == "__main__":
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
 from torch import nn
 from transformers import VideoLlavaProcessor
 
@@ -25,6 +25,7 @@ from data.batches.collator import PaddedCollator, RowCollator
 from data.batches.workers import start_server
 from data.command import run_command
 from data.processor import max_positions, set_up_processor
+from data.progress.log import start_logging
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
@@ -53,6 +54,8 @@ from train.run_folder.provenance import describe_run, fingerprint_data
 from train.start.adopted import begins_with, continue_adapter
 from train.start.trainable import load_trainable
 
+logger = logging.getLogger("train.sft")  # __name__ is another where a launcher runs the file
+
 
 @among_processes()
 @in_words_of_recipes()
@@ -61,18 +64,18 @@ def main(argv: list[str] | None = None) -> None:
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
     compilation = take_over(args)
     quiet_libraries()
+    start_logging(bars=not args.disable_tqdm)
     recipe, earlier, notices = continue_adapter(recipe, fresh)
     refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation())
     on_first_rank(enter_run_folder, out, recipe, fresh)
-    say = PartialState().print  # ALL RANKS reach it, the first prints
-    say(*notices, sep="\n", end="\n" if notices else "")
+    tell(*notices)
 
     base = recipe.model.name_or_path, recipe.model.revision
     processor, visual_tokens, notices = set_up_processor(*base, num_frames=recipe.data.num_frames)
-    say(*notices, visual_tokens, sep="\n")
+    tell(*notices, visual_tokens)
     if args.dataloader_num_workers:
         start_server("train.sft")  # it imports what workers need while the data are read
-    reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, say, max_positions(*base))
+    reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, max_positions(*base))
     train, evaluation = reader.train_rows(), reader.eval_rows()
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
     start_up.ended("data")
@@ -80,14 +83,14 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh, base_weights.digest, start)
     on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
-    say(*notices, sep="\n", end="\n" if notices else "")
+    tell(*notices)
 
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
                            begins_with(earlier, checkpoint))  # fmt: skip
-    say(describe_trained(model))
+    tell(describe_trained(model))
     speed_up_layers(model, compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)
-    inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args, say)
+    inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args)
     start_up.ended("model")
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     trainer = RowTrainer(
@@ -106,13 +109,18 @@ def main(argv: list[str] | None = None) -> None:
         description=describe_run(recipe.dump(), fingerprints, args.world_size, start),
         keep_fingerprint=fingerprint_writer(recipe, base_weights, processor),
     )
-    say(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
+    tell(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
     trainer.train(checkpoint)
     if trainer.was_interrupted:
-        say(trainer.interruption.notice(trainer.state.global_step))
+        tell(trainer.interruption.notice(trainer.state.global_step))
         sys.exit(trainer.interruption.status)
     trainer.save_result()
-    say(f"done: {out}")
+    tell(f"done: {out}")
+
+
+def tell(*lines: object) -> None:
+    for line in lines:
+        logger.info(line)
 
 
 def fingerprint_writer(

@@ -6,9 +6,9 @@ process that trains waits for it for ever. So a batch is moved and pickled here,
 does not fit, its bytes go through the worker's pipe, which takes longer.
 """
 
+import logging
 import os
 import pickle
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import glob
@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
+
+logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps the files of shm_open, which torch calls
 _told: Any = None  # a number that the workers of a loader share: whether the user knows
@@ -62,9 +64,7 @@ def _remove_leftovers() -> None:
 def _tell(problem: Exception) -> None:
     if _told is not None and not _told.value:
         _told.value = 1
-        print(
+        logger.warning(
             f"workers cannot share memory ({problem}): batches go through pipes, which takes longer; give "
-            f"{SHARED_MEMORY} more room (docker run --shm-size=8g), or use fewer workers",
-            file=sys.stderr,
-            flush=True,
+            f"{SHARED_MEMORY} more room (docker run --shm-size=8g), or use fewer workers"
         )

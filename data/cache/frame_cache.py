@@ -1,7 +1,7 @@
 """The frames of clips and pictures at the towers' size, decoded once and kept on disk."""
 
 import json
-import sys
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +19,8 @@ from data.cache.tensor_files import Kind, TensorFiles
 from data.errors import SettingError, UserError
 from data.media.reference import Media, identity
 from data.video_llava import fit
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2  # the frames of sparse AVIs were others in 1
 # The packages between a file and the pixels that are kept: another version of one may round otherwise.
@@ -160,5 +162,4 @@ class FrameCache:
     def _close(self, reason: str) -> None:
         is_told, self._is_closed.value = self._is_closed.value, True
         if not is_told:
-            print(f"frame_cache: {self.folder} {reason}. Frames that are not in it are decoded every epoch",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            logger.warning(f"frame_cache: {self.folder} {reason}. Frames that are not in it are decoded every epoch")

@@ -20,6 +20,7 @@ from data.inspection.fill import Filling
 from data.isolation.process_pool import run_in_pool
 from data.media.reference import Media, Pictures, pictures_of
 from data.packing.dataset import RowDataset
+from data.progress.bars import counted
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.guard import about_record
 from data.sources.hub_datasets import is_hub_id
@@ -91,7 +92,7 @@ def read_contents(
         def note(problem: UserError, source: Source = source) -> None:
             contents.problems.append(_record_problem(str(source), problem))
 
-        for conversation in read_conversations(source, note):
+        for conversation in counted(read_conversations(source, note), "reading data", unit="conversations"):
             for media in set(conversation.media):
                 contents.uses.setdefault(media, Use(conversation.name)).num_records += 1
             try:

@@ -1,5 +1,6 @@
 """Rows of conversations that are read while training runs: a window of them in memory, epoch after epoch, for ever."""
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import count, islice, repeat
@@ -23,6 +24,8 @@ from data.sources.conversation import Conversation
 from data.tokens.corpus import Corpus
 from data.tokens.encoding import Sample
 from data.tokens.samples import Samples
+
+logger = logging.getLogger(__name__)
 
 MAX_NOTICES = 3  # windows whose left-out conversations are told; a stream may have thousands of windows
 
@@ -60,10 +63,9 @@ class RowStream(Dataset):
         window: int,
         max_length: int,
         seed: int,
-        say: Callable[[str], None] = print,
         read_as: str = "",
     ):
-        self.files, self.read, self.encode, self.pack, self.say = files, read, encode, pack, say
+        self.files, self.read, self.encode, self.pack = files, read, encode, pack
         self.window, self.max_length, self.seed = window, max_length, seed
         self.read_as, self.sampling, self.counts = read_as, UNIFORM, WindowCounts()
         self._num_skipped = self._num_notices = 0
@@ -130,7 +132,8 @@ class RowStream(Dataset):
     def _say_what_is_left_out(self, corpus: Corpus) -> None:
         if self._num_notices < MAX_NOTICES and (notices := corpus.notices(self.max_length)):
             self._num_notices += 1
-            self.say("\n".join(f"left out: {notice}" for notice in notices))
+            for notice in notices:
+                logger.info(f"left out: {notice}")
 
     def _end_epoch(self, epoch: int, totals: Counter) -> None:
         if not totals["rows"]:
@@ -140,7 +143,7 @@ class RowStream(Dataset):
                 "to train on"
             )
         if epoch == 0 and not self._num_skipped:
-            self.say(
+            logger.info(
                 f"an epoch: {totals['conversations']} conversations, {totals['rows']} rows; "
                 f"{totals['too_long']} longer than max_length {self.max_length} left out"
                 + (f", and {totals['unanswered']} without an answer" if totals["unanswered"] else "")

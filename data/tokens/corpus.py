@@ -10,6 +10,7 @@ from data.media.bad_media import too_many
 from data.media.reference import Media
 from data.media.storage import check_media
 from data.patience import patiently
+from data.progress.bars import shown
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from data.tokens.encoding import encode_all, num_tokens
@@ -74,15 +75,17 @@ def load_corpus(
     these are more than the share `max_bad_media` of all files, and when nothing is left to train on.
     """
     corpus = Corpus(Samples(num_ids=len(tokenizer)))
-    for source in sources:
-        conversations = read_conversations(source)
-        for name, sample in encode_all(conversations, tokenizer, visual_tokens, max_length, system_prompt):
-            if sample is None or not sample.trained:
-                (corpus.too_long if sample is None else corpus.unanswered).append(name)
-                continue
-            corpus.longest = max(corpus.longest, (num_tokens(sample, visual_tokens), name))
-            for media in corpus.samples.append(sample):
-                _check(media, name, corpus, may_be_bad=max_bad_media > 0)
+    with shown("reading data", unit="conversations", is_watched=True) as bar:
+        for source in sources:
+            conversations = read_conversations(source)
+            for name, sample in encode_all(conversations, tokenizer, visual_tokens, max_length, system_prompt):
+                bar.advance()
+                if sample is None or not sample.trained:
+                    (corpus.too_long if sample is None else corpus.unanswered).append(name)
+                    continue
+                corpus.longest = max(corpus.longest, (num_tokens(sample, visual_tokens), name))
+                for media in corpus.samples.append(sample):
+                    _check(media, name, corpus, may_be_bad=max_bad_media > 0)
     corpus.samples.finish()
     if not corpus.samples:
         paths = ", ".join(map(str, sources))

@@ -97,7 +97,7 @@ def load(folder: Path, num_workers: int) -> Figures:
     processor, visual_tokens, _ = set_up_processor(str(folder), num_frames=NUM_FRAMES)
     base, start = memory(), time.perf_counter()
     data = Data(train=[Dataset(path=str(folder / "train.jsonl"))])
-    rows: Any = RowReader(data, processor.tokenizer, visual_tokens, 0, print).train_rows()
+    rows: Any = RowReader(data, processor.tokenizer, visual_tokens, 0).train_rows()
     loaded = time.perf_counter()
     rows.fingerprint(imprint_now)
     fingerprinted = time.perf_counter()

@@ -1,10 +1,13 @@
 """The smallest recipe; the mixed records as they are in plain files, for those that find them elsewhere."""
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from data.decoding.decode import decode
+from data.progress import bars
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from tests.tiny_data import MIXED_RECORDS
@@ -21,6 +24,18 @@ def minimal(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(MINIMAL)
     return path
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Both streams are a terminal of 80 columns; returns what it is sent."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(bars, "sys", SimpleNamespace(stdout=screen, stderr=screen))  # pytest sets its own each time
+    for name, value in {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}.items():
+        monkeypatch.setenv(name, value)
+    yield screen
+    bars.SCREEN.clear()  # while the streams are these
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from data.processor import max_positions
+from data.progress.log import heard
 from tests.tiny_data import turns
 from train.loop.rows import RowReader
 from train.recipe.recipe import Data, Dataset
@@ -25,8 +26,8 @@ def test_what_is_beyond_the_decoder_is_warned_of(packing, processor, visual_toke
     source = Dataset(path=str(tmp_path / "train.json"), media_root=str(media_folder))
     data = Data(train=[source], packing=packing, max_length=2000)
     for limit, is_warned in {160: True, 4096: False, None: False}.items():
-        said = []
-        RowReader(data, processor.tokenizer, visual_tokens, 0, said.append, limit).train_rows()
+        with heard("train.loop.rows") as said:
+            RowReader(data, processor.tokenizer, visual_tokens, 0, limit).train_rows()
         warnings = [line for line in said if line.startswith("warning: ")]
         assert len(warnings) == is_warned
         assert all(" long " in line or "record 2" in line for line in warnings)

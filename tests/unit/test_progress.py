@@ -1,6 +1,5 @@
 """Progress of a run: a plan, a line for each log, a bar in a terminal, and nothing from other ranks."""
 
-import io
 import json
 import re
 from types import SimpleNamespace
@@ -8,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from data.progress.durations import duration
 from tests.short_run import write_recipe
+from tests.terminals import widest
 from train.progress import display as displaying
 from train.progress.display import Display, StartUp
-from train.progress.lines import HEADER, duration, evaluation_line, plan_lines, training_line
+from train.progress.lines import HEADER, evaluation_line, plan_lines, training_line
 from train.sft import main
 
 LOGS = {"loss": 1.23456, "learning_rate": 2e-4, "step_s": 0.5, "data_wait_s": 0.015, "samples_per_s": 46.28}
@@ -19,7 +20,7 @@ LOGS = {"loss": 1.23456, "learning_rate": 2e-4, "step_s": 0.5, "data_wait_s": 0.
 
 def test_figures_stand_below_their_names():
     line = training_line({**LOGS, "peak_memory_mib": 7577.6}, 20, 38000, 3723)
-    assert line == "     20/38000    1.2346   2.00e-04         46.3    3%    7.4 GiB     1:02:03"
+    assert line == "       20/38000    1.2346   2.00e-04         46.3    3%    7.4 GiB   1:02:03"
     assert len(HEADER) == len(line)
     below = {"step": "38000", "loss": "1.2346", "lr": "e-04", "questions/s": "46.3", "left": "1:02:03"}
     for name, value in below.items():
@@ -27,9 +28,11 @@ def test_figures_stand_below_their_names():
 
 
 def test_no_line_is_wider_than_a_terminal():
-    largest = {"loss": 9999.1, "learning_rate": 1e-10, "step_s": 1, "data_wait_s": 1, "samples_per_s": 1e5}
-    lines = [training_line({**largest, "peak_memory_mib": 1e6}, 999999, 999999, 1e8), HEADER]
-    lines += [evaluation_line({"eval_loss": 9e4, "eval_runtime": 1e6}, 999999, 999999)]
+    largest = {"learning_rate": 1e-10, "step_s": 1, "data_wait_s": 1, "samples_per_s": 1e5, "peak_memory_mib": 1e6}
+    losses = (1e-5, 123.4, 9999.1, 1e300, float("nan"), float("-inf"))
+    lines = [training_line({"loss": loss, **largest}, 1000000, 1000000, 1e7) for loss in losses] + [HEADER]
+    assert {len(line) for line in lines} == {len(HEADER)} and "1.00e-05" in lines[0] and "  123.4000  " in lines[1]
+    lines += [evaluation_line({"eval_loss": 9e4, "eval_runtime": 1e6}, 1000000, 1000000)]
     lines += plan_lines(10**8, 10**7, 10**4, 10**6, 10**6 - 1, 1e3, 10**10, dict.fromkeys(["libraries", "data"], 1e4))
     assert max(map(len, lines)) <= 80
 
@@ -104,12 +107,7 @@ def test_other_ranks_are_silent(begin, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_a_bar_below_the_lines(begin, monkeypatch, capsys):
-    screen = io.StringIO()
-    screen.isatty = lambda: True
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
+def test_a_terminal_gets_a_bar_below_the_lines(begin, terminal):
     shown, state, args, clock = begin()
     steps(shown, state, args, clock, range(1, 5))
     shown.on_log(args, state, TrainerControl(), logs=dict(LOGS))
@@ -119,11 +117,10 @@ def test_a_terminal_gets_a_bar_below_the_lines(begin, monkeypatch, capsys):
         shown.on_prediction_step(args, state, TrainerControl(), eval_dataloader=loader)
     shown.on_evaluate(args, state, TrainerControl())
     shown.on_train_end(args, state, TrainerControl())
-    text = screen.getvalue()
-    assert "4/100" in text and "evaluation" in text and "1.2346" in text
+    text = terminal.getvalue()
+    assert "4/100" in text and "1.2346" in text
     assert "\x1b[?25l" not in text, "the cursor is hidden, and a killed process would leave it so"
-    assert max(len(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)) for line in re.split(r"[\r\n]", text)) <= 80
-    assert capsys.readouterr().out == ""
+    assert widest(text) <= 80
 
 
 def test_a_run_shows_lines_and_no_dict(model_folder, mixed_file, tmp_path, capsys):

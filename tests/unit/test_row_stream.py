@@ -18,6 +18,7 @@ from data.packing.groups import Groups
 from data.packing.rank_sampler import RankBatchSampler
 from data.packing.streaming import NO_ROW, RowStream, StepCollator, StreamBatchSampler
 from data.packing.window_counts import WindowCounts
+from data.progress.log import heard
 from data.sources.conversation import Conversation
 from data.tokens.encoding import Sample
 from data.video_llava import VisualTokens
@@ -157,7 +158,7 @@ def test_skipped_windows_are_read_and_not_encoded(tmp_path):
     [([20] * 8 + [90], "window 3 makes 0 rows, not 1 as before"), ([20] * 8, "end after 2 windows, not after 3")],
 )
 def test_data_that_have_changed_are_refused(later, said, tmp_path):
-    first, changed = (stream(Source(lengths), 4, alone, say=lambda line: None) for lengths in ([20] * 9, later))
+    first, changed = (stream(Source(lengths), 4, alone) for lengths in ([20] * 9, later))
     first.begin(0, tmp_path, writes=True)
     next(islice(first.steps(1), 9, None))
     changed.begin(1, tmp_path, writes=True)
@@ -192,24 +193,25 @@ def test_no_more_than_the_window_is_read_and_kept():
 
 
 def test_what_is_too_long_is_counted_and_named():
-    said = []
-    steps = stream(Source([10, 99, 10, 99] * 6), 4, alone, say=said.append).steps(2)
-    seen = [names(next(steps)) for _ in range(6)]
+    steps = stream(Source([10, 99, 10, 99] * 6), 4, alone).steps(2)
+    with heard("data.packing.streaming") as said:
+        seen = [names(next(steps)) for _ in range(6)]
     assert Counter(name for step in seen for name in step) == Counter(f"record {n}" for n in range(1, 25, 2))
     assert said == [
         f"left out: 2 conversations longer than max_length 50: record {4 * window + 2}, record {4 * window + 4}"
         for window in range(3)
     ]
-    next(steps)
-    assert said[3:] == ["an epoch: 24 conversations, 12 rows; 12 longer than max_length 50 left out"]
-    list(islice(steps, 12))
-    assert len(said) == 4
+    with heard("data.packing.streaming") as said_later:
+        next(steps)
+        assert said_later == ["an epoch: 24 conversations, 12 rows; 12 longer than max_length 50 left out"]
+        list(islice(steps, 12))
+    assert len(said_later) == 1
 
 
 @pytest.mark.parametrize("lengths", [[], [99, 99, 99]])
 def test_nothing_to_train_on(lengths):
     with pytest.raises(UserError, match="a.jsonl: .*nothing to train on"):
-        next(stream(Source(lengths), 2, say=lambda line: None).steps(1))
+        next(stream(Source(lengths), 2).steps(1))
 
 
 def test_workers_get_rows_whole_and_nothing_else():
@@ -233,6 +235,6 @@ def test_a_row_without_its_media_is_computed_all_the_same():
     collate = StepCollator(lambda batch: {"batch": batch})
     clip = Sample(array("i", range(5)), ((0, 5),), (Media("video", "a.mp4"),), "record 1")
     rows = RowStream([("a", 9)], lambda: iter([None]), lambda several: [("record 1", clip)] * len(list(several)), alone,
-                     window=1, max_length=50, seed=4, say=lambda line: None)  # fmt: skip
+                     window=1, max_length=50, seed=4)  # fmt: skip
     (batch,) = islice(StreamBatchSampler(rows, 1, 1, left_out=lambda step: {media_key(clip.media[0])}), 1)
     assert collate([rows[row] for row in batch]) == {"batch": [[]]}

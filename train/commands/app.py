@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from data.command import run_command
 from data.errors import UserError
+from data.progress.log import start_logging
 from train.commands.check import check
 from train.commands.env import env
 from train.commands.evaluate import evaluate
@@ -72,6 +73,7 @@ def run(arguments: list[str], name: str = NAME, only: Callable[..., None] | None
     command = get_command(build(only))
 
     def act() -> None:
+        start_logging(answers_on_stdout=True)
         try:
             with command.make_context(name, arguments) as context:
                 command.invoke(context)

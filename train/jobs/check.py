@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.batches.pixels import PixelLoader
@@ -21,6 +20,7 @@ from data.inspection.report import summary
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
+from data.progress.bars import counted
 from data.video_llava import VisualTokens
 from train.model.load import quiet_libraries
 from train.recipe.recipe import Data, Recipe
@@ -63,7 +63,7 @@ def check_recipe(
     filling = cache_filling(recipe.data, processor, fill_cache)
     memory_bytes = int(memory * 2**30)
     probing = probe_files(files, splits, workers, seconds, memory_bytes, filling)
-    for found in tqdm(probing, total=len(files), unit="file", desc="decoding", disable=None):
+    for found in counted(probing, "decoding", len(files), "files"):
         problems += found
     report |= {
         "files": len(files),

@@ -10,6 +10,7 @@ from data.files import write_whole
 from data.inspection.preview import show_row
 from data.inspection.preview_page import page
 from data.processor import set_up_processor
+from data.progress.log import heard
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import pixel_loader
 from train.model.load import quiet_libraries
@@ -29,12 +30,9 @@ def preview_recipe(recipe: Recipe, recipe_file: Path, out: Path, num_rows: int) 
     )
     facts = [f"{recipe.model.name_or_path}: {visual_tokens}"]
 
-    def say(*lines: str, **_) -> None:
-        facts.extend(line for line in lines if line)
-
-    say(*notices)
     seed = recipe.training_arguments().seed
-    rows = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed, say).train_rows()
+    with heard("train.loop.rows") as said:
+        rows = RowReader(recipe.data, processor.tokenizer, visual_tokens, seed).train_rows()
     is_packed = recipe.data.packing == "shared_prefix"
     collate = (RowCollator if is_packed else PaddedCollator)(
         processor, visual_tokens, load_pixels=pixel_loader(recipe.data, processor, num_workers=1)
@@ -42,7 +40,8 @@ def preview_recipe(recipe: Recipe, recipe_file: Path, out: Path, num_rows: int) 
     first = [row for plan in islice(rows.rows(epoch=0), num_rows) if (row := rows[plan]) is not None]
     shown = [show_row(row, collate([row]), processor, visual_tokens) for row in first]
     total = f" of {len(rows)}" if isinstance(rows, Sized) else ""  # a stream has no end
-    say(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
+    facts += [*notices, *said]
+    facts.append(f"shown: {len(shown)}{total} rows, as the first epoch trains them")
     html = page(f"Preview of {recipe_file}", facts, shown, recipe.data.max_tokens_per_row if is_packed else None)
     try:
         write_whole(out, html)

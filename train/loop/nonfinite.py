@@ -1,5 +1,6 @@
 """A step whose loss or gradient is not finite never reaches the weights."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from data.errors import UserError
 from train.ranks.agreement import any_rank, on_first_rank
 from train.run_folder.metrics import append_line, keep_lines_until
+
+logger = logging.getLogger(__name__)
 
 NONFINITE_FILE = "nonfinite.jsonl"
 SHOWN = 4  # conversations that the message names; the file has all
@@ -79,7 +82,7 @@ class NonFiniteGuard(TrainerCallback):
         if self.on_nonfinite == "skip" and self.num_skipped <= self.max_skipped:
             optimizer.zero_grad()  # without gradients an optimizer changes nothing
             if state.is_world_process_zero:
-                print(f"step {step} skipped: {what}; {_shown(names)}")
+                logger.info(f"step {step} skipped: {what}; {_shown(names)}")
             return
         limit = f", after {self.max_skipped} skipped steps" if self.on_nonfinite == "skip" else ""
         raise UserError(

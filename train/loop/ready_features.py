@@ -16,7 +16,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -26,6 +25,7 @@ from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.cache.feature_cache import INPUTS, FeatureLoader, Features
 from data.errors import MediaError, UserError
 from data.media.reference import Media
+from data.progress.bars import shown
 from data.video_llava import TOWERS
 from train.ranks.agreement import none_or_all, on_first_rank
 from train.ranks.processes import uses_fsdp
@@ -117,19 +117,18 @@ def fill(
         share = []
     missing = [item for item in share if item not in loader]
     features = zip(missing, _run_towers(pixels, towers, missing, loader.features, args), strict=True)
-    progress = tqdm(desc="features", total=len(missing), unit="file", disable=args.disable_tqdm or not missing)
+    with shown("making features", len(missing), "files") as bar:
 
-    def some() -> None:
-        for item, made in islice(features, ROUND):
-            if isinstance(made, MediaError):
-                loader.refused[item] = str(made)
-            else:
-                loader.keep(item, made)
-            progress.update()
+        def some() -> None:
+            for item, made in islice(features, ROUND):
+                if isinstance(made, MediaError):
+                    loader.refused[item] = str(made)
+                else:
+                    loader.keep(item, made)
+                bar.advance()
 
-    for _ in range(0, max(gather_object([len(missing)])), ROUND):
-        none_or_all(some)
-    progress.close()
+        for _ in range(0, max(gather_object([len(missing)])), ROUND):
+            none_or_all(some)
     for refused in gather_object([loader.refused]):
         loader.refused.update(refused)
 

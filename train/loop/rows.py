@@ -1,6 +1,7 @@
 """A recipe's data section -> rows to train and to evaluate on."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -11,12 +12,15 @@ from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_r
 from data.packing.mixture import Mixture
 from data.packing.rows import Rows
 from data.packing.streaming import RowStream
+from data.progress.bars import shown
 from data.sources.conversation import read_conversations
 from data.sources.source import Source, file_sizes
 from data.tokens.corpus import load_corpus
 from data.tokens.encoding import Sample, encode_all
 from data.video_llava import VisualTokens
 from train.recipe.recipe import Data, Dataset
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,6 @@ class RowReader:
     tokenizer: PreTrainedTokenizerBase
     visual_tokens: VisualTokens
     seed: int
-    say: Callable[..., None]
     max_positions: int | None = None  # of the decoder: conversations that are longer are trained, with a warning
 
     def train_rows(self) -> Rows:
@@ -48,24 +51,25 @@ class RowReader:
         if set(weights) == {1}:
             return self._load_together(sources)
         mixture = Mixture([self._load_together([source]) for source in sources], weights, self.seed)
-        self.say(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
+        logger.info(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
         return mixture
 
     def _load_together(self, sources: Sequence[Source]) -> RowDataset:
         data = self.data
         max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
         corpus = load_corpus(sources, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt, max_bad)
-        rows = self._pack(corpus.samples, self.seed)
+        with shown("packing rows", is_watched=True):
+            rows = self._pack(corpus.samples, self.seed)
         names = ", ".join(map(str, sources))
-        self.say(f"{names}: {len(corpus.samples)} conversations in {len(rows)} rows")
+        logger.info(f"{names}: {len(corpus.samples)} conversations in {len(rows)} rows")
         length, name = corpus.longest
         if self.max_positions is not None and length > self.max_positions:
-            self.say(
+            logger.warning(
                 f"warning: {name} has {length} tokens, more than the decoder's max_position_embeddings "
                 f"{self.max_positions}: it was made for no more; lower data.max_length, or data.num_frames"
             )
         for notice in corpus.notices(data.max_length):
-            self.say(f"left out: {notice}")
+            logger.info(f"left out: {notice}")
         return rows
 
     def _stream(self, entries: Sequence[Dataset]) -> RowStream:
@@ -84,12 +88,11 @@ class RowReader:
             window=data.stream_window,
             max_length=data.max_length,
             seed=self.seed,
-            say=self.say,
             read_as="".join(repr((sorted(s.columns.items()), sorted(s.tags.items()))) for s in sources if s.is_renamed),
         )
         next(iter(rows.encode(islice(rows.read(), 1))), None)
         names = ", ".join(map(str, sources))
-        self.say(f"{names}: read while training, {data.stream_window} conversations at a time")
+        logger.info(f"{names}: read while training, {data.stream_window} conversations at a time")
         return rows
 
     def _pack(self, samples: Sequence[Sample], seed: int) -> RowDataset:

@@ -10,6 +10,7 @@ from transformers import TrainerState
 
 from data.errors import UserError
 from data.files import flush
+from data.progress.bars import shown
 from train.ranks.agreement import all_or_none
 from train.run_folder.checkpoint import EVALUATION_PENDING, checkpoints, put_aside, rotate, step_of
 from train.run_folder.manifest import damage, publish, seal, unfinished
@@ -92,7 +93,9 @@ class Saver:
         A write that the disk refuses to one rank is a UserError on all of them, and leaves nothing behind.
         """
         for part in parts:
-            if problem := all_or_none(part):
+            with shown(f"saving {what}", is_watched=True):
+                problem = all_or_none(part)
+            if problem:
                 free = shutil.disk_usage(self.output_dir).free / MIB  # torch's own error does not say "disk full"
                 if self.is_writer:
                     shutil.rmtree(stage, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Inputs of the towers: pixels that are decoded or taken from a cache, or features in place of towers."""
 
+import logging
 import os
-from collections.abc import Callable
 
 from torch import nn
 from transformers import TrainingArguments, VideoLlavaProcessor
@@ -14,6 +14,8 @@ from data.decoding.isolated_decoder import IsolatedDecoder
 from data.packing.rows import Rows
 from train.loop.ready_features import replace_towers
 from train.recipe.recipe import Data
+
+logger = logging.getLogger(__name__)
 
 MAX_THREADS = 8  # of a decoder; more gain nothing
 
@@ -37,7 +39,6 @@ def load_tower_inputs(
     processor: VideoLlavaProcessor,
     parts: list[Rows | None],
     args: TrainingArguments,
-    say: Callable[..., None],
 ) -> PixelLoader | FeatureLoader:
     """Return what loads the towers' inputs. With data.feature_cache the towers are replaced by it. ALL RANKS."""
     pixels = pixel_loader(data, processor, args.dataloader_num_workers)
@@ -45,5 +46,5 @@ def load_tower_inputs(
         return pixels
     media = set().union(*(rows.media() for rows in parts if rows is not None))
     features = replace_towers(model, pixels, data.feature_cache, media, args)
-    say(f"features of {len(media)} pictures and clips are in {data.feature_cache}; the towers are released")
+    logger.info(f"features of {len(media)} pictures and clips are in {data.feature_cache}; the towers are released")
     return features

@@ -141,12 +141,12 @@ class Part:
     dtypes: set[str] = field(default_factory=set)
 
     def __str__(self) -> str:
-        state = f"{self.trained:,} trained in {len(self.modules)} modules" if self.trained else "frozen"
-        return f"{self.total:>14,} parameters ({', '.join(sorted(self.dtypes))}), {state}"
+        state = f"{self.trained:,} trained" if self.trained else "frozen"
+        return f"{self.total:>13,} ({', '.join(sorted(self.dtypes))}), {state}"
 
 
 def describe_trained(model: nn.Module) -> str:
-    """Return a line for each part of the model, and the share that is trained."""
+    """Return a line for each part of the model, and the share that is trained. All fit 80 columns."""
     parts: dict[str, Part] = {}
     for name, parameter in model.named_parameters():
         label = next((part for part in (*TOWERS, PROJECTOR, DECODER) if part in name.split(".")), "lm_head")
@@ -157,8 +157,9 @@ def describe_trained(model: nn.Module) -> str:
             part.trained += count
             part.modules.add(re.sub(r"\.(lora_\w+|modules_to_save|default|weight|bias|base_layer).*", "", name))
     total, trained = (sum(getattr(part, name) for part in parts.values()) for name in ("total", "trained"))
-    lines = [f"  {label:22}{part}" for label, part in parts.items()]
-    return "\n".join([f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})", *lines])
+    num_modules = sum(len(part.modules) for part in parts.values())
+    first = f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%}), in {num_modules} modules"
+    return "\n".join([first, *(f"  {label:22}{part}" for label, part in parts.items())])
 
 
 def _num_weights(parameter: nn.Parameter) -> int:

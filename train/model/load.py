@@ -11,6 +11,7 @@ from transformers.utils import logging
 from data.checkpoint_files import check_model_files
 from data.errors import UserError, first_line
 from data.processor import HUB_DEFAULT
+from data.progress.bars import shown
 from data.video_llava import PROJECTOR, TOWERS
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.ranks.processes import uses_fsdp
@@ -35,21 +36,22 @@ def load_model(
     # transformers' warning about unexpected or missing weights is an error here: such a model answers nonsense.
     check_model_files(name_or_path, revision)
     try:
-        # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
-        model, loading = VideoLlavaForConditionalGeneration.from_pretrained(
-            name_or_path,
-            revision=revision or HUB_DEFAULT,
-            dtype=getattr(torch, dtype),
-            attn_implementation={
-                "text_config": decoder_attention(attn_implementation, dtype),
-                "vision_config": tower_attention,
-            },
-            quantization_config=quantization_config(quantization, dtype, double_quantization),
-            device_map=device_map,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, by name
-            trust_remote_code=False,
-        )
+        with shown("loading weights", is_watched=True):
+            # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
+            model, loading = VideoLlavaForConditionalGeneration.from_pretrained(
+                name_or_path,
+                revision=revision or HUB_DEFAULT,
+                dtype=getattr(torch, dtype),
+                attn_implementation={
+                    "text_config": decoder_attention(attn_implementation, dtype),
+                    "vision_config": tower_attention,
+                },
+                quantization_config=quantization_config(quantization, dtype, double_quantization),
+                device_map=device_map,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+                trust_remote_code=False,
+            )
     except Exception as problem:  # whatever a library makes of a stranger's file
         reason = first_line(problem)
         raise UserError(f"model.name_or_path: cannot load {name_or_path}: {reason}") from problem
@@ -112,6 +114,7 @@ def quantization_config(quantization: str | None, dtype: str, double: bool) -> B
 def quiet_libraries() -> None:
     """Leave warnings for developers (renamed arguments and attributes, backends) out of the user's terminal."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()  # ours stand in their places, one at a time
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where installed, says on stdout that it finds none

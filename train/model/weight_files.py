@@ -14,6 +14,7 @@ from transformers.utils.hub import extract_commit_hash
 from data.checkpoint_files import find_file, read_json
 from data.errors import UserError, one_line
 from data.files import write_whole
+from data.progress.bars import BYTES, Bar, shown
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # transformers' own order: the first of these that is there is loaded.
@@ -68,11 +69,13 @@ def shards_of(index: Path) -> list[str]:
 
 def digest_of_files(files: Iterable[Path]) -> str:
     """Return the SHA-256 of all tensors in the files, however they are spread over them and in whatever order."""
-    tensors = [item for file in files for item in _tensors_of(file).items()]
+    files = list(files)
+    with shown("hashing weights", sum(file.stat().st_size for file in files), BYTES) as bar:
+        tensors = [item for file in files for item in _tensors_of(file, bar).items()]
     return hashlib.sha256(json.dumps(sorted(tensors)).encode()).hexdigest()
 
 
-def _tensors_of(file: Path) -> dict[str, str]:
+def _tensors_of(file: Path, bar: Bar) -> dict[str, str]:
     """Return name -> digest of every tensor of a file, from the notes of an earlier time where the file is the same."""
     status = file.stat()
     # ctime too: a copy that keeps size and time of writing (`cp -p`, rsync) still has one of its own.
@@ -83,10 +86,11 @@ def _tensors_of(file: Path) -> dict[str, str]:
         with open(notes, encoding="utf-8") as noted:
             known = json.load(noted)
         if known["file"] == stamp:
+            bar.advance(status.st_size)
             return known["tensors"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never read before, or notes that a person changed: the file itself is the truth
-    tensors = _hash_tensors(file)
+    tensors = _hash_tensors(file, bar)
     try:
         write_whole(notes, json.dumps({"file": stamp, "tensors": tensors}), is_flushed=False)
     except OSError:
@@ -98,15 +102,15 @@ def _cache() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "digests")
 
 
-def _hash_tensors(file: Path) -> dict[str, str]:
+def _hash_tensors(file: Path, bar: Bar) -> dict[str, str]:
     """Return canonical name -> SHA-256 of type, shape and bytes; a file that is no safetensors is hashed as a whole."""
     if file.suffix != ".safetensors":
-        return {file.name: _hash_range(file, 0, file.stat().st_size, "")}
+        return {file.name: _hash_range(file, 0, file.stat().st_size, "", bar)}
     start, header = _read_header(file)
 
     def hash_one(name: str) -> str:
         first, last = header[name]["data_offsets"]
-        return _hash_range(file, start + first, last - first, f"{header[name]['dtype']} {header[name]['shape']}")
+        return _hash_range(file, start + first, last - first, f"{header[name]['dtype']} {header[name]['shape']}", bar)
 
     with ThreadPoolExecutor(THREADS) as pool:
         digests = pool.map(hash_one, header)
@@ -139,7 +143,7 @@ def canonical(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in PASSING_PARTS)
 
 
-def _hash_range(file: Path, start: int, size: int, kind: str) -> str:
+def _hash_range(file: Path, start: int, size: int, kind: str, bar: Bar) -> str:
     """Return the SHA-256 of `kind` and of a part of a file; UserError where the file ends before."""
     hashed = hashlib.sha256(kind.encode())
     with open(file, "rb") as opened:
@@ -149,4 +153,5 @@ def _hash_range(file: Path, start: int, size: int, kind: str) -> str:
                 raise UserError(f"{file} is damaged: it ends too early; copy or download it again")
             hashed.update(piece)
             size -= len(piece)
+            bar.advance(len(piece))
     return hashed.hexdigest()

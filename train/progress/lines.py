@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-HEADER = "         step      loss         lr  questions/s  wait     memory        left"
+from data.progress.durations import duration
+
+HEADER = "           step      loss         lr  questions/s  wait     memory      left"
 MIB_PER_GIB = 1024
-SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600, 86400
+SMALLEST_LOSS, LARGEST_LOSS = 1e-3, 1e4  # with four digits behind the point
 
 
 def training_line(logs: Mapping[str, Any], step: int, num_steps: int, seconds_left: float | None) -> str:
@@ -13,23 +15,32 @@ def training_line(logs: Mapping[str, Any], step: int, num_steps: int, seconds_le
     step_s = logs.get("step_s", 0.0)
     waited = f"{logs['data_wait_s'] / step_s:.0%}" if step_s else ""
     memory = f"{logs['peak_memory_mib'] / MIB_PER_GIB:.1f} GiB" if "peak_memory_mib" in logs else ""
-    speed = f"{logs['samples_per_s']:.1f}" if "samples_per_s" in logs else ""
+    speed = logs.get("samples_per_s")
     left = "" if seconds_left is None else duration(seconds_left)
     return (
-        f"{f'{step}/{num_steps}':>13}{logs['loss']:>10.4f}{logs.get('learning_rate', 0):>11.2e}"
-        f"{speed:>13}{waited:>6}{memory:>11}{left:>12}"
+        f"{f'{step}/{num_steps}':>15}{_loss(logs['loss']):>10}{logs.get('learning_rate', 0):>11.2e}"
+        f"{'' if speed is None else _speed(speed):>13}{waited:>6}{memory:>11}{left:>10}"
     )
+
+
+def _loss(value: float) -> str:
+    """Return 1.2345, and 1.23e-05 or 1.23e+05 where that would say nothing or be too wide."""
+    return f"{value:.4f}" if value == 0 or SMALLEST_LOSS <= abs(value) < LARGEST_LOSS else f"{value:.2e}"
+
+
+def _speed(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.3f}"
 
 
 def evaluation_line(logs: Mapping[str, Any], step: int, num_steps: int) -> str:
     """Return a line for an evaluation, its loss below the losses of training."""
     seconds = f" in {duration(logs['eval_runtime'])}" if "eval_runtime" in logs else ""
-    return f"{f'{step}/{num_steps}':>13}{logs['eval_loss']:>10.4f}  evaluated{seconds}"
+    return f"{f'{step}/{num_steps}':>15}{_loss(logs['eval_loss']):>10}  evaluated{seconds}"
 
 
 def summary_line(logs: Mapping[str, Any]) -> str:
     """Return a line for the whole of this process's training."""
-    return f"trained for {duration(logs['train_runtime'])}, mean loss {logs.get('train_loss', float('nan')):.4f}"
+    return f"trained for {duration(logs['train_runtime'])}, mean loss {_loss(logs.get('train_loss', float('nan')))}"
 
 
 def _counted(number: float, what: str) -> str:
@@ -71,12 +82,3 @@ def plan_lines(
 
 def pace_line(seconds_per_step: float, seconds_left: float) -> str:
     return f"      {seconds_per_step:.2f} s a step: about {duration(seconds_left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Return 0:07, 1:02:03 or 2 d 03 h."""
-    whole = round(seconds)
-    if whole >= SECONDS_PER_DAY:
-        return f"{whole // SECONDS_PER_DAY} d {whole % SECONDS_PER_DAY // SECONDS_PER_HOUR:02} h"
-    hours, rest = divmod(whole, SECONDS_PER_HOUR)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from data.command import ERRORS, leave_at_ctrl_c
+from data.command import ERRORS, is_first_rank, leave_at_ctrl_c
 from data.isolation.signals import let_signals_through
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that a process gets when the one that started it dies
@@ -17,3 +17,5 @@ def begin() -> None:
     if ERRORS in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     let_signals_through()
+    if ERRORS not in os.environ and is_first_rank():  # else `reeltune train` has said so
+        print("loading libraries", flush=True)

@@ -20,6 +20,7 @@ from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 from data.errors import UserError, one_line
 from data.files import is_disk_problem, remove_killed, whole_folder
 from data.processor_files import save_processor
+from data.progress.bars import shown
 from train.model.fingerprint import check_logits, difference_of, last_logits, reference_inputs
 from train.model.load import load_model
 from train.model.weight_files import weight_files
@@ -61,13 +62,15 @@ def merge_adapter(
     model = _merge_and_compare(artifact, processor, dtype, report)
 
     with complete_folder(out_dir) as folder:
-        model.save_pretrained(folder, max_shard_size="5GB")
-        save_processor(processor, folder)
-        if artifact.recipe_file:
-            shutil.copyfile(artifact.recipe_file, folder / RECIPE)
-        digests = digests_of(model)
-        del model
-        check_saved(folder, digests)
+        with shown("saving the merged model", is_watched=True):
+            model.save_pretrained(folder, max_shard_size="5GB")
+            save_processor(processor, folder)
+            if artifact.recipe_file:
+                shutil.copyfile(artifact.recipe_file, folder / RECIPE)
+        with shown("loading what was saved", is_watched=True):
+            digests = digests_of(model)
+            del model
+            check_saved(folder, digests)
     size = sum(file.stat().st_size for file in out_dir.iterdir())
     report(f"saved {out_dir}: {dtype}, {size / 1e9:.3g} GB, loaded again bit for bit")
 
@@ -117,7 +120,8 @@ def _merge_and_compare(
     if kept is not None and of_training is not None:
         check_logits(kept, wanted, inputs["input_ids"], artifact.name_or_path, limit_of_training)
 
-    model, num_layers = merge_in_float32(adapted, getattr(torch, dtype))
+    with shown("merging", is_watched=True):
+        model, num_layers = merge_in_float32(adapted, getattr(torch, dtype))
     del base_model, adapted
     model.generation_config = greedy(processor.tokenizer)
     with fast_arithmetic(model, getattr(torch, dtype)) as computed_in:

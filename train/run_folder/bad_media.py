@@ -1,6 +1,7 @@
 """output_dir/bad_media.jsonl: what a run left out, on every rank, and in every run that continues it."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from data.media.media_json import from_json, to_json
 from data.media.reference import Media, identity
 from train.ranks.agreement import any_rank, on_first_rank
 from train.run_folder.metrics import append_line
+
+logger = logging.getLogger(__name__)
 
 BAD_MEDIA_FILE = "bad_media.jsonl"
 Part = Literal["train", "eval"]
@@ -74,7 +77,7 @@ class BadMediaGuard:
             append_line(self.path, line)
             if bad.item.path not in {line["file"] for line in self._lines.values()}:
                 more = f" and {len(bad.records) - 1} more" if len(bad.records) > 1 else ""
-                print(visible(f"left out: {bad.records[0]}{more}: {bad.reason}"), flush=True)
+                logger.info(visible(f"left out: {bad.records[0]}{more}: {bad.reason}"))
         self._lines[key] = line
 
     def _files(self, part: Part, step: int) -> dict[str, dict]:

@@ -13,6 +13,7 @@ import torch
 
 from data.media.reference import Media
 from data.packing.rows import Rows
+from data.progress.bars import shown
 from train.run_folder.bad_media import imprint_now, noted_imprints
 
 PROVENANCE = "provenance.json"
@@ -53,7 +54,8 @@ def fingerprint_data(train: Rows, evaluation: Rows | None, output_dir: str, fres
         return noted.get(item.path) or imprint_now(item)
 
     parts = {"train": train, "eval": evaluation}
-    return {name: rows.fingerprint(imprint_of) for name, rows in parts.items() if rows is not None}
+    with shown("comparing data", is_watched=True):
+        return {name: rows.fingerprint(imprint_of) for name, rows in parts.items() if rows is not None}
 
 
 def is_same_data(before: str | None, now: str | None) -> bool:
