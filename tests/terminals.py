@@ -1,4 +1,4 @@
-"""What a terminal shows of the characters that it is sent."""
+"""Terminals of tests: the lines that are shown by the characters sent to them."""
 
 import re
 

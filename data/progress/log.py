@@ -1,4 +1,4 @@
-"""What both packages log, shown to the user: by the first rank all of it, by another one warnings with its number."""
+"""A logger with ranks: the first shows the user all that both packages log, another one warnings with its number."""
 
 import logging
 import os
