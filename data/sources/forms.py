@@ -47,7 +47,8 @@ FORMS = (
 )
 READ = f"'conversations' (from/value), 'messages' (role/content), {', '.join(map(str, FORMS[:-1]))} or {FORMS[-1]}"
 OF_FORMS = (*TURN_KEYS, *(key for form in FORMS for key in (form.question, form.addition, form.answer) if key))
-KEYS = ("id", "accept", "start", "end", "system", "history", "tools", *OF_FORMS, *MEDIA, "video_id")
+SCORING = ("accept", "metric", "answers", "choices", "groups")
+KEYS = ("id", *SCORING, "start", "end", "system", "history", "tools", *OF_FORMS, *MEDIA, "video_id")
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,10 @@ def test_scores_are_counted(monkeypatch):
     expected = {"id": "a", "media": ["clips/a.mp4"], "question": "Colour?", "expected": "a red square"}
     assert records[0] == {**expected, "predicted": "It is red.", "correct": True}
     assert [record["correct"] for record in records] == [True, True, False]
-    assert summary.pop("seconds") >= 0
-    assert summary == {"accuracy": 2 / 3, "questions": 3, "left_out": 0, "bad_media": 0}
+    assert summary["seconds"] >= 0
+    counts = {name: summary[name] for name in ("accuracy", "questions", "left_out", "bad_media")}
+    assert counts == {"accuracy": 2 / 3, "questions": 3, "left_out": 0, "bad_media": 0}
+    assert summary["modalities"]["clip"]["accuracy"] == 1 and summary["modalities"]["text"]["accuracy"] == 0.5
 
 
 def run(capsys, *arguments):
@@ -97,7 +99,13 @@ def test_predictions_are_the_model_s_answers_in_the_file_s_order(model_folder, m
     records = [json.loads(line) for line in out.read_text().splitlines()]
     summary = json.loads(summary_file.read_text())
     correct = sum(record["correct"] for record in records)
-    assert status == 0 and printed == f"{correct / len(records):.1%} of {len(records)} answers correct: {out}\n"
+    *table, last = printed.splitlines()
+    assert status == 0 and last == f"{correct / len(records):.1%} of {len(records)} answers correct: {out}"
+    assert table[0].split()[0] == "questions" and [line.split()[1] for line in table[1:4]] == [
+        "clip",
+        "picture",
+        "text",
+    ]
     assert (summary["accuracy"], summary["questions"]) == (correct / len(records), len(records))
 
     questions = [question for each in read_conversations(Source(mixed_file)) for question in questions_of(each)]
@@ -173,6 +181,48 @@ def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, ca
 
 def read_questions(file):
     return [question for each in read_conversations(Source(file)) for question in questions_of(each)]
+
+
+def test_several_files_a_metric_for_all_and_a_recipe_s_own(model_folder, mixed_file, tmp_path, capsys):
+    words = [{"conversations": turns(f"How are you, {number}?", "fine thanks")} for number in range(3)]
+    (tmp_path / "words.json").write_text(json.dumps(words))
+    out, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
+    files = ["--data", mixed_file, "--data", tmp_path / "words.json", "--metric", "rouge_l", "--limit", 2]
+    status, printed, _ = run(capsys, model_folder, *files, "--out", out, "--json", summary, "--max-new-tokens", 3)
+    counts = json.loads(summary.read_text())
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert status == 0 and counts["questions"] == len(records) == 4 and counts["metric"] == "rouge_l"
+    assert {name: part["questions"] for name, part in counts["sources"].items()} == {
+        mixed_file.name: 2,
+        "words.json": 2,
+    }
+    assert counts["accuracy"] == pytest.approx(sum(record["score"] for record in records) / 4)
+    assert "source words.json, rouge_l" in printed
+
+    recipe = {
+        "model": {"name_or_path": str(model_folder)},
+        "data": {"train": [{"path": str(mixed_file)}], "eval": [{"path": str(tmp_path / "words.json")}]},
+        "training": {"output_dir": str(tmp_path / "run")},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    status, printed, _ = run(capsys, model_folder, tmp_path / "recipe.yaml", "--out", out, "--max-new-tokens", 1)
+    assert status == 0 and " of 3 answers correct" in printed
+    for wrong, error in [
+        ([tmp_path / "recipe.yaml", "--data", mixed_file, "--out", out], "give what to ask: a recipe"),
+        (["--out", out], "give what to ask: a recipe"),
+        (["--data", mixed_file], "--out: name the file"),
+        (
+            ["--data", "a", "--data", "b", "--data", "c", "--media-root", "d", "--media-root", "e", "--out", out],
+            "2 folders for 3",
+        ),
+        (["--data", mixed_file, "--out", out, "--metric", "bleu"], "Invalid value for '--metric'"),
+        (
+            ["--data", mixed_file, "--out", out, "--metric", "multiple_choice"],
+            "record 1: the metric multiple_choice needs",
+        ),
+    ]:
+        status, _, told = run(capsys, model_folder, *wrong)
+        assert status == 2 and error in told and len(told.splitlines()) == 1, told
 
 
 def test_limit_counts_questions(model_folder, mixed_file, tmp_path, capsys):

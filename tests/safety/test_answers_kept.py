@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from data.sources.source import Source
 from tests.safety.kills import files_of_at_most, killed, random_shares
 from tests.tiny_data import turns
 from train.jobs import evaluate as job
@@ -28,8 +29,8 @@ def evaluate(model_folder, media_folder, tmp_path, monkeypatch):
 
     def run(folder: Path) -> None:
         settings = job.Settings(None, "auto", False, None, 8, None, 1, 60.0)
-        files = str(tmp_path / "questions.json"), None, folder / "out.jsonl", folder / "summary.json"
-        job.evaluate_file(str(model_folder), *files, settings)
+        files = [Source(tmp_path / "questions.json")], folder / "out.jsonl", folder / "summary.json"
+        job.evaluate_sources(str(model_folder), *files, settings)
 
     return run
 

@@ -46,9 +46,11 @@ MAY_IMPORT = {
         *("data.tokens", "data.packing", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder"),
     ),
+    "train.scoring": ("data", "data.media"),
     "train.results": (
         *("data", "data.progress", "data.media", "data.sources", "data.tokens", "data.batches"),
         *("train.recipe", "train.model"),
+        "train.scoring",
     ),
     "train.start": (*("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.results"),),
     "train.progress": ("data.progress", "data.packing"),
@@ -56,7 +58,7 @@ MAY_IMPORT = {
         *("data", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         "data.packing",
         *("data.batches", "data.inspection"),
-        *("train.recipe", "train.model", "train.run_folder", "train.loop", "train.results"),
+        *("train.recipe", "train.model", "train.run_folder", "train.loop", "train.scoring", "train.results"),
     ),
     "train.sft": (
         *("data", "data.progress", "data.batches"),
@@ -66,9 +68,11 @@ MAY_IMPORT = {
     "train.commands": (
         "data",
         "data.progress",
+        "data.sources",
         "train.ranks",
         "train.recipe",
         "train.model",
+        "train.scoring",
         "train.results",
         "train.jobs",
         "train.sft",

@@ -1,6 +1,6 @@
 import pytest
 
-from train.results.scoring import is_correct, normalise
+from train.scoring.accepted import is_correct, normalise
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""The questions of a data file, answered and scored."""
+"""The questions of data files, answered and scored."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import UserError, visible
@@ -18,6 +19,7 @@ from train.model.load import quiet_libraries
 from train.results.answer_file import AnswerFile, named_problems
 from train.results.artifact import open_artifact
 from train.results.evaluation import (
+    Question,
     check_writable,
     digest_of,
     evaluate,
@@ -28,11 +30,16 @@ from train.results.evaluation import (
 )
 from train.results.identity import model_digest
 from train.results.loading import load
+from train.scoring.names import Metric
+from train.scoring.table import print_table
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of loading and asking a model: those of `reeltune evaluate`."""
+    """Options of loading and asking a model: those of `reeltune evaluate`.
+
+    limit: the questions of each source that are asked, the first ones.
+    """
 
     base: str | None
     dtype: str
@@ -43,39 +50,18 @@ class Settings:
     batch_size: int
     decode_seconds: float
     media_hosts: tuple[str, ...] | None = None
-    columns: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+    metric: Metric | None = None
 
 
-def named(option: str, given: Sequence[str], names: Collection[str]) -> dict[str, str]:
-    """Read `name=what the data call it` of an option; raises UserError where it is none of `names`."""
-    found = {}
-    for text in given:
-        name, sign, theirs = text.partition("=")
-        if name not in names or not sign or not theirs:
-            raise UserError(
-                f"{option}: {text!r} is not NAME=WHAT_THE_DATA_CALL_IT, where NAME is one of {', '.join(names)}"
-            )
-        found[name] = theirs
-    return found
-
-
-def evaluate_file(
-    name_or_path: str, data: str, media_root: str | None, out: Path, summary_file: Path | None, settings: Settings
+def evaluate_sources(
+    name_or_path: str, sources: Sequence[Source], out: Path, summary_file: Path | None, settings: Settings
 ) -> None:
     """Write every answer to `out` as it comes, and print the share of the correct ones."""
     quiet_libraries()
     artifact = open_artifact(name_or_path, settings.base)
-    downloads = Downloads(default_cache(), hosts=settings.media_hosts)
-    names = {"columns": named("--column", settings.columns, KEYS), "tags": named("--tag", settings.tags, TAGS)}
-    source = Source(data, media_root=media_root, downloads=downloads, **names)
-    conversations, unanswered = [], []
-    for conversation in read_conversations(source):
-        (conversations if conversation.has_answer else unanswered).append(conversation)
-    if unanswered:
-        print(f"left out: {visible(described([each.name for each in unanswered], 'without an answer'))}")
-    questions = [question for each in conversations for question in questions_of(each, artifact.system_prompt)]
-    questions = questions[: settings.limit]
+    questions: list[Question] = []
+    for name, source in zip(names_of(sources), sources, strict=True):
+        questions += islice(asked_of(source, name, artifact.system_prompt, settings.metric), settings.limit)
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
         raise nothing_to_answer(questions, bad)
@@ -107,5 +93,58 @@ def evaluate_file(
     if summary_file:
         with named_problems(summary_file):
             write_whole(summary_file, json.dumps(summary, indent=2) + "\n")
+    print_table(summary)
     left_out = f", {summary['left_out']} left out" if summary["left_out"] else ""
     print(f"{summary['accuracy']:.1%} of {summary['questions']} answers correct{left_out}: {out}")
+
+
+def asked_of(source: Source, name: str, system_prompt: str | None, metric: Metric | None) -> Iterator[Question]:
+    """Yield the questions of a source; tell at its end which conversations have no answer to compare with."""
+    unanswered = []
+    for each in read_conversations(source):
+        if each.has_answer:
+            yield from questions_of(each, system_prompt, name, metric)
+        else:
+            unanswered.append(each.name)
+    if unanswered:
+        print(f"left out: {visible(described(unanswered, 'without an answer'))}")
+
+
+def sources_of(
+    data: Sequence[str],
+    media_roots: Sequence[str | None],
+    media_hosts: tuple[str, ...] | None,
+    columns: Sequence[str] = (),
+    tags: Sequence[str] = (),
+) -> list[Source]:
+    """Return data files as sources; of several folders of media each is that of one file, one is that of all."""
+    if len(media_roots) not in (0, 1, len(data)):
+        raise UserError(
+            f"--media-root: {len(media_roots)} folders for {len(data)} --data; give one for all, or one for each"
+        )
+    roots = list(media_roots) or [None]
+    downloads = Downloads(default_cache(), hosts=media_hosts)
+    names = {"columns": named("--column", columns, KEYS), "tags": named("--tag", tags, TAGS)}
+    return [
+        Source(path, media_root=root, downloads=downloads, **names)
+        for path, root in zip(data, roots * len(data) if len(roots) == 1 else roots, strict=True)
+    ]
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """Return a short name for each source: that of its file, or its path where two files have one name."""
+    short = [PurePath(str(source)).name or str(source) for source in sources]
+    return [name if short.count(name) == 1 else str(source) for name, source in zip(short, sources, strict=True)]
+
+
+def named(option: str, given: Sequence[str], names: Collection[str]) -> dict[str, str]:
+    """Read `name=what the data call it` of an option; raises UserError where it is none of `names`."""
+    found = {}
+    for text in given:
+        name, sign, theirs = text.partition("=")
+        if name not in names or not sign or not theirs:
+            raise UserError(
+                f"{option}: {text!r} is not NAME=WHAT_THE_DATA_CALL_IT, where NAME is one of {', '.join(names)}"
+            )
+        found[name] = theirs
+    return found

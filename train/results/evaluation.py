@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,25 @@ from transformers import VideoLlavaProcessor
 from data.errors import UserError
 from data.files import try_to_write
 from data.media.bad_media import BadMedia
+from data.media.locate import shown
 from data.media.reference import Media
 from data.media.storage import check_media
 from data.sources.conversation import Conversation, with_system_prompt
 from train.results.answer_file import AnswerFile
 from train.results.generation import answer_batches, media_in
 from train.results.loading import Answering
-from train.results.scoring import is_correct
+from train.scoring.metric import RIGHT_FROM, Rule, rule_of, score
+from train.scoring.names import GRADED, Metric
+from train.scoring.summary import Modality, Scored, summarise
 
 
 @dataclass(frozen=True)
 class Question:
-    """One of the assistant's turns; `messages` are everything before the answer, with the true earlier answers."""
+    """One of the assistant's turns; `messages` are everything before the answer, with the true earlier answers.
+
+    rule: how its answer is scored. source: the name of the data that it is from. groups: parts of these that it counts
+    in, such as {"duration": "short"}.
+    """
 
     id: str | int
     messages: list[dict]
@@ -32,16 +39,34 @@ class Question:
     text: str
     expected: str
     accept: Sequence[str] | None
+    rule: Rule = Rule()
+    source: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def modality(self) -> Modality:
+        """A clip where there is one, a picture where there is only that."""
+        kinds = {item.kind for item in self.media}
+        return "clip" if "video" in kinds else "picture" if kinds else "text"
 
 
-def questions_of(conversation: Conversation, system_prompt: str | None = None) -> list[Question]:
+def questions_of(
+    conversation: Conversation, system_prompt: str | None = None, source: str = "", metric: Metric | None = None
+) -> list[Question]:
     """Return one question for each of the assistant's turns; ids of a conversation with several are id/1, id/2 ...
 
-    A record's "accept" is a list of strings for one question, or a list of such lists, one a question.
+    A record's "accept", "answers" and "choices" are lists of strings for one question, or lists of such lists, one a
+    question. `metric` takes the place of the record's.
     """
     messages = conversation.messages
     answered = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     accept = _accept_lists(conversation, len(answered))
+    expected = [_text(messages[number]) for number in answered]
+    rules = [
+        rule_of(_of_turn(conversation.record, turn, len(answered)), conversation.name, text, metric)
+        for turn, text in enumerate(expected)
+    ]
+    groups = _groups(conversation)
     name = conversation.record.get("id", conversation.name)
     return [
         Question(
@@ -49,8 +74,11 @@ def questions_of(conversation: Conversation, system_prompt: str | None = None) -
             messages=with_system_prompt(messages[:number], system_prompt),
             media=media_in(messages[:number], conversation.media),
             text=_text(messages[number - 1]) if number else "",
-            expected=_text(messages[number]),
+            expected=expected[turn - 1],
             accept=accept[turn - 1],
+            rule=rules[turn - 1],
+            source=source,
+            groups=groups,
         )
         for turn, number in enumerate(answered, start=1)
     ]
@@ -98,8 +126,8 @@ def evaluate(
 
     Returns a record for each question that could be answered, in order, and the summary.
 
-    The summary has accuracy (share of correct answers), questions (answered), left_out (questions that were not),
-    bad_media (the files that are to blame), seconds (of answering in this start, without loading the model). `kept`
+    The summary is that of `summarise`, with bad_media (the files that are to blame for what is left out) and seconds
+    (of answering in this start, without loading the model). `kept`
     has the answers of an earlier start, and gets those of this one; `bad` is known to be undecodable.
     """
     reasons = dict(bad or {})
@@ -122,8 +150,7 @@ def evaluate(
                     reasons[said.item] = said.reason
                     report(f"left out: {question.id}: {said.reason}")
                 continue
-            is_right = is_correct(said, question.expected, question.accept)
-            scored[places[index]] = {**key_of(question), "predicted": said, "correct": is_right}
+            scored[places[index]] = scored_answer(question, said)
         records |= scored
         if kept and scored:
             kept.append(scored)
@@ -131,14 +158,37 @@ def evaluate(
     if not records:
         raise nothing_to_answer(questions, reasons)
     ordered = kept.finish() if kept else [records[place] for place in sorted(records)]
-    summary = {
-        "accuracy": sum(record["correct"] for record in ordered) / len(ordered),
-        "questions": len(ordered),
-        "left_out": len(left_out),
-        "bad_media": len({item.path for item in reasons}),
-        "seconds": round(seconds, 3),
-    }
+    summary = summary_of(questions, records)
+    summary |= {"bad_media": len({item.path for item in reasons}), "seconds": round(seconds, 3)}
     return ordered, summary
+
+
+def scored_answer(question: Question, said: str) -> dict:
+    """Return the record of an answer."""
+    points = score(said, question.expected, question.accept, question.rule)
+    record = {**key_of(question), "predicted": said, "correct": points >= RIGHT_FROM}
+    if question.rule.metric in GRADED:
+        record["score"] = points
+    return record
+
+
+def points_of(record: Mapping[str, Any]) -> float:
+    """Return the score that a record of an answer has."""
+    return record.get("score", float(record["correct"]))
+
+
+def summary_of(questions: Sequence[Question], records: Mapping[int, dict]) -> dict[str, Any]:
+    """Sum up the records of the questions that were answered, by the questions' places."""
+    return summarise([
+        Scored(
+            points_of(records[place]) if place in records else None,
+            question.source,
+            question.modality,
+            question.rule.metric or ("accept" if question.accept else "exact_match"),
+            question.groups,
+        )
+        for place, question in enumerate(questions)
+    ])  # fmt: skip
 
 
 def check_writable(path: Path) -> None:
@@ -151,7 +201,10 @@ def check_writable(path: Path) -> None:
 
 def digest_of(questions: Sequence[Question]) -> str:
     """Return a SHA-256 of everything that is asked and how it is scored."""
-    asked = [(key_of(question), question.messages, question.accept) for question in questions]
+    asked = [
+        (key_of(question), question.messages, question.accept, asdict(question.rule), question.source)
+        for question in questions
+    ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
@@ -166,6 +219,25 @@ def _accept_lists(conversation: Conversation, num_questions: int) -> list[Sequen
             f"{num_questions} question(s); got {accept!r}"
         )
     return lists
+
+
+def _of_turn(record: Mapping[str, Any], turn: int, num_questions: int) -> dict[str, Any]:
+    """Return what a record has for one of its questions: its own list where there is one for each."""
+    own = dict(record)
+    for key in ("answers", "choices"):
+        lists = record.get(key)
+        if isinstance(lists, list) and len(lists) == num_questions and all(isinstance(each, list) for each in lists):
+            own[key] = lists[turn]
+    return own
+
+
+def _groups(conversation: Conversation) -> dict[str, str]:
+    groups = conversation.record.get("groups") or {}
+    if not isinstance(groups, dict) or not all(isinstance(value, str | int | None) for value in groups.values()):
+        raise UserError(
+            f'{conversation.name}, groups: expected texts by name, such as {{"type": "colour"}}; got {shown(groups)}'
+        )
+    return {str(name): str(value) for name, value in groups.items() if value is not None}
 
 
 def _is_texts(value: object) -> bool:

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence, Set
 
-from train.results.answer_words import (
+from train.scoring.answer_words import (
     AND,
     AND_INSIDE,
     ARTICLES,
