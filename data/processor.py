@@ -9,10 +9,17 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, 
 from data.checkpoint_files import check_model_files, check_processor_files
 from data.errors import SettingError, UserError, first_line
 from data.untrusted import refusal_of_template
-from data.video_llava import CHAT_TEMPLATE, VisualTokens
+from data.video_llava import (
+    CHAT_TEMPLATE,
+    DECODERS,
+    INTERPOLATING,
+    NUM_CLASS_TOKENS,
+    VisualTokens,
+    fit,
+    num_extra_tokens,
+)
 
 HUB_DEFAULT = "main"  # the hub's own name for a repository's newest revision
-NUM_CLASS_TOKENS = 1  # CLIP puts one in front of a picture's patches
 PROBE_SIZES = ((48, 64), (64, 48))  # a wide and a tall picture, in pixels
 
 
@@ -27,7 +34,7 @@ def set_up_processor(
     config = config or load_config(name_or_path, revision)
     processor, notices = load_processor(name_or_path, revision, config)
     visual_tokens = measure_visual_tokens(processor, num_frames)
-    check_geometry(name_or_path, config, visual_tokens)
+    check_geometry(name_or_path, config, processor, visual_tokens)
     processor.video_processor.num_frames = num_frames  # for those who load what we save
     return processor, visual_tokens, notices
 
@@ -47,6 +54,11 @@ def load_config(name_or_path: str, revision: str | None = None) -> PreTrainedCon
             "name_or_path",
             f"{name_or_path} is a {config.model_type!r} model; reeltune trains 'video_llava' checkpoints",
         )
+    for part, taken in (("vision_config", tuple(NUM_CLASS_TOKENS)), ("text_config", DECODERS)):
+        if (found := getattr(config, part).model_type) not in taken:
+            raise SettingError(
+                "name_or_path", f"{name_or_path}: its {part} is a {found!r} model; taken are {', '.join(taken)}"
+            )
     return config
 
 
@@ -85,7 +97,7 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
     wanted = {
         "patch_size": config.vision_config.patch_size,
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
-        "num_additional_image_tokens": NUM_CLASS_TOKENS,
+        "num_additional_image_tokens": num_extra_tokens(config.vision_config),
     }
     notices = []
     processor.video_processor.do_sample_frames = False  # clips that we hand it are frames already
@@ -143,12 +155,21 @@ def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> Vi
     return VisualTokens(image=counts[0][0], video=counts[0][1], num_frames=num_frames)
 
 
-def check_geometry(name_or_path: str, config: PreTrainedConfig, visual_tokens: VisualTokens) -> None:
+def check_geometry(
+    name_or_path: str, config: PreTrainedConfig, processor: VideoLlavaProcessor, visual_tokens: VisualTokens
+) -> None:
     """Raise UserError where the processor's pictures are not of the size that the model's towers take."""
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    image = patches + (config.vision_feature_select_strategy != "default") * NUM_CLASS_TOKENS
-    if (visual_tokens.image, visual_tokens.video) != (image, (patches + NUM_CLASS_TOKENS) * visual_tokens.num_frames):
+    vision, probe = config.vision_config, np.zeros((*PROBE_SIZES[0], 3), dtype=np.uint8)
+    picture, (frame,) = fit(processor, "image", probe), fit(processor, "video", probe[None])
+    sizes = {tuple(pixels.shape[-2:]) for pixels in (picture, frame)}
+    height, width = sizes.pop() if vision.model_type in INTERPOLATING else (vision.image_size, vision.image_size)
+    patches = (height // vision.patch_size) * (width // vision.patch_size)
+    extra = num_extra_tokens(vision)
+    image = patches + extra - (config.vision_feature_select_strategy == "default")
+    is_right = (visual_tokens.image, visual_tokens.video) == (image, (patches + extra) * visual_tokens.num_frames)
+    if not is_right or sizes - {(height, width)}:
+        wanted = "be one size" if vision.model_type in INTERPOLATING else f"be the model's {vision.image_size} pixels"
         raise UserError(
-            f"processor of {name_or_path}: makes {visual_tokens.image} tokens a picture, but the model's towers give "
-            f"{image}; its crop_size must be the model's {config.vision_config.image_size} pixels"
+            f"{name_or_path}: its processor makes {visual_tokens.image} tokens a picture, but the model's towers give "
+            f"{image}; its crop_size must {wanted}, for pictures and for frames"
         )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def refusal_of_template(template: str, special_tokens: Mapping[str, str]) -> str
     """
     if len(template) > MAX_TEMPLATE:
         return f"it has {len(template):,} letters"
+    return _try_template_apart(template, tuple(sorted(special_tokens.items())))
+
+
+@cache
+def _try_template_apart(template: str, special_tokens: tuple[tuple[str, str], ...]) -> str | None:
     return _ask({"template": template, "tokens": dict(special_tokens)}, "it")
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -24,14 +24,16 @@ PROJECTOR = "multi_modal_projector"
 TOWERS = ("image_tower", "video_tower")
 NUM_FRAMES = 8  # of a clip, as Video-LLaVA was trained
 PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
+# The towers and decoders that transformers' class may hold and that are tested here, as `model_type` in config.json
+# names them: each tower with the number of tokens that it puts in front of a picture's patches, registers aside.
+NUM_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 1, "vit": 1}
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+INTERPOLATING = ("dinov2", "dinov2_with_registers")  # towers that fit their positions to pictures of any size
+# Parts of a tower that lie behind its layers, or that only its own training with masked patches needs.
+BEHIND_LAYERS = re.compile(r"_tower\.(?:vision_model\.)?(?:post_layernorm|layernorm|head|pooler)\b|\bmask_token$")
 
-# The prompt of Video-LLaVA's documentation, `USER: <video>\nQ ASSISTANT: A</s> USER: ...`. Media that open a
-# message stand on lines of their own; media inside a text stay where the text has them.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if not loop.first -%}{{ ' ' }}{%- endif -%}"
-    "{%- if message['role'] == 'user' -%}{{ 'USER: ' }}"
-    "{%- elif message['role'] == 'assistant' -%}{{ 'ASSISTANT:' }}{%- endif -%}"
+# Media that open a message stand on lines of their own; media inside a text stay where the text has them.
+_TEXT_OF_MESSAGE = (
     "{%- set seen = namespace(text='', words=false) -%}"
     "{%- if message['content'] is string -%}{%- set seen.text = message['content'] -%}"
     "{%- else -%}{%- for part in message['content'] -%}"
@@ -39,11 +41,27 @@ CHAT_TEMPLATE = (
     "{%- else -%}"
     "{%- set seen.text = seen.text + '<' + part['type'] + '>' + ('' if seen.words else '\\n') -%}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
+)
+# The prompt of Video-LLaVA's documentation, `USER: <video>\nQ ASSISTANT: A</s> USER: ...`.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if not loop.first -%}{{ ' ' }}{%- endif -%}"
+    "{%- if message['role'] == 'user' -%}{{ 'USER: ' }}"
+    "{%- elif message['role'] == 'assistant' -%}{{ 'ASSISTANT:' }}{%- endif -%}" + _TEXT_OF_MESSAGE + ""
     "{%- if message['role'] == 'assistant' -%}"
     "{{ (' ' if seen.text else '') + seen.text + eos_token }}"
     "{%- else -%}{{ seen.text }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' if messages else 'ASSISTANT:' }}{%- endif -%}"
+)
+# Put in front of a decoder's own chat template, which knows texts alone: media become placeholders in the text. What
+# stands behind the line break begins a line, as it did before: jinja strips blanks there.
+MEDIA_AS_TEXT = (
+    "{%- set flat = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}" + _TEXT_OF_MESSAGE + ""
+    "{%- set flat.messages = flat.messages + [dict(message, content=seen.text)] -%}"
+    "{%- endfor -%}"
+    "{%- set messages = flat.messages %}\n"
 )
 
 
@@ -116,6 +134,17 @@ def empty_pixels(processor: VideoLlavaProcessor, kinds: Collection[str], num_fra
     return {name: values[:0].clone() for name, values in pixel_inputs(processor, pictures, clips).items()}
 
 
+def num_extra_tokens(vision: PreTrainedConfig) -> int:
+    """Return how many tokens a tower puts in front of a picture's patches: class token and registers."""
+    return NUM_CLASS_TOKENS[vision.model_type] + getattr(vision, "num_register_tokens", 0)
+
+
+def select_strategy(vision: PreTrainedConfig) -> Literal["default", "full"]:
+    """Return transformers' word for what becomes of a picture's first token: it is dropped where it is a class token.
+    Frames of a clip keep theirs."""
+    return "default" if NUM_CLASS_TOKENS[vision.model_type] else "full"
+
+
 def is_used(parameter: str, config: PreTrainedConfig) -> bool:
     """Return whether the loss depends on a parameter, given its full name: features are from a layer inside the towers
     (-2: the last but one), what lies behind it is computed for nobody."""
@@ -124,5 +153,5 @@ def is_used(parameter: str, config: PreTrainedConfig) -> bool:
     selected = config.vision_feature_layer
     num_states = config.vision_config.num_hidden_layers + 1  # the embeddings are the first
     last = max(layer % num_states for layer in ([selected] if isinstance(selected, int) else selected))
-    layer = re.search(r"\.layers\.(\d+)\.", parameter)
-    return "post_layernorm" not in parameter and (layer is None or int(layer[1]) < last)
+    layer = re.search(r"\.layers?\.(\d+)\.", parameter)
+    return BEHIND_LAYERS.search(parameter) is None and (layer is None or int(layer[1]) < last)

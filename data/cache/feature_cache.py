@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import VideoLlavaProcessor
 
-from data.cache.frame_cache import FrameKeys
+from data.cache.frame_cache import FrameKeys, normalisation
 from data.cache.tensor_files import Kind, TensorFiles
 from data.errors import MediaError, SettingError
 from data.media.reference import Media
 from data.video_llava import image_key
 
-FORMAT = 1
+FORMAT = 2  # how pixels are normalised was not in the key in 1
 INPUTS = {"image": image_key(), "video": "pixel_values_videos"}
 
 
@@ -50,6 +50,8 @@ class FeatureLoader:
         self.folder, self.num_frames, self.features = folder, num_frames, features
         self.refused: dict[Media, str] = {}  # what cannot be decoded, and why
         self._key_of_frames = FrameKeys(processor, num_frames)
+        sides = {"image": processor.image_processor, "video": processor.video_processor}
+        self._normalisation = {kind: normalisation(side) for kind, side in sides.items()}
         try:
             self._files = TensorFiles(folder)
         except OSError as problem:
@@ -115,6 +117,7 @@ class FeatureLoader:
         return {
             "format": FORMAT,
             "frames": self._key_of_frames(item),
+            "normalisation": self._normalisation[item.kind],
             "tower": self.features.digests[item.kind],
             "layers": list(self.features.layers),
             "dtype": str(self.features.dtype),

@@ -28,10 +28,11 @@ READERS = {
     "image": ("pillow", "torch", "torchvision", "transformers"),
     "video": ("av", "torch", "torchvision", "transformers"),
 }
-# The settings of a processor that come behind `fit`, or say nothing about pixels.
+# The settings of a processor that come behind `fit`.
+NORMALISATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+# Those, and what says nothing about pixels.
 LATER_SETTINGS = {
-    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "processor_class", "return_metadata",
-    "data_format", "return_tensors", "device",
+    *NORMALISATION, "processor_class", "return_metadata", "data_format", "return_tensors", "device",
     "num_frames", "do_sample_frames", "fps",  # for those who hand it whole clips: ours are frames already
 }  # fmt: skip
 
@@ -69,6 +70,12 @@ def _settings(side: ImageProcessingMixin) -> dict[str, Any]:
     """Return the settings of an image or video processor; its class says which library resizes."""
     settings = json.loads(side.to_json_string())  # a processor that was saved and loaded has lists for tuples
     return {"class": type(side).__name__} | {k: v for k, v in settings.items() if k not in LATER_SETTINGS}
+
+
+def normalisation(side: ImageProcessingMixin) -> dict[str, Any]:
+    """Return what an image or video processor does to fitted pixels."""
+    settings = json.loads(side.to_json_string())
+    return {name: settings.get(name) for name in NORMALISATION}
 
 
 def _version(package: str) -> str | None:

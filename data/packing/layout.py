@@ -90,20 +90,36 @@ def suffix_positions(layout: RowLayout) -> torch.Tensor:
 
 
 def suffix_mask(
-    prefix_length: int, suffix_lengths: tuple[int, ...], device: torch.device | None = None
+    prefix_length: int,
+    suffix_lengths: tuple[int, ...],
+    device: torch.device | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """Return (S, P + S) bool: the keys of a group, prefix first, that each of its S suffix tokens sees."""
+    """Return (S, P + S) bool: the keys of a group, prefix first, that each of its S suffix tokens sees.
+
+    window: how many positions back a token sees, its own included; None: all of them.
+    """
     lengths = torch.tensor(suffix_lengths, dtype=torch.long, device=device)
     suffix = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)  # (S,)
     own = (suffix[:, None] == suffix).tril()
-    return torch.nn.functional.pad(own, (prefix_length, 0), value=True)
+    seen = torch.nn.functional.pad(own, (prefix_length, 0), value=True)
+    if window is None:
+        return seen
+    prefix = torch.arange(prefix_length, device=device)
+    places = torch.cat([prefix, *(torch.arange(length, device=device) + prefix_length for length in suffix_lengths)])
+    return seen & (places[prefix_length:, None] - places < window)
+
+
+def causal_mask(length: int, device: torch.device | None = None, window: int | None = None) -> torch.Tensor:
+    """Return (L, L) bool: the keys of a causal sequence that each of its tokens sees, at most `window` of them."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return seen if window is None else seen.triu(1 - window)
 
 
 def dense_mask(layout: RowLayout) -> torch.Tensor:
     """Return (L, L) bool: True where the query (first index) sees the key; training never makes it."""
     blocks = []
     for prefix_length, suffix_lengths in layout.groups:
-        prefix = torch.ones(prefix_length, prefix_length, dtype=torch.bool).tril()
-        prefix = torch.nn.functional.pad(prefix, (0, sum(suffix_lengths)))
+        prefix = torch.nn.functional.pad(causal_mask(prefix_length), (0, sum(suffix_lengths)))
         blocks.append(torch.cat([prefix, suffix_mask(prefix_length, suffix_lengths)]))
     return torch.block_diag(*blocks)

@@ -94,7 +94,7 @@ def test_adapters_are_those_of_training_without_the_caches(recipe_file, tmp_path
     assert ours == theirs and any(ours)
 
 
-def test_what_the_features_depend_on_is_in_the_key(model, processor, media, args, tmp_path):
+def test_what_the_features_depend_on_is_in_the_key(model, processor, media, args, tmp_path, monkeypatch):
     def load(model):
         made = replace_towers(model.requires_grad_(False), PixelLoader(processor, 8), str(tmp_path), media[:1], args)
         (values,) = made(media[:1]).values()
@@ -106,6 +106,8 @@ def test_what_the_features_depend_on_is_in_the_key(model, processor, media, args
     assert load(build_model(config))[1] == 3
     half, number = load(build_model(config).bfloat16())
     assert half.dtype == torch.bfloat16 and number == 4
+    monkeypatch.setattr(processor.video_processor, "image_mean", [0.5, 0.5, 0.5])
+    assert load(build_model(config))[1] == 5
 
 
 def test_what_cannot_be_decoded_is_for_training_to_skip(model, processor, media, args, tmp_path):

@@ -11,25 +11,25 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from data.packing.layout import RowLayout, dense_mask, packed_inputs, suffix_positions
-from train.model.attention import SHARED_PREFIX, shared_prefix_attention
+from train.model.attention import SHARED_PREFIX, shared_prefix_attention, unmasked_attention
 
 HEADS, HEAD_DIM = 4, 8
 
 
-def written_mask(layout):
-    """Return the mask, token by token: (group, suffix or None for the prefix, place in the row)."""
+def written_mask(layout, window=1000):
+    """Return the mask, token by token: (group, suffix or None for the prefix, position), and place in the row."""
     tokens = []
     for group, (prefix_length, suffix_lengths) in enumerate(layout.groups):
-        tokens += [(group, None)] * prefix_length
+        tokens += [(group, None, position) for position in range(prefix_length)]
         for suffix, length in enumerate(suffix_lengths):
-            tokens += [(group, suffix)] * length
+            tokens += [(group, suffix, prefix_length + position) for position in range(length)]
     return torch.tensor(
         [
             [
-                q_group == k_group and k_suffix in (None, q_suffix) and k <= q
-                for k, (k_group, k_suffix) in enumerate(tokens)
+                q_group == k_group and k_suffix in (None, q_suffix) and k <= q and q_position - k_position < window
+                for k, (k_group, k_suffix, k_position) in enumerate(tokens)
             ]
-            for q, (q_group, q_suffix) in enumerate(tokens)
+            for q, (q_group, q_suffix, q_position) in enumerate(tokens)
         ]
     )
 
@@ -43,14 +43,14 @@ def states(layout, kv_heads=HEADS, dtype=torch.float32):
     ]
 
 
-def assert_equals_dense(layout, kv_heads=HEADS):
+def assert_equals_dense(layout, kv_heads=HEADS, attention=shared_prefix_attention, window=None):
     query, key, value = inputs = states(layout, kv_heads)
-    mask = written_mask(layout)
+    mask = written_mask(layout, window or 1000)
     repeated = [t.repeat_interleave(HEADS // kv_heads, dim=1) for t in (key, value)]
     expected = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3).transpose(1, 2)
     module = SimpleNamespace(num_key_value_groups=HEADS // kv_heads, is_causal=True)
-    output, weights = shared_prefix_attention(
-        module, query, key, value, None, row_layout=layout, scaling=0.3, dropout=0.0
+    output, weights = attention(
+        module, query, key, value, None, row_layout=layout, scaling=0.3, dropout=0.0, sliding_window=window
     )
 
     assert weights is None
@@ -92,6 +92,25 @@ layouts = st.lists(
 def test_equals_the_dense_mask_for_any_layout(layout, kv_heads):
     assert torch.equal(dense_mask(layout), written_mask(layout))
     assert_equals_dense(layout, kv_heads)
+
+
+@pytest.mark.parametrize("attention", [shared_prefix_attention, unmasked_attention])
+@pytest.mark.parametrize("window", [1, 4, 7, 8, 50, 200])
+@pytest.mark.parametrize("groups", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_sliding_window_is_that_of_each_sample(groups, window, attention):
+    assert_equals_dense(RowLayout(groups), 2, attention, window)
+
+
+def test_a_sliding_window_without_a_read_prefix():
+    layout = RowLayout(((9, (2, 3)), (3, ()), (8, (6,))))
+    inputs, asked = states(layout), suffix_positions(layout)
+    whole, output = (
+        shared_prefix_attention(
+            SimpleNamespace(is_causal=True), *inputs, None, row_layout=layout, suffixes_only=only, sliding_window=4
+        )[0]
+        for only in (False, True)
+    )
+    torch.testing.assert_close(output[:, asked], whole[:, asked])
 
 
 def test_prefixes_that_nobody_reads_are_zero():

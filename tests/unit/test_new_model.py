@@ -1,34 +1,28 @@
-"""scripts/new_model.py: random models, and models from a CLIP and a LLaMA-like checkpoint."""
+"""reeltune new-model: random models, and models from vision and text checkpoints."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
     VideoLlavaForConditionalGeneration,
+    VideoLlavaProcessor,
 )
 
+from data.decoding.decode import decode
+from data.media.reference import Media
 from data.processor import set_up_processor
-from tests.tiny_data import WORDS
+from tests.tiny_parts import CHATML, DECODERS, EXTRA_TOKENS, TOWERS, write_decoder, write_tower
+from train.jobs.new_model import make_model
+from train.results.generation import answer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "new_model.py"
-VISION = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
 
 
 @pytest.fixture
@@ -44,40 +38,24 @@ def new_model(monkeypatch):
     return run
 
 
-@pytest.fixture
-def vision(tmp_path) -> Path:
-    """A whole CLIP, text half and all, of odd geometry: 16 patches a picture, 17 tokens a frame."""
-    torch.manual_seed(1)
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": 9,
-    }
-    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION)).save_pretrained(tmp_path / "vision")
-    return tmp_path / "vision"
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    for tower in TOWERS:
+        write_tower(folder / tower, tower)
+    for decoder in DECODERS:
+        write_decoder(folder / decoder, decoder)
+    return folder
 
 
 @pytest.fixture
-def text(tmp_path) -> Path:
-    """A LLaMA whose tokenizer knows neither pictures nor clips nor padding."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([WORDS], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
-    fast.save_pretrained(tmp_path / "text")
-    return tmp_path / "text"
+def vision(parts) -> Path:
+    return parts / "clip"
+
+
+@pytest.fixture
+def text(parts) -> Path:
+    return parts / "llama"
 
 
 def test_random_model_is_whole_and_its_processor_fits(new_model, tmp_path):
@@ -98,54 +76,189 @@ def test_seed_and_dtype_decide_the_weights(new_model, tmp_path):
     assert weights["a"].dtype == torch.float32 and weights["d"].dtype == torch.bfloat16
 
 
-def test_parts_keep_their_weights(new_model, tmp_path, vision, text):
-    assert new_model("--out", tmp_path / "model", "--vision", vision, "--text", text) == 0
-    model = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
-    tower, decoder = CLIPVisionModel.from_pretrained(vision), LlamaForCausalLM.from_pretrained(text)
-    for part in (model.model.image_tower, model.model.video_tower):
-        assert_same_weights(part, tower)
-    num_old = decoder.config.vocab_size
-    for module, old in [
-        (model.model.language_model.embed_tokens, decoder.model.embed_tokens),
-        (model.lm_head, decoder.lm_head),
-    ]:
-        assert torch.equal(module.weight[:num_old], old.weight)
-        assert module.weight.shape == (num_old + 3, 64)  # <image>, <video>, <pad>
-    assert_same_weights(model.model.language_model.layers, decoder.model.layers)
+# The prompt of each decoder up to the answer; EOS ends its turn.
+ALL_PROMPTS = {
+    "llama": ("USER: <video>\nWhat? ASSISTANT:", "</s>"),
+    "llama3": (
+        "<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n<video>\nWhat?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+    "mistral": ("[INST] <video>\nWhat? [/INST]", "</s>"),
+    "qwen3": ("USER: <video>\nWhat? ASSISTANT:", "<|im_end|>"),
+    **dict.fromkeys(
+        ("smollm2", "qwen2"),
+        (
+            "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n"
+            "<|im_start|>user\n<video>\nWhat?<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_end|>",
+        ),
+    ),
+}
+ASKED = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}]
 
 
-def assert_same_weights(module: torch.nn.Module, other: torch.nn.Module) -> None:
-    weights, others = module.state_dict(), other.state_dict()
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+@pytest.mark.parametrize(
+    ("tower", "decoder"), [*((each, "smollm2") for each in TOWERS), *(("clip", each) for each in DECODERS)]
+)
+def test_parts_answer_as_transformers_alone_does(tower, decoder, parts, media_folder, tmp_path, capsys):
+    make_model(tmp_path / "model", None, str(parts / tower), str(parts / decoder), "float32", 0)
+    said = capsys.readouterr().out
+    assert ("EOS <|endoftext|> -> <|im_end|>" in said) == (decoder == "qwen2")
+    assert ("the decoder's chat template is not used" in said) == (decoder == "qwen3")
+    plain = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert_parts_are_whole(plain, parts / tower, parts / decoder)
 
-
-def test_model_of_parts_reads_pictures_and_clips(new_model, tmp_path, vision, text):
-    assert new_model("--out", tmp_path / "model", "--vision", vision, "--text", text) == 0
     processor, visual_tokens, notices = set_up_processor(str(tmp_path / "model"), num_frames=4)
-    assert (visual_tokens.image, visual_tokens.video, notices) == (16, 68, [])
-    model = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
-    assert model.config.text_config.pad_token_id == processor.tokenizer.convert_tokens_to_ids("<pad>")
-    inputs = processor(
-        text="USER: <video>\n<image>\nWhat? ASSISTANT:",
-        videos=[torch.randint(0, 256, (4, 3, 40, 50), dtype=torch.uint8)],
-        images=[torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8)],
-        return_tensors="pt",
-    )
-    logits = model(**inputs).logits
-    assert logits.shape[-1] == len(processor.tokenizer) and logits.isfinite().all()
+    extra = EXTRA_TOKENS[tower]
+    assert (visual_tokens.image, visual_tokens.video, notices) == (16 + extra - (extra > 0), 4 * (16 + extra), [])
+    prompt, eos = ALL_PROMPTS[decoder]
+    assert processor.apply_chat_template(ASKED, add_generation_prompt=True) == prompt
+    assert (processor.tokenizer.eos_token, plain.generation_config.do_sample) == (eos, False)
+    assert plain.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids(eos)
+
+    clip = Media("video", str(media_folder / "clip0.mp4"))
+    (ours,) = answer(plain, processor, [(ASKED, [clip])], num_frames=4, max_new_tokens=8)
+    theirs = VideoLlavaProcessor.from_pretrained(tmp_path / "model")
+    inputs = theirs(text=prompt, videos=[decode(clip, 4)], do_sample_frames=False, return_tensors="pt")
+    ids = plain.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
+    assert theirs.decode(ids, skip_special_tokens=True).strip() == ours and ours
+    assert inputs["input_ids"][0].tolist().count(processor.tokenizer.bos_token_id) == {
+        "llama": 1, "llama3": 1, "mistral": 1, "smollm2": 3
+    }.get(decoder, 0)  # fmt: skip
+
+
+def assert_parts_are_whole(whole: VideoLlavaForConditionalGeneration, tower: Path, decoder: Path) -> None:
+    """Compare every weight of a part with that of the whole, bit for bit, and the decoder's logits."""
+    config = whole.config.vision_config
+    weights = AutoModel.from_pretrained(tower, config=config).state_dict()
+    spare = [name for name in weights if "pooler" in name]  # ViT's, which the checkpoint lacks
+    for part in (whole.model.image_tower, whole.model.video_tower):
+        found = part.state_dict()
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[name], weights[name]) for name in weights if name not in spare)
+    text = AutoModelForCausalLM.from_pretrained(decoder)
+    num_old = text.config.vocab_size
+    for name, weight in text.state_dict().items():
+        found = whole.state_dict()[name if name.startswith("lm_head") else f"model.language_{name}"]
+        assert torch.equal(found[:num_old] if "embed_tokens" in name or "lm_head" in name else found, weight)
+    tied = whole.lm_head.weight is whole.model.language_model.embed_tokens.weight
+    assert tied == text.config.tie_word_embeddings == whole.config.tie_word_embeddings
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(whole(input_ids=ids).logits[..., :num_old], text(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_pixels_are_those_of_the_tower(tower, parts, media_folder, tmp_path):
+    make_model(tmp_path / "model", None, str(parts / tower), str(parts / "llama"), "float32", 0)
+    processor, *_ = set_up_processor(str(tmp_path / "model"), num_frames=4)
+    (frame,) = decode(Media("video", str(media_folder / "clip1.mp4")), 1)
+    wanted = AutoImageProcessor.from_pretrained(parts / tower)(frame, return_tensors="pt")["pixel_values"][0]
+    (picture,) = processor.image_processor([frame], return_tensors="pt").values()
+    of_clip = processor.video_processor([frame[None]], return_tensors="pt")["pixel_values_videos"][0, 0]
+    assert picture[0].shape == of_clip.shape == wanted.shape == (3, 32, 32)
+    assert (picture[0] - wanted).abs().mean() < 0.02 and (of_clip - wanted).abs().mean() < 0.02
+
+
+def test_embeddings_grow_in_the_decoder_s_own_steps(new_model, parts, tmp_path):
+    for name, size in {"odd": 379, "even": 320}.items():
+        folder = write_decoder(tmp_path / name, "llama", vocab_size=size)
+        assert new_model("--out", tmp_path / f"{name}-model", "--vision", parts / "clip", "--text", folder) == 0
+    processor, *_ = set_up_processor(str(tmp_path / "odd-model"), num_frames=4)
+    shapes = [
+        VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / f"{name}-model").lm_head.weight.shape
+        for name in ("odd", "even")
+    ]
+    assert shapes == [(len(processor.tokenizer), 64), (448, 64)]
+    assert processor.tokenizer.pad_token == "<pad>"
+
+
+def test_the_projector_is_seeded(new_model, vision, text, tmp_path):
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert new_model("--out", tmp_path / name, "--vision", vision, "--text", text, "--seed", seed) == 0
+        weights.append(VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / name).state_dict())
+    equal = [[name for name in weights[0] if not torch.equal(weights[0][name], other[name])] for other in weights[1:]]
+    assert equal[0] == []
+    assert sorted(equal[1]) == [f"model.multi_modal_projector.linear_{number}.weight" for number in (1, 2)]
+
+
+def test_another_tower_for_clips(new_model, parts, tmp_path, capsys):
+    other = write_tower(tmp_path / "other", "clip", seed=5)
+    options = ["--vision", parts / "clip", "--text", parts / "llama", "--video-vision"]
+    assert new_model("--out", tmp_path / "model", *options, other) == 0
+    whole = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
+    for part, folder in ((whole.model.image_tower, parts / "clip"), (whole.model.video_tower, other)):
+        weights = AutoModel.from_pretrained(folder, config=whole.config.vision_config).state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in part.state_dict().items())
+    brighter = write_tower(tmp_path / "brighter", "clip", image_mean=[0.1, 0.1, 0.1])
+    for unlike, key in ((parts / "siglip", "model_type"), (brighter, "image_mean")):
+        assert new_model("--out", tmp_path / "no", *options, unlike) == 2
+        assert "both towers" in (error := capsys.readouterr().err) and str(unlike) in error and key in error
+
+
+def change(folder: Path, file: str, **values) -> Path:
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return folder
+
+
+def test_what_is_taken_is_named_before_a_weight_is_read(new_model, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("train.model.pretrained_parts.load_whole", None)
+    copies = {name: write_decoder(tmp_path / name, "smollm2") for name in ("gemma", "remote", "quantised", "loops")}
+    towers = {name: write_tower(tmp_path / name, "vit") for name in ("swin", "code", "oblong", "flipped")}
+    (bare := write_tower(tmp_path / "bare", "dinov2")) / "preprocessor_config.json"
+    (bare / "preprocessor_config.json").unlink()
+    change(copies["gemma"], "config.json", model_type="gemma2")
+    change(copies["remote"], "config.json", auto_map={"AutoModelForCausalLM": "modeling.Evil"})
+    change(copies["quantised"], "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    change(copies["loops"], "tokenizer_config.json", chat_template="{% for x in range(10**9) %}{% endfor %}")
+    change(towers["swin"], "config.json", model_type="swin")
+    change(towers["code"], "preprocessor_config.json", auto_map={"AutoImageProcessor": "processing.Evil"})
+    change(towers["oblong"], "config.json", image_size=[32, 48])
+    change(towers["flipped"], "preprocessor_config.json", size=56)
+    vision, text = parts / "clip", parts / "llama"
+    for of_vision, of_text, words in [
+        (vision, copies["gemma"], "is a 'gemma2' model; decoders can be llama, mistral, qwen2, qwen3"),
+        (vision, copies["remote"], "names code of its own (auto_map)"),
+        (vision, copies["quantised"], "its weights are quantised"),
+        (vision, copies["loops"], "its chat template cannot be used"),
+        (towers["swin"], text, "towers can be clip, siglip, clip_vision_model, siglip_vision_model, dinov2, "),
+        (towers["code"], text, "names code of its own (auto_map)"),
+        (towers["oblong"], text, "Video-LLaVA's are square"),
+        (towers["flipped"], text, "its crop_size must be the model's 32 pixels"),
+        (bare, text, "cannot load its image processor"),
+        (text, vision, "is a 'llama' model; towers can be"),
+    ]:
+        assert new_model("--out", tmp_path / "model", "--vision", of_vision, "--text", of_text) == 2, words
+        error = capsys.readouterr().err
+        assert words in error and error.splitlines()[-1].startswith("error: --"), error
+        assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (CHATML.replace("<|im_end|>", "<end>"), "ends in '<end>'"),
+        (CHATML.replace("message['content']", "'hello'"), "in front of an answer"),
+        ("{{ messages | length }}" + CHATML, "rewrites earlier turns"),
+    ],
+)
+def test_a_template_that_cannot_be_trained_with_is_left_out(template, reason, parts, tmp_path, capsys):
+    text = change(write_decoder(tmp_path / "text", "smollm2"), "tokenizer_config.json", chat_template=template)
+    make_model(tmp_path / "model", None, str(parts / "clip"), str(text), "float32", 0)
+    assert reason in capsys.readouterr().out
+    processor, _, notices = set_up_processor(str(tmp_path / "model"), num_frames=4)
+    assert notices == []
+    assert processor.apply_chat_template(ASKED, add_generation_prompt=True) == "USER: <video>\nWhat? ASSISTANT:"
 
 
 def test_nothing_is_overwritten(new_model, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert new_model("--out", tmp_path, "--shape", "tiny") == 2
     assert "there is a model already" in capsys.readouterr().err
-
-
-def test_swapped_parts_are_named(new_model, tmp_path, capsys, vision, text):
-    assert new_model("--out", tmp_path / "model", "--vision", text, "--text", vision) == 2
-    assert "--vision" in (error := capsys.readouterr().err) and "'llama'" in error
-    assert error.splitlines()[-1].startswith("error: ") and not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["--shape", "tiny", "--vision", "a", "--text", "b"], ["--vision", "a"]])

@@ -25,6 +25,7 @@ from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.cache.feature_cache import INPUTS, FeatureLoader, Features
 from data.errors import MediaError, UserError
 from data.media.reference import Media
+from data.processor import measure_visual_tokens
 from data.progress.bars import shown
 from data.video_llava import TOWERS
 from train.ranks.agreement import none_or_all, on_first_rank
@@ -64,7 +65,7 @@ def replace_towers(
                 "lora.modules_to_save out of the towers, or remove the key"
             )
     with _whole_weights(towers):
-        features = describe_features(model, towers, args)
+        features = describe_features(model, towers, pixels, args)
         loader = FeatureLoader(folder, pixels.processor, pixels.num_frames, features)
         fill(loader, pixels, towers, media, args)
     config: Any = model.config
@@ -81,16 +82,16 @@ def towers_of(model: nn.Module) -> Towers:
     return {tower.removesuffix("_tower"): named[tower] for tower in TOWERS}
 
 
-def describe_features(model: nn.Module, towers: Towers, args: TrainingArguments) -> Features:
+def describe_features(model: nn.Module, towers: Towers, pixels: PixelLoader, args: TrainingArguments) -> Features:
     """Return what the features are. ALL RANKS; only the first needs the weights."""
     config: Any = model.config
-    selected, vision = config.vision_feature_layer, config.vision_config
+    selected = config.vision_feature_layer
     dtype = next(towers["video"][1].parameters()).dtype
     mixed = _autocast_dtype(args)
     return Features(
         layers=(selected,) if isinstance(selected, int) else tuple(selected),
-        num_tokens=(vision.image_size // vision.patch_size) ** 2 + 1,
-        width=vision.hidden_size,
+        num_tokens=measure_visual_tokens(pixels.processor, 1).video,  # of a frame all are kept
+        width=config.vision_config.hidden_size,
         dtype=dtype,
         digests=on_first_rank(lambda: {kind: digest(tower) for kind, (_, tower) in towers.items()}),
         precision=str(mixed or dtype),

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from data.packing.layout import RowLayout, suffix_mask
+from data.packing.layout import RowLayout, causal_mask, suffix_mask
 from train.model.flash_kernels import can_flash
 from train.model.flash_rows import flash_row
 
@@ -42,7 +42,8 @@ def shared_prefix_attention(
     if row_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     attend = partial(sdpa_attention_forward, module, **kwargs)
-    return _attend_row(attend, query, key, value, row_layout, suffixes_only), None
+    window = kwargs.get("sliding_window")  # Mistral's, and that of some layers of Qwen2
+    return _attend_row(attend, query, key, value, row_layout, suffixes_only, window), None
 
 
 def unmasked_attention(
@@ -55,12 +56,13 @@ def unmasked_attention(
     suffixes_only: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as `shared_prefix_attention`, with flash kernels where there are any for these tensors and no dropout."""
+    """Attend as `shared_prefix_attention`, with flash kernels where there are any for these tensors, no dropout and no
+    sliding window."""
     device = query.device.type
     if torch.is_autocast_enabled(device):  # sdpa is on autocast's list, these kernels are not
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
-    is_impossible = kwargs.get("dropout", 0.0) or not can_flash(query.device, query.dtype, query.shape[-1])
-    if row_layout is None or is_impossible:
+    is_other = kwargs.get("dropout", 0.0) or kwargs.get("sliding_window") is not None
+    if row_layout is None or is_other or not can_flash(query.device, query.dtype, query.shape[-1]):
         return shared_prefix_attention(
             module, query, key, value, attention_mask, row_layout=row_layout, suffixes_only=suffixes_only, **kwargs
         )
@@ -78,33 +80,46 @@ def _attend_row(
     value: torch.Tensor,
     layout: RowLayout,
     suffixes_only: bool,
+    window: int | None,
 ) -> torch.Tensor:
     """Attend group by group -> (B, L, H, D). `attend` is sdpa, causal where its mask is None."""
     # split, not slices: the gradient of a split is one concatenation, that of each slice a zero-filled row.
     groups = (states.split(layout.group_lengths, dim=2) for states in (query, key, value))
-    masks = _masks(layout, suffixes_only, query.device)
+    masks = _masks(layout, suffixes_only, query.device, window)
     outputs = []
-    for (prefix_length, _), mask, q, k, v in zip(layout.groups, masks, *groups, strict=True):
-        if mask is None:
-            outputs.append(attend(q, k, v, None)[0])
+    for (prefix_length, _), (is_apart, causal, suffix), q, k, v in zip(layout.groups, masks, *groups, strict=True):
+        if not is_apart:
+            outputs.append(attend(q, k, v, causal)[0])
             continue
         of_prefix, of_suffixes = q.split([prefix_length, q.shape[2] - prefix_length], dim=2)
         if suffixes_only:
             outputs.append(torch.zeros_like(of_prefix).transpose(1, 2))
         elif prefix_length:
-            outputs.append(attend(of_prefix, k[:, :, :prefix_length], v[:, :, :prefix_length], None)[0])
-        outputs.append(attend(of_suffixes, k, v, mask)[0])
+            outputs.append(attend(of_prefix, k[:, :, :prefix_length], v[:, :, :prefix_length], causal)[0])
+        outputs.append(attend(of_suffixes, k, v, suffix)[0])
     return torch.cat(outputs, dim=1)
 
 
 @lru_cache(maxsize=4)
-def _masks(layout: RowLayout, suffixes_only: bool, device: torch.device) -> list[torch.Tensor | None]:
-    """Return a mask (1, 1, S, P + S) for each group, None where it is causal as a whole; built once for all layers."""
+def _masks(
+    layout: RowLayout, suffixes_only: bool, device: torch.device, window: int | None
+) -> list[tuple[bool, torch.Tensor | None, torch.Tensor | None]]:
+    """Return of each group whether suffixes stand apart from their prefix, and masks (1, 1, Q, K): of the prefix, or of
+    the whole group where it is one causal sequence, None where every token sees all before it; and of the suffixes.
+
+    Built once for all layers.
+    """
     fewest = 1 if suffixes_only else 2
-    return [
-        suffix_mask(prefix_length, suffix_lengths, device)[None, None] if len(suffix_lengths) >= fewest else None
-        for prefix_length, suffix_lengths in layout.groups
-    ]
+    masks = []
+    for prefix_length, suffix_lengths in layout.groups:
+        is_apart = len(suffix_lengths) >= fewest
+        length = prefix_length if is_apart else prefix_length + sum(suffix_lengths)
+        is_narrow = window is not None and prefix_length + max(suffix_lengths, default=0) > window
+        causal = causal_mask(length, device, window)[None, None] if is_narrow and length else None
+        seen = window if is_narrow else None
+        suffix = suffix_mask(prefix_length, suffix_lengths, device, seen)[None, None] if is_apart else None
+        masks.append((is_apart, causal, suffix))
+    return masks
 
 
 for name, attention in ((SHARED_PREFIX, shared_prefix_attention), (SHARED_PREFIX_UNMASKED, unmasked_attention)):

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
@@ -97,14 +98,25 @@ def build_processor(
     """Build Video-LLaVA's processor for pictures and frames of `image_size` pixels."""
     tokenizer.chat_template = CHAT_TEMPLATE
     size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    return join_processor(tokenizer, size, patch_size, num_extra_tokens=1, select_strategy="default")
+
+
+def join_processor(
+    tokenizer: PreTrainedTokenizerBase,
+    pixels: Mapping[str, Any],
+    patch_size: int,
+    num_extra_tokens: int,
+    select_strategy: str,
+) -> VideoLlavaProcessor:
+    """Return a processor around a tokenizer with its chat template; `pixels`: settings of image and video processor."""
     return VideoLlavaProcessor(
-        image_processor=VideoLlavaImageProcessor(**size),
-        video_processor=VideoLlavaVideoProcessor(**size),
+        image_processor=VideoLlavaImageProcessor(**pixels),
+        video_processor=VideoLlavaVideoProcessor(**pixels),
         tokenizer=tokenizer,
         patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        vision_feature_select_strategy=select_strategy,
+        num_additional_image_tokens=num_extra_tokens,
+        chat_template=tokenizer.chat_template,
     )
 
 
