@@ -94,7 +94,7 @@ EXTRA_TOKENS = {"clip": 1, "siglip": 0, "dinov2": 1, "dinov2_with_registers": 5,
 
 
 def write_tower(folder: Path, family: str, seed: int = 1, **changed: object) -> Path:
-    """changed: settings of the image processor."""
+    """Write a vision model and its image processor, some of whose settings are `changed`."""
     torch.manual_seed(seed)
     model, pixels = TOWERS[family]()
     with torch.no_grad():

@@ -101,7 +101,7 @@ def test_packed_rows_are_separate_samples(tower, decoder, parts, data_file, medi
 @pytest.mark.parametrize("layer", [-2, [0, -3], -1])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_what_the_loss_depends_on_is_known(tower, layer, parts):
-    """Where a part of a tower gets no gradient, DDP would wait for it."""
+    """DDP would wait for ever for a gradient that never comes."""
     model, processor, _ = model_from_parts(str(parts / tower), str(parts / "llama"), torch.float32)
     model.config.vision_feature_layer = layer
     pixels = PixelLoader(processor, NUM_FRAMES).empty(["image"])[image_key()]
