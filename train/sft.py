@@ -15,7 +15,6 @@ if __name__ == "__main__":
     begin()  # what follows takes seconds
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -26,6 +25,7 @@ from data.batches.workers import start_server
 from data.command import run_command
 from data.processor import max_positions, set_up_processor
 from data.progress.log import start_logging
+from train.card.model_card import CARD, make_card
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
@@ -50,7 +50,7 @@ from train.recipe.settings import in_words_of_recipes
 from train.run_folder.bad_media import BadMediaGuard
 from train.run_folder.metrics import MetricsFile
 from train.run_folder.open_run import enter_run_folder, start_run
-from train.run_folder.provenance import describe_run, fingerprint_data
+from train.run_folder.provenance import count_data, describe_run, fingerprint_data
 from train.start.adopted import begins_with, continue_adapter
 from train.start.trainable import load_trainable
 
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         projector_learning_rate=recipe.model.projector_learning_rate,
         guard=NonFiniteGuard(out, recipe.on_nonfinite, recipe.max_skipped_steps),
         bad_media=BadMediaGuard(out, recipe.data.on_bad_media, recipe.data.max_bad_media, train.num_media_files()),
-        description=describe_run(recipe.dump(), fingerprints, args.world_size, start),
+        description=describe_run(recipe.dump(), fingerprints, count_data(train, evaluation), args.world_size, start),
         keep_fingerprint=fingerprint_writer(recipe, base_weights, processor),
     )
     tell(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
@@ -126,15 +126,22 @@ def tell(*lines: object) -> None:
 def fingerprint_writer(
     recipe: Recipe, base: BaseIdentity, processor: VideoLlavaProcessor
 ) -> Callable[[Path, nn.Module], None]:
-    """Return what writes a fingerprint into the folder of a checkpoint or result."""
-    return partial(
-        write_fingerprint,
-        base=base,
-        dtype=recipe.model.dtype,
-        quantization=recipe.model.quantization,
-        processor=processor,
-        can_run=holds_whole_model() and not recipe.data.feature_cache,
-    )
+    """Return what writes fingerprint and card into the folder of a checkpoint or result."""
+
+    def write(folder: Path, model: nn.Module) -> None:
+        write_fingerprint(
+            folder,
+            model,
+            base=base,
+            dtype=recipe.model.dtype,
+            quantization=recipe.model.quantization,
+            processor=processor,
+            can_run=holds_whole_model() and not recipe.data.feature_cache,
+        )
+        card = make_card(folder, Path(recipe.training["output_dir"]).name, recipe=recipe.dump())
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+    return write
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from huggingface_hub import ModelCard
 
 from data.errors import UserError
 from tests.tiny_adapters import save_adapter
+from train.card.cleaned import last_name, without_place, without_secrets
+from train.card.facts import Facts
+from train.card.model_card import write_card
 from train.recipe.yaml_text import to_yaml
-from train.results.hub import collect, last_name, without_place, without_secrets
-from train.results.model_card import write_card
+from train.results.hub import collect
 
 
 @pytest.fixture
@@ -138,5 +140,5 @@ def check_card(card: ModelCard) -> None:
 def test_no_text_of_a_recipe_or_version_leaves_its_place_in_the_card():
     evil = "x\n```\n````\n# A heading\n<script>alert(1)</script> [click](http://evil.org)"
     recipe = {"data": {"system_prompt": evil, "train": [{"path": evil}, {"path": "a/[b](http://evil.org).json"}]}}
-    text = write_card("me/my-model", base=evil, is_adapter=True, recipe=recipe, versions={"peft": evil})
+    text = write_card("me/my-model", Facts(True, evil, recipe, {"peft": evil}))
     check_card(ModelCard(text))

@@ -11,10 +11,11 @@ from tests.hub_stand_in import TOKEN, HubStandIn
 from tests.safety.kills import killed
 from tests.serving import serving
 from tests.tiny_adapters import keep_result, random_adapter, save_adapter
+from train.card.cleaned import last_name, without_secrets
 from train.commands.app import run as reeltune
 from train.recipe.yaml_text import read_recipe, to_yaml
 from train.results.artifact import open_artifact
-from train.results.hub import collect, last_name, push_to_hub, without_secrets
+from train.results.hub import collect, push_to_hub
 
 
 @pytest.fixture

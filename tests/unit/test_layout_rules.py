@@ -46,13 +46,15 @@ MAY_IMPORT = {
         *("data.tokens", "data.packing", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder"),
     ),
+    "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.scoring": ("data", "data.media"),
     "train.results": (
         *("data", "data.progress", "data.media", "data.sources", "data.tokens", "data.batches"),
-        *("train.recipe", "train.model"),
-        "train.scoring",
+        *("train.recipe", "train.model", "train.run_folder", "train.card", "train.scoring"),
     ),
-    "train.start": (*("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.results"),),
+    "train.start": (
+        *("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.card", "train.results"),
+    ),
     "train.progress": ("data.progress", "data.packing"),
     "train.jobs": (
         *("data", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
@@ -63,7 +65,7 @@ MAY_IMPORT = {
     "train.sft": (
         *("data", "data.progress", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
-        "train.progress",
+        *("train.card", "train.progress"),
     ),
     "train.commands": (
         "data",

@@ -58,7 +58,7 @@ class Saver:
                 best = self.output_dir / f"checkpoint-{state.best_global_step}"
                 state.best_model_checkpoint = str(best) if best == final or best.exists() else None
             state.save_to_json(str(written / STATE_FILE))
-            write_provenance(written, self.description, state.global_step)
+            write_provenance(written, self.description, state.global_step, state.log_history)
             self.keep_fingerprint(written)
             if owes_evaluation:
                 (written / EVALUATION_PENDING).touch()
@@ -77,7 +77,7 @@ class Saver:
         def finish() -> None:
             if not self.is_writer:
                 return
-            write_provenance(stage, self.description, state.global_step)
+            write_provenance(stage, self.description, state.global_step, state.log_history)
             self.keep_fingerprint(stage)
             for path in sorted(stage.iterdir(), key=lambda path: path.name.endswith(".safetensors")):
                 flush(path)

@@ -8,13 +8,13 @@ from transformers import PreTrainedConfig
 from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, find_file, read_json
 from data.errors import SettingError, UserError
 from data.processor import load_config
+from data.video_llava import NUM_FRAMES
+from train.card.facts import RECIPE
 from train.model.adapter_settings import check_adapter_settings
 from train.model.fingerprint import FINGERPRINT, Fingerprint, read_fingerprint
 from train.model.weight_files import ADAPTER_WEIGHTS
 from train.recipe.load import read_kept_recipe
 
-RECIPE = "recipe.yaml"
-DEFAULT_NUM_FRAMES = 8  # what Video-LLaVA was trained with
 NUM_NAMES = 4  # files that a message names of a folder, so that it stays one line
 
 
@@ -44,7 +44,7 @@ class Artifact:
     @property
     def num_frames(self) -> int:
         """Return the frames of a clip, as in training; Video-LLaVA's own number where no recipe says."""
-        return self.recipe.get("data", {}).get("num_frames", DEFAULT_NUM_FRAMES)
+        return self.recipe.get("data", {}).get("num_frames", NUM_FRAMES)
 
     @property
     def system_prompt(self) -> str | None:

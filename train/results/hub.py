@@ -2,10 +2,8 @@
 
 import errno
 import json
-import re
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
@@ -13,16 +11,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
-from data.media.locate import SCHEMES
-from data.media.locate import without_secrets as without_keys
 from data.web import httpx
+from train.card.cleaned import without_local_paths, without_secrets
+from train.card.facts import RECIPE
+from train.card.model_card import CARD, make_card
 from train.model.adapter_settings import check_adapter_settings
 from train.model.fingerprint import FINGERPRINT, read_fingerprint
 from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, shards_of
 from train.recipe.load import read_kept_recipe
 from train.recipe.yaml_text import to_yaml
-from train.results.artifact import RECIPE, describe
-from train.results.model_card import write_card
+from train.results.artifact import describe
 
 # Only files that these name are sent, and only from the top of the folder: no checkpoints with their optimizer
 # states, no logs, no training_args.bin (it holds the hub token), nothing else that lies in an output folder.
@@ -33,19 +31,10 @@ CONFIGS = (
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
-CARD = "README.md"
 MAX_NAMED = 3  # missing files that a message names
 SENT = (*WEIGHTS, INDEX, *CONFIGS, FINGERPRINT, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
 # The disk of this machine, and not the hub, is to blame for these.
 DISK_PROBLEMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Keys of JSON values whose texts are words of the model's, never places.
-WORDS_KEY = re.compile(r"token$|tokens(_decoder|_map)?$|^content$|template$|prompt$")
-SECRET_KEY = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
-# Tokens of the hub, GitHub, OpenAI and its like, Amazon, Google, Slack, and JSON web tokens.
-SECRET_TEXT = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|"
-    r"AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
-)
 
 
 def push_to_hub(
@@ -121,14 +110,7 @@ def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Pa
         files[name] = (json.dumps(without_local_paths(content), indent=2, ensure_ascii=False) + "\n").encode()
     if recipe:
         files[RECIPE] = to_yaml(recipe).encode()
-    trained_on = (adapter or {}).get("base_model_name_or_path") or recipe.get("model", {}).get("name_or_path")
-    files[CARD] = write_card(
-        repo_id,
-        base=base or trained_on,
-        is_adapter=adapter is not None,
-        recipe=recipe,
-        versions=_versions(adapter, found),
-    ).encode()
+    files[CARD] = make_card(folder, repo_id, base).encode()
     return files
 
 
@@ -147,59 +129,6 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
     if ADAPTER_CONFIG in found and FINGERPRINT in found:
         if read_fingerprint(found[FINGERPRINT]).adapter != digest_of_files([found[ADAPTER_WEIGHTS]]):
             raise UserError(f"{folder}: {ADAPTER_WEIGHTS} is not the file that training saved; restore it")
-
-
-def without_local_paths(value: Any, key: str = "") -> Any:
-    """Return JSON values whose local paths are only the last name, wherever they stand; tokens and templates stay."""
-    if isinstance(value, dict):
-        return {name: without_local_paths(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [without_local_paths(item, key) for item in value]
-    return without_place(value) if isinstance(value, str) and not WORDS_KEY.search(key) else value
-
-
-def without_secrets(value: Any, key: str = "") -> Any:
-    """Return a recipe's values, local paths cut to their last name, without what looks like a token or password."""
-    if isinstance(value, dict):
-        return {
-            str(name): without_secrets(item, str(name))
-            for name, item in value.items()
-            if not (isinstance(item, str) and SECRET_KEY.search(str(name)))
-        }
-    if isinstance(value, list):
-        return [without_secrets(item, key) for item in value]
-    if not isinstance(value, str):
-        return value
-    return SECRET_TEXT.sub("(removed)", value if WORDS_KEY.search(key) else without_place(value))
-
-
-def without_place(text: str) -> str:
-    """Return a text without what tells of this machine: the folders of a path, the keys in an address."""
-    if text.lower().startswith(SCHEMES):
-        try:
-            return without_keys(text)
-        except ValueError:
-            return "(removed)"
-    return last_name(text)
-
-
-def last_name(text: str) -> str:
-    """Return `text`, or only its last name where it is a path of any system that is absolute or leaves its folder."""
-    if "\n" in text or not re.search(r"\w", text):
-        return text
-    stripped = re.sub(r"^file:/*", "/", text.strip(), flags=re.IGNORECASE)
-    paths = PurePosixPath(stripped), PureWindowsPath(stripped)
-    leads_out = any(path.is_absolute() or ".." in path.parts for path in paths)
-    if leads_out or stripped.startswith(("~", "$", "%", "\\")):
-        return PureWindowsPath(PurePosixPath(stripped).name).name or "(removed)"
-    return text
-
-
-def _versions(adapter: dict | None, found: dict[str, Path]) -> dict[str, str]:
-    """Return the libraries' versions that the saved files themselves name."""
-    config = read_json(found["config.json"]) if "config.json" in found else {}
-    named = {"peft": (adapter or {}).get("peft_version"), "transformers": config.get("transformers_version")}
-    return {name: version for name, version in named.items() if version}
 
 
 def _size(content: Path | bytes) -> int:

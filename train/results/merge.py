@@ -17,17 +17,20 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
+from data.checkpoint_files import find_file
 from data.errors import UserError, one_line
 from data.files import is_disk_problem, remove_killed, whole_folder
 from data.processor_files import save_processor
 from data.progress.bars import shown
+from train.card.model_card import CARD, make_card
 from train.model.fingerprint import check_logits, difference_of, last_logits, reference_inputs
 from train.model.load import load_model
 from train.model.weight_files import weight_files
-from train.results.artifact import RECIPE, Artifact, open_artifact
+from train.results.artifact import Artifact, open_artifact
 from train.results.fast_arithmetic import fast_arithmetic
 from train.results.identity import check_digests, missing_fingerprint
 from train.results.loading import add_saved_adapter, greedy, processor_of
+from train.run_folder.provenance import PROVENANCE
 
 # Largest relative difference ||merged - adapter|| / ||adapter||: of each layer's output in float32, and of
 # the logits in the number type that is saved. Half precision rounds weights and outputs to 8 (bfloat16) or 11
@@ -65,8 +68,10 @@ def merge_adapter(
         with shown("saving the merged model", is_watched=True):
             model.save_pretrained(folder, max_shard_size="5GB")
             save_processor(processor, folder)
-            if artifact.recipe_file:
-                shutil.copyfile(artifact.recipe_file, folder / RECIPE)
+            for file in (artifact.recipe_file, find_file(artifact.name_or_path, PROVENANCE)):
+                if file:
+                    shutil.copyfile(file, folder / file.name)
+            (folder / CARD).write_text(make_card(folder, out_dir.name, artifact.base), encoding="utf-8")
         with shown("loading what was saved", is_watched=True):
             digests = digests_of(model)
             del model

@@ -21,13 +21,18 @@ PACKAGES = ("reeltune", "torch", "transformers", "peft", "accelerate", "bitsandb
 
 
 def describe_run(
-    recipe: dict[str, Any], data: dict[str, str], world_size: int, start: str | None = None
+    recipe: dict[str, Any],
+    data: dict[str, str],
+    counts: dict[str, dict[str, int]],
+    world_size: int,
+    start: str | None = None,
 ) -> dict[str, Any]:
-    """Return what `write_provenance` writes; `data` has the fingerprint of each part, `start` is the digest of the
-    adapter that the run began with."""
+    """Return what `write_provenance` writes; `data` has the fingerprint of each part, `counts` what is in it, `start`
+    is the digest of the adapter that the run began with."""
     return {
         "recipe": recipe,
         "data": data,
+        "counts": counts,
         **({"start": start} if start else {}),
         "versions": versions(PACKAGES),
         "code": commit(),
@@ -38,8 +43,11 @@ def describe_run(
     }
 
 
-def write_provenance(folder: str | Path, description: dict[str, Any], step: int) -> None:
-    text = json.dumps({**description, "step": step}, indent=1, ensure_ascii=False)
+def write_provenance(folder: str | Path, description: dict[str, Any], step: int, logged: Iterable[dict] = ()) -> None:
+    """Write the file; of the lines that were logged, the first and the last evaluation are told."""
+    found = [{"step": line["step"], "loss": line["eval_loss"]} for line in logged if "eval_loss" in line]
+    told = {"step": step, "evaluations": [*found[:1], *found[1:][-1:]]}
+    text = json.dumps({**description, **told}, indent=1, ensure_ascii=False)
     (Path(folder) / PROVENANCE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -56,6 +64,18 @@ def fingerprint_data(train: Rows, evaluation: Rows | None, output_dir: str, fres
     parts = {"train": train, "eval": evaluation}
     with shown("comparing data", is_watched=True):
         return {name: rows.fingerprint(imprint_of) for name, rows in parts.items() if rows is not None}
+
+
+def count_data(train: Rows, evaluation: Rows | None) -> dict[str, dict[str, int]]:
+    """Return the numbers of conversations, clips and pictures of each part, as far as they are known."""
+    parts = {"train": train, "eval": evaluation}
+    return {name: _counts(rows) for name, rows in parts.items() if rows is not None}
+
+
+def _counts(rows: Rows) -> dict[str, int]:
+    kinds = [item.kind for item in rows.media()]
+    found = {"conversations": rows.num_samples(), "clips": kinds.count("video"), "pictures": kinds.count("image")}
+    return {name: number for name, number in found.items() if number}
 
 
 def is_same_data(before: str | None, now: str | None) -> bool:

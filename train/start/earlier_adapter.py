@@ -15,10 +15,11 @@ from transformers.utils.hub import extract_commit_hash
 
 from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, PROCESSOR_FILES, find_file, read_json
 from data.errors import UserError, one_line
+from train.card.facts import RECIPE
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.fingerprint import FINGERPRINT, settings_digest
 from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, identify_base
-from train.results.artifact import RECIPE, Artifact, open_artifact
+from train.results.artifact import Artifact, open_artifact
 
 KEY = "lora.start_from"
 SHOWN = 12  # characters of a digest in a message: enough to compare by eye
