@@ -197,6 +197,7 @@ def test_the_model_card_s_code_answers_as_we_do(adapter, loaded, media_folder, m
     }.items():
         code = code.replace(f'"{name}"', f'"{here}"')
     exec(code, {})
-    prompt = ([user(VIDEO, "What happens here?")], [Media("video", str(media_folder / "clip3.mp4"))])
+    system = {"role": "system", "content": [{"type": "text", "text": "Describe"}]}
+    prompt = ([system, user(VIDEO, "What happens here?")], [Media("video", str(media_folder / "clip3.mp4"))])
     wanted = answer(*loaded, [prompt], num_frames=4, max_new_tokens=64)
     assert [capsys.readouterr().out.strip()] == wanted

@@ -1,4 +1,4 @@
-"""What is known of a trained model from the files in its folder; they may come from a stranger."""
+"""Read what the files in the folder of a trained model tell of it; they may come from a stranger."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
