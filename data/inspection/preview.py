@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
+from data.decoding.moments import Moments, moments_of
 from data.media.reference import Media
 from data.packing.layout import RowLayout
 from data.packing.rows import Row
@@ -21,29 +22,44 @@ from data.video_llava import PLACEHOLDERS, VisualTokens, image_key
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens that stand together: "image", "video" (one picture or clip), "masked" or "trained" words."""
+    """Tokens that stand together: "image", "video" (one picture or clip), "masked", "trained" or "cut" words.
+
+    is_shared: they belong to the prefix that other questions share.
+    """
 
     kind: str
     text: str
     num_tokens: int
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture or clip: its frames uint8 (F, H, W, 3), cropped and resized as the model gets them."""
+    """A picture or clip: its frames uint8 (F, H, W, 3), cropped and resized as the model gets them, and when they are
+    taken, as far as that is known."""
 
     media: Media
     frames: np.ndarray
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True)
 class ShownGroup:
-    """A prefix that questions share, and each question with its answer; an ordinary batch has all words in `prefix`."""
+    """A prefix that questions share, and each question with its answer; an ordinary batch has all words in `prefix`.
+
+    Suffixes begin with what of the prefix stands behind its last picture or clip, so that no word is torn: `is_shared`.
+    """
 
     media: list[Shown]
     prefix: list[Span]
     suffixes: list[list[Span]]
     names: list[str]
+
+    @property
+    def opening(self) -> list[Span]:
+        """The prefix up to its last picture or clip."""
+        last = max((place for place, span in enumerate(self.prefix) if span.kind in PLACEHOLDERS), default=-1)
+        return self.prefix[: last + 1]
 
 
 @dataclass(frozen=True)
@@ -54,18 +70,32 @@ class ShownRow:
     def num_tokens(self, *kinds: str) -> int:
         """Count the tokens of these kinds of spans; without any, of all."""
         spans = (span for group in self.groups for part in (group.prefix, *group.suffixes) for span in part)
-        return sum(span.num_tokens for span in spans if not kinds or span.kind in kinds)
+        return sum(span.num_tokens for span in spans if not span.is_shared and (not kinds or span.kind in kinds))
 
 
-def show_row(row: Row, batch: dict[str, Any], processor: VideoLlavaProcessor, visual_tokens: VisualTokens) -> ShownRow:
-    """Show a row from the batch that a collator of `data.batches.collator` made of it alone."""
+def show_row(
+    row: Row,
+    batch: dict[str, Any],
+    processor: VideoLlavaProcessor,
+    visual_tokens: VisualTokens,
+    num_kept: int | None = None,
+) -> ShownRow:
+    """Show a row from the batch that a collator of `data.batches.collator` made of it alone.
+
+    Groups that the collator left out, because their media cannot be decoded, are not shown. num_kept: tokens of an
+    unpacked conversation behind which it is cut.
+    """
+    bad = {problem.item for problem in batch.get("bad_media", ())}
+    row = [(group, samples) for group, samples in row if bad.isdisjoint(samples[0].media)]
+    if not row:
+        return ShownRow([], RowLayout(()))
     layout = batch.get("row_layout") or RowLayout(((batch["input_ids"].shape[1], ()),))
     ids, labels = (batch[key][0].split(layout.group_lengths) for key in ("input_ids", "labels"))
     pixels = {"image": iter(batch.get(image_key(), ())), "video": iter(batch.get("pixel_values_videos", ()))}
     groups = []
     for (_, samples), shape, group_ids, group_labels in zip(row, layout.groups, ids, labels, strict=True):
-        prefix, suffixes = _parts(group_ids, group_labels, shape, processor.tokenizer, visual_tokens)
-        media = [Shown(item, _frames(next(pixels[item.kind]), item.kind, processor)) for item in samples[0].media]
+        prefix, suffixes = _parts(group_ids, group_labels, shape, processor.tokenizer, visual_tokens, num_kept)
+        media = [_shown(item, next(pixels[item.kind]), processor) for item in samples[0].media]
         groups.append(ShownGroup(media, prefix, suffixes, [sample.name for sample in samples]))
     return ShownRow(groups, layout)
 
@@ -76,14 +106,17 @@ def _parts(
     shape: tuple[int, tuple[int, ...]],
     tokenizer: PreTrainedTokenizerBase,
     visual_tokens: VisualTokens,
+    num_kept: int | None,
 ) -> tuple[list[Span], list[list[Span]]]:
-    """Return the spans of a group's prefix, and of each of its suffixes."""
+    """Return the spans of a group's prefix, and of each of its suffixes with the words before it."""
     (prefix_ids, *suffix_ids), (prefix_labels, *suffix_labels) = (
         [part.tolist() for part in sequence.split([shape[0], *shape[1]])] for sequence in (ids, labels)
     )
-    prefix = find_spans(prefix_ids, prefix_labels, tokenizer, visual_tokens)
+    prefix = find_spans(prefix_ids, prefix_labels, tokenizer, visual_tokens, num_kept=num_kept)
+    visual = set(placeholder_ids(tokenizer).values())
+    words = max((place + 1 for place, token in enumerate(prefix_ids) if token in visual), default=0)
     suffixes = [
-        find_spans(prefix_ids + some_ids, prefix_labels + some_labels, tokenizer, visual_tokens, start=shape[0])
+        find_spans(prefix_ids + some_ids, prefix_labels + some_labels, tokenizer, visual_tokens, words, shape[0])
         for some_ids, some_labels in zip(suffix_ids, suffix_labels, strict=True)
     ]
     return prefix, suffixes
@@ -95,8 +128,12 @@ def find_spans(
     tokenizer: PreTrainedTokenizerBase,
     visual_tokens: VisualTokens,
     start: int = 0,
+    num_shared: int = 0,
+    num_kept: int | None = None,
 ) -> list[Span]:
     """Return the spans from token `start` on. A run of visual tokens is one span for each of its pictures or clips.
+
+    The first `num_shared` tokens belong to a prefix, and words behind the first `num_kept` are cut.
 
     Texts are differences of decoded beginnings, because tokenizers drop the blank before the first word they decode.
     """
@@ -104,8 +141,13 @@ def find_spans(
     spans: list[Span] = []
     seen: list[int] = []  # all ids so far, with one for a picture or clip
     told = ""  # their text
-    for (kind, is_asked), places in groupby(
-        range(len(ids)), lambda i: (kinds.get(ids[i], ("trained", "masked")[labels[i] == IGNORE_INDEX]), i >= start)
+
+    def kind_of(place: int) -> str:
+        words = "trained" if labels[place] != IGNORE_INDEX else "masked"
+        return kinds.get(ids[place], words if num_kept is None or place < num_kept else "cut")
+
+    for (kind, is_asked, is_shared), places in groupby(
+        range(len(ids)), lambda place: (kind_of(place), place >= start, place < num_shared)
     ):
         here = [ids[place] for place in places]
         if kind in PLACEHOLDERS:
@@ -113,12 +155,17 @@ def find_spans(
         seen += here
         text = str(tokenizer.decode(seen, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         if kind in PLACEHOLDERS:
-            new = [Span(kind, PLACEHOLDERS[kind], visual_tokens.of(kind))] * len(here)
+            new = [Span(kind, PLACEHOLDERS[kind], visual_tokens.of(kind), is_shared)] * len(here)
         else:
-            new = [Span(kind, text[len(told) :], len(here))]
+            new = [Span(kind, text[len(told) :], len(here), is_shared)]
         told = text
         spans += new if is_asked else []
     return spans
+
+
+def _shown(item: Media, values: torch.Tensor, processor: VideoLlavaProcessor) -> Shown:
+    frames = _frames(values, item.kind, processor)
+    return Shown(item, frames, moments_of(item, len(frames)) if item.kind == "video" else None)
 
 
 def _frames(values: torch.Tensor, kind: str, processor: VideoLlavaProcessor) -> np.ndarray:

@@ -3,12 +3,14 @@
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from data.decoding.moments import Moments
 from data.inspection.preview import ShownRow, Span, mask_picture
 from data.media.reference import Media
 from data.packing.layout import RowLayout
@@ -19,11 +21,23 @@ MASK_COLOURS = np.array([[0, 0, 0, 0], [96, 125, 190, 255], [224, 145, 40, 255]]
 SAVING = {"JPEG": {"quality": 88}, "PNG": {"optimize": True}}
 
 
-def page(title: str, facts: Sequence[str], rows: Sequence[ShownRow], max_tokens: int | None) -> str:
-    """Write the page.
+@dataclass(frozen=True)
+class Part:
+    """Rows of the page under a heading of their own, and what is said of them.
 
-    facts: lines under the title; max_tokens: how long a row may be, None where each is as long as it is.
+    max_tokens: how long a row may be, None where each is as long as it is.
     """
+
+    heading: str
+    facts: Sequence[str]
+    rows: Sequence[ShownRow]
+    max_tokens: int | None = None
+    remarks: Sequence[str] = ()  # one for each row, about its conversation, instead of its number
+    records: Sequence[str] = ()  # texts of those without a row
+
+
+def page(title: str, facts: Sequence[str], parts: Sequence[Part]) -> str:
+    """Write the page. facts: lines under the title."""
     environment = Environment(
         loader=PackageLoader("data.inspection", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -33,10 +47,12 @@ def page(title: str, facts: Sequence[str], rows: Sequence[ShownRow], max_tokens:
         "many": many,
         "mask": mask,
         "num_tokens": num_tokens,
+        "moment": moment,
         "seconds": seconds,
+        "length_of": length_of,
     }
     template = environment.get_template("preview.html.jinja")
-    return template.render(title=title, facts=facts, rows=rows, max_tokens=max_tokens)
+    return template.render(title=title, facts=facts, parts=parts)
 
 
 def mask(layout: RowLayout) -> np.ndarray:
@@ -44,7 +60,8 @@ def mask(layout: RowLayout) -> np.ndarray:
 
 
 def num_tokens(spans: Sequence[Span]) -> int:
-    return sum(span.num_tokens for span in spans)
+    """Count the tokens that belong to these spans alone."""
+    return sum(span.num_tokens for span in spans if not span.is_shared)
 
 
 def seconds(item: Media) -> str:
@@ -52,6 +69,16 @@ def seconds(item: Media) -> str:
     if item.start is None and item.end is None:
         return ""
     return f", {item.start or 0:g} s to {'the end' if item.end is None else f'{item.end:g} s'}"
+
+
+def length_of(moments: Moments | None) -> str:
+    """Say how long a clip is; nothing where nobody knows."""
+    return "" if moments is None else f", {'' if moments.is_exact else 'about '}{moments.length:.2f} s long"
+
+
+def moment(moments: Moments | None, number: int) -> str:
+    """Say when a frame is taken; nothing where nobody knows."""
+    return "" if moments is None else f"{moments.taken[number]:.2f} s"
 
 
 def file_name(path: str) -> str:

@@ -144,6 +144,75 @@ def test_a_stream_is_read_as_far_as_it_is_shown(preview):
     assert "an epoch: 5 conversations, 5 rows" in preview(RECORDS, "--rows", "9", *stream)
 
 
+def test_a_word_is_never_torn_where_the_shared_tokens_end(processor, visual_tokens, preview):
+    """The prefix may end within a word; each question is shown whole, with the shared part of it marked."""
+    records = [{"video": "clip0.mp4", "conversations": turns(f"<video>\n{question}", "red")}
+               for question in ("Which way?", "What is it?", "Who?")]  # fmt: skip
+    html = preview(records)
+    questions = re.findall(r'<li><p class="words">(.*?)</p>', html, re.DOTALL)
+    assert [re.sub("<.*?>", "", unescape(text)).partition(" ASS")[0] for text in sorted(questions)] == [
+        "What is it?", "Which way?", "Who?"]  # fmt: skip
+    shared = [re.match('<span class="shared">(.*?)</span>', text)[1] for text in questions]
+    assert set(shared) == {"Wh"}  # which is one token of all three
+    assert 'class="shared"' not in preview(records[:1]).partition("<h2>")[2]  # with nobody
+
+
+def test_frames_have_their_moments_and_clips_their_length(preview):
+    page = preview([RECORDS[2]])
+    assert "clip1.mp4</b>, 0.25 s to the end, 1.00 s long" in page  # 12 frames at 12 a second
+    shown = re.findall(r'<span class="moment[^"]*">([\d.]+) s</span>', page)
+    indices = [3 + index * 9 // 8 for index in range(8)]  # of the frames from 0.25 s on
+    assert shown == [f"{index / 12:.2f}" for index in indices]
+
+
+def test_the_evaluation_split_is_shown(preview, tmp_path, media_folder):
+    (tmp_path / "eval.json").write_text(json.dumps(RECORDS[3:4]))
+    html = preview(RECORDS[2:3], f"data.eval=[{{path: {tmp_path}/eval.json, media_root: {media_folder}}}]")
+    assert re.findall("<h2>(.*?)</h2>", html) == ["Training", "Evaluation"]
+    training, evaluation = html.partition("<h2>Evaluation</h2>")[::2]
+    assert "clip1.mp4" in training and "clip1.mp4" not in evaluation and "picture1.png" in evaluation
+    assert "shown: 1 of 1 row, as they are evaluated" in evaluation
+
+
+LONG = [
+    {"conversations": turns("Hello", "fine thanks " * 100)},
+    {"image": "picture0.png", "conversations": turns("<image>\nHow?", "red", "Which way?", "left " * 60)},
+    {"conversations": turns("How?", "blue")},
+    {"messages": [{"role": "user", "content": "Is <b>this</b> shown?"}]},
+]
+
+
+def test_the_longest_cut_and_left_out_conversations_are_shown_whole(preview):
+    longest = Page(html := preview(LONG, "--show", "longest", "--rows", "2", "data.max_length=100"))
+    assert "of 2 conversations" in html and longest.chips[1:] == ["16 image tokens"]
+    assert re.findall(r"<h3>\S+ (record \d): ", html) == ["record 2", "record 3"]
+
+    html = preview(LONG, "--show", "cut", "data.max_length=100")
+    assert "cut: 1 conversation" in html and "1 turn cut from the end, to " in html
+    cut = "".join(re.findall("<del>(.*?)</del>", html.partition("<h2>")[2], re.DOTALL))
+    assert cut.split()[:3] == ["USER:", "Which", "way?"] and cut.split().count("left") == 59
+    assert [text.strip() for text in Page(html).marks[1:]] == ["red</s>"]
+
+    html = preview(LONG, "--show", "left-out", "data.max_length=100")
+    assert "left out: 2 conversations" in html and "its first answer ends behind max_length 100" in html
+    assert "train.json record 4: has no answer, so there is nothing to train" in html
+    assert "Is &lt;b&gt;this&lt;/b&gt; shown?" in html and Page(html).marks[1:] == []
+
+
+def test_the_mask_is_explained_without_its_name(preview):
+    html = preview(RECORDS)
+    assert "Every token is a line. It sees the tokens whose columns are coloured in it." in html
+    assert "attention" not in html.partition("</style>")[2].lower()
+
+
+def test_a_clip_that_cannot_be_decoded_is_named_and_the_others_are_shown(preview, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(200))
+    records = [{"video": str(tmp_path / "bad.mp4"), "conversations": turns("<video>\nHow?", "up")}, RECORDS[4]]
+    html = preview(records, "data.train[0].outside_media_root=true", "data.max_bad_media=1")
+    assert "bad.mp4" in html and "left out: " in html and [text.strip() for text in Page(html).marks[1:]] == [
+        "fine thanks</s>"]  # fmt: skip
+
+
 def test_pictures_are_what_the_model_gets(preview, media_folder, processor):
     """A clip alone has eight pictures, near those that the processor makes of the file's frames."""
     html = preview([RECORDS[2]])

@@ -1,7 +1,7 @@
 """reeltune preview: a page of what the model will see."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Option
 
@@ -12,9 +12,16 @@ def preview(
     recipe: RecipeFile,
     out: Annotated[Path, Option(help="the page to write, HTML", show_default=False)],
     overrides: Overrides = None,
-    rows: Annotated[int, Option(help="how many of the first epoch's rows to show")] = 8,
+    rows: Annotated[int, Option(help="how many to show, of training and of evaluation each")] = 8,
+    show: Annotated[
+        Literal["rows", "longest", "cut", "left-out"],
+        Option(
+            help="the first epoch's first rows, or whole conversations: the longest, those cut to data.max_length, "
+            "or those left out"
+        ),
+    ] = "rows",
 ) -> None:
-    """Show what the model will see, and which of its tokens are trained: the first rows of a recipe as one HTML page.
+    """Show what the model will see, and which of its tokens are trained, as one HTML page.
 
     \b
         reeltune preview my_recipe.yaml --out preview.html
@@ -26,4 +33,4 @@ def preview(
     loaded = load_recipe(recipe, overrides or [])  # a mistake is said at once
     from train.jobs.preview import preview_recipe
 
-    preview_recipe(loaded, recipe, out, rows)
+    preview_recipe(loaded, recipe, out, rows, show)
