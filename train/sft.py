@@ -35,7 +35,9 @@ from train.model.compiled import speed_up_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
 from train.model.load import quiet_libraries
 from train.model.weight_files import BaseIdentity
+from train.progress.curves import Curves
 from train.progress.display import Display, StartUp
+from train.progress.loss_picture import draw_losses
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import (
     among_processes,
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=evaluation,
         data_collator=collator(processor, visual_tokens, towers, inputs),
         processing_class=processor,
-        callbacks=[MetricsFile(out), Display(start_up, train, recipe.data.rows_per_step)],
+        callbacks=[MetricsFile(out), Curves(recipe.dump()), Display(start_up, train, recipe.data.rows_per_step)],
         early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
@@ -111,6 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     tell(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
     trainer.train(checkpoint)
+    on_first_rank(draw_losses, out)
     if trainer.was_interrupted:
         tell(trainer.interruption.notice(trainer.state.global_step))
         sys.exit(trainer.interruption.status)

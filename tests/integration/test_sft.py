@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainingArguments, VideoLlavaForConditionalGeneration
@@ -18,6 +19,7 @@ from data.video_llava import PROJECTOR
 from train.loop.loss import token_loss
 from train.loop.trainer import RowTrainer
 from train.model.adapters import add_adapter
+from train.progress.curves import NAMES
 from train.recipe.load import load_recipe
 from train.sft import main
 
@@ -85,10 +87,13 @@ def test_the_command_trains_and_the_same_command_continues(recipe_file, tmp_path
     assert [line["step"] for line in steps] == [1, 2]
     assert all(set(FIGURES) <= line.keys() for line in steps)
     assert all("eval_loss" in line for line in lines if line.keys() & {"eval_runtime"})
-    tags = set()
-    for folder in {path.parent for path in out.rglob("events.out.tfevents*")}:
-        tags |= set(EventAccumulator(str(folder)).Reload().Tags()["scalars"])
-    assert {f"train/{name}" for name in FIGURES} | {"eval/loss"} <= tags
+    (folder,) = {path.parent for path in out.rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(folder)).Reload()
+    assert {NAMES[name] for name in (*FIGURES, "eval_loss")} <= set(events.Tags()["scalars"])
+    assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [
+        (line["step"], pytest.approx(line["loss"])) for line in steps
+    ]
+    assert Image.open(out / "loss.png").size == (960, 540)
     for name in ("tokenizer.json", "processor_config.json", "chat_template.jinja", "adapter_model.safetensors"):
         assert (out / name).is_file()
 

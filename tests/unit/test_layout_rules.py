@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "train.start": (
         *("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.card", "train.results"),
     ),
-    "train.progress": ("data.progress", "data.packing"),
+    "train.progress": ("data", "data.progress", "data.packing", "train.recipe", "train.run_folder"),
     "train.jobs": (
         *("data", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         "data.packing",

@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
     VideoLlavaProcessor,
 )
+from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from data.processor_files import save_processor
@@ -30,6 +31,8 @@ from train.loop.interruption import EvaluationInterrupted, Interruption
 from train.loop.saving import Saver, check_best
 from train.ranks.agreement import on_first_rank
 from train.run_folder.checkpoint import EVALUATION_PENDING
+
+REPORTERS = (TensorBoardCallback, WandbCallback, MLflowCallback, TrackioCallback)
 
 
 class HookedTrainer(Trainer):
@@ -48,7 +51,7 @@ class HookedTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(args=args, **kwargs)
-        for shown in (PrinterCallback, ProgressCallback):  # `train.progress` shows less, and in lines
+        for shown in (PrinterCallback, ProgressCallback, *REPORTERS):  # `train.progress` stands in their places
             self.remove_callback(shown)
         self.output_dir = Path(str(args.output_dir))
 

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from logging import ERROR, getLogger
 
 import torch
 from torch import nn
@@ -115,6 +116,7 @@ def quiet_libraries() -> None:
     """Leave warnings for developers (renamed arguments and attributes, backends) out of the user's terminal."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # ours stand in their places, one at a time
+    getLogger("matplotlib").setLevel(ERROR)  # it tells of its fonts and of a home that it cannot write to
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where installed, says on stdout that it finds none
