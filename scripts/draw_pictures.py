@@ -9,7 +9,6 @@ picture of the page stays as it is.
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,8 @@ from rich.text import Text
 
 from data.command import run_command
 from data.errors import UserError
+from tests.distributed.terminal import REELTUNE, Terminal
+from tests.terminals import left_on_screen
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / ".github" / "images"
@@ -27,13 +28,12 @@ WORK = Path("outputs/pictures")  # below the checkout, like outputs/demo
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PAGE_SIZE = (1180, 980)  # pixels of the browser's window: the page is as wide as it gets, and the first clips are seen
 PALETTE = 256  # colours, which keep the PNG far below 200 kB
-COLUMNS = 112  # of the terminal; longer lines end in an ellipsis
-LAUNCH = (
-    "accelerate launch --config_file accelerate_configs/cpu.yaml train/sft.py recipes/demo.yaml",
-    f"training.output_dir={WORK}/run training.max_steps=40 training.save_steps=10 training.logging_steps=5",
+COLUMNS = 80  # of the terminal
+TRAIN = (
+    "reeltune train recipes/demo.yaml training.max_steps=20 training.save_steps=10",
+    f"training.logging_steps=2 training.output_dir={WORK}/run",
 )
-LOGGED = re.compile(r" *\d+/\d+ +\d+\.\d{4} +\d")
-LINES_BEFORE_KILL = 5  # of the log: step 25, behind the checkpoint of step 20
+KILLED_AFTER = " 14/20 "  # a line of the log, behind the checkpoint of step 10
 
 
 def main() -> None:
@@ -68,15 +68,24 @@ def draw_preview(browser: str) -> None:
 
 
 def draw_terminal() -> None:
-    """Start a run, kill it with -9, and give the same command again."""
-    words = " ".join(LAUNCH).split()
-    killed = run_until(words, LINES_BEFORE_KILL)
-    finished = run_until(words, None)
+    """Start a run in a terminal, kill it with -9, and give the same command again."""
+    words = " ".join(TRAIN).split()[1:]
+    killed = Terminal(*REELTUNE, *words, folder=ROOT)
+    killed.wait_for(KILLED_AFTER)
+    killed.close()
+    finished = Terminal(*REELTUNE, *words, folder=ROOT)
+    try:
+        if status := finished.end(seconds=300):
+            raise UserError(f"the run ended with status {status}, after: {left_on_screen(finished.shown)[-2:]}")
+    finally:
+        finished.close()
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), highlight=False)
-    for output, ending in ((killed, ["Killed", ""]), (finished, [])):
+    for shown, ending in ((killed.shown, ["Killed", ""]), (finished.shown, [])):
         show_command(console)
-        for line in [*output, *ending]:
-            console.print(Text(line), overflow="ellipsis", no_wrap=True, style="white")
+        lines = left_on_screen(shown)
+        for line in [*(line for line in lines if line), *ending]:
+            console.print(Text(line), no_wrap=True, style="white")
+            print(line)
     svg = console.export_svg(title="a run that is killed with -9, and the same command again", unique_id="terminal")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # they would come from the network
     (IMAGES / "terminal.svg").write_text(svg, encoding="utf-8")
@@ -84,29 +93,9 @@ def draw_terminal() -> None:
 
 
 def show_command(console: Console) -> None:
-    first, second = LAUNCH
+    first, second = TRAIN
     console.print(Text.assemble(("$ ", "bold green"), (f"{first} \\", "bold bright_white")))
-    console.print(Text(f"  {second}", style="bold bright_white"))
-
-
-def run_until(words: list[str], num_lines: int | None) -> list[str]:
-    """Return what a command shows without a terminal; kill it with its children after `num_lines` lines of its log."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-    )
-    assert process.stdout is not None
-    output, num_logged = [], 0
-    for line in process.stdout:
-        output.append(line.rstrip())
-        num_logged += bool(LOGGED.match(line))
-        if num_logged == num_lines:
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    status = process.wait()
-    if status != (0 if num_lines is None else -signal.SIGKILL):
-        raise UserError(f"the run ended with status {status}, after: {output[-1:]}")
-    return output
+    console.print(Text(f"    {second}", style="bold bright_white"))
 
 
 if __name__ == "__main__":

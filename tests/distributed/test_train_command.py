@@ -1,14 +1,20 @@
 """reeltune train in a terminal: Ctrl-C once and twice, SIGTERM, a rank that is killed, and what is left of it."""
 
+import re
 import signal
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.distributed.adversarial import NUM_FRAMES
 from tests.distributed.terminal import CTRL_C, REELTUNE, ROOT, Terminal
 from tests.short_run import write_recipe
+from tests.terminals import left_on_screen, screen_lines, widest
+from train.progress.lines import HEADER
 from train.run_folder.checkpoint import checkpoints
 from train.run_folder.manifest import damage
+
+BAR = "━━"
 
 
 @pytest.fixture
@@ -40,24 +46,43 @@ def sound_checkpoints(tmp_path):
     return found
 
 
+def check_screen(shown: str) -> list[str]:
+    """Return the lines that are left, all of which fit 80 columns; none is a library's, and none a dict."""
+    lines = left_on_screen(shown)
+    assert widest(shown) <= 80, shown
+    assert not re.search(r"warn|deprecat|traceback|[{}]", shown, re.IGNORECASE), shown
+    assert not any(BAR in line for line in lines), "it is taken away"
+    return lines
+
+
 def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
     """The data loader's worker, which gets it too, must not take the step with it."""
-    once = train()
+    loud = ("training.disable_tqdm=false", "training.report_to=tensorboard")
+    once = train(*loud)
     once.wait_for("loading libraries")
     once.wait_for("training into")
-    once.wait_for("loss")
+    once.wait_for("    3/100000 ")
     once.press(CTRL_C)
     assert once.end() == 130
-    assert "finishing the step, then saving; Ctrl-C again leaves without" in once.shown
-    assert "SIGINT: saved after step" in once.shown and "Traceback" not in once.shown
+    lines = check_screen(once.shown)
+    assert "SIGINT: finishing the step, then saving; Ctrl-C again leaves without" in lines
     (saved,) = sound_checkpoints(tmp_path)
+    step = int(saved.name.rpartition("-")[2])
+    assert f"SIGINT: saved after step {step}; the same command continues" in lines
+    assert HEADER in lines and sum("/100000 " in line for line in lines) == step
+    assert f"training {BAR}" in "".join(screen_lines(once.shown)), "there was one"
+    assert (tmp_path / "out" / "loss.png").is_file()
 
-    twice = train("training.logging_steps=1")
-    twice.wait_for(f"continuing from {tmp_path}/out/{saved.name}")
-    twice.wait_for("loss")
+    twice = train(*loud)
+    twice.wait_for("continuing from")
+    twice.wait_for(f" {step + 1}/100000 ")
     twice.press(CTRL_C + CTRL_C)
     assert twice.end() == 130
+    assert f"continuingfrom{tmp_path}/out/{saved.name}" in "".join("".join(left_on_screen(twice.shown)).split())
     assert "Traceback" not in twice.shown
+    (folder,) = {path.parent for path in (tmp_path / "out").rglob("events.out.*")}
+    steps = [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("loss/train")]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > step, "one curve"
 
 
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(train):
