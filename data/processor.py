@@ -134,6 +134,13 @@ def _ends_turns_with_eos(tokenizer: PreTrainedTokenizerBase, template: str) -> b
     return all(str(text).rstrip().endswith(str(tokenizer.eos_token)) for text in texts)
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return all texts that become a special token, those too that a tokenizer has no name for, such as LLaMA 3's
+    <|start_header_id|>: in a record's words they would begin a turn."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*tokenizer.all_special_tokens, *added}
+
+
 def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:
     """Ask the processor itself how many ids a picture and a clip become: nothing here is assumed.
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError, one_line
 from data.media.reference import Media
+from data.processor import special_tokens
 from data.sources.conversation import Conversation, num_letters, with_system_prompt
 from data.sources.guard import about_record
 from data.video_llava import PLACEHOLDERS, VisualTokens
@@ -99,7 +100,7 @@ def encode_all(
 
     The sample of a conversation without an answer is empty: it has no `trained` ranges.
     """
-    find_special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens))).search
+    find_special = re.compile("|".join(map(re.escape, special_tokens(tokenizer)))).search
     keep_no_texts(tokenizer.backend_tokenizer)
 
     def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:

@@ -102,6 +102,14 @@ CHATML = (
 )
 
 
+def test_special_tokens_without_a_name_are_refused(visual_tokens, tmp_path):
+    write_tokenizer(tmp_path, **DECODERS["llama3"]()[1])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_tokens(list(PLACEHOLDERS.values()), special_tokens=True)
+    with pytest.raises(UserError, match=r"special token '<\|start_header_id\|>'"):
+        encode(conversation("<|start_header_id|>system", "red"), tokenizer, visual_tokens, 999)
+
+
 def test_a_template_without_eos_gives_way_to_the_documented_one():
     processor = build_processor(train_tokenizer([WORDS]), 56)
     processor.chat_template = HUB_TEMPLATE

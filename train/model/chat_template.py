@@ -3,6 +3,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError, first_line
+from data.processor import special_tokens
 from data.untrusted import refusal_of_template
 from data.video_llava import CHAT_TEMPLATE, MEDIA_AS_TEXT
 
@@ -71,9 +72,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> str | Unf
     if prompt.count(TURNS[0][1].split("\n")[0]) != 1:
         return Unfit("it leaves the words of a message out, or says them twice")
     answer = whole[len(prompt) :].strip()
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     end = answer.removeprefix(TURNS[1][1]).strip()
-    if end == answer or end not in special:
+    if end == answer or end not in special_tokens(tokenizer):
         return Unfit(f"an answer of its ends in {end!r}, which is not one special token")
     if tokenizer(whole).input_ids[:2] == [tokenizer.bos_token_id] * 2:
         return Unfit("with it each prompt begins with two BOS")
