@@ -53,9 +53,7 @@ def test_both_stages(tower, decoder, media_folder, tmp_path):
     clip = Media("video", str(media_folder / "clip0.mp4"))
     (wanted,) = answer(adapted, processor, [(ASKED, [clip])], num_frames=4, max_new_tokens=6)
     merge_adapter(str(second), merged, report=lambda line: None)
-    plain, theirs = (
-        each.from_pretrained(merged) for each in (VideoLlavaForConditionalGeneration, VideoLlavaProcessor)
-    )
+    plain, theirs = (each.from_pretrained(merged) for each in (VideoLlavaForConditionalGeneration, VideoLlavaProcessor))
     prompt = theirs.apply_chat_template(ASKED, add_generation_prompt=True)
     inputs = theirs(text=prompt, videos=[decode(clip, 4)], do_sample_frames=False, return_tensors="pt")
     ids = plain.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]

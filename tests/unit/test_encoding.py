@@ -1,14 +1,16 @@
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from data.errors import UserError
 from data.media.locate import Locator
 from data.processor import complete_processor
 from data.sources.conversation import parse_record
 from data.tokens.encoding import encode, expand
-from data.video_llava import CHAT_TEMPLATE
+from data.video_llava import CHAT_TEMPLATE, PLACEHOLDERS
 from tests.tiny_data import WORDS, turns
+from tests.tiny_parts import DECODERS, write_tokenizer
 from train.model.build import build_config, build_processor, train_tokenizer
 
 
