@@ -12,10 +12,10 @@ from data.media.reference import Media
 from data.sources.conversation import with_system_prompt
 from tests.short_run import write_recipe
 from tests.tiny_data import turns
+from train.answering.generation import answer
 from train.card.facts import Facts
 from train.card.model_card import make_card, write_card
 from train.results.artifact import open_artifact
-from train.results.generation import answer
 from train.results.loading import load
 from train.results.merge import merge_adapter
 from train.sft import main

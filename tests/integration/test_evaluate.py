@@ -12,12 +12,12 @@ from data.media.reference import Media
 from data.sources.conversation import parse_record, read_conversations
 from data.sources.source import Source
 from tests.tiny_data import turns
+from train.answering.generation import answer
 from train.commands import app
 from train.commands.evaluate import evaluate as evaluate_command
 from train.results import evaluation
 from train.results.artifact import open_artifact
 from train.results.evaluation import Question, evaluate, questions_of
-from train.results.generation import answer
 from train.results.loading import load
 
 

@@ -11,12 +11,12 @@ import torch
 from data.batches.pixels import PixelLoader
 from data.media.reference import Media
 from tests.tiny_adapters import save_adapter
+from train.answering import generation
+from train.answering.generation import answer
 from train.commands import app
 from train.commands.generate import generate
 from train.recipe.yaml_text import to_yaml
-from train.results import generation
 from train.results.artifact import open_artifact
-from train.results.generation import answer
 from train.results.hub import collect
 from train.results.loading import load
 from train.results.merge import merge_adapter

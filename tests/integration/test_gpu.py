@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from data.media.reference import Media
+from train.answering.generation import answer
 from train.results.artifact import open_artifact
-from train.results.generation import answer
 from train.results.loading import load
 from train.sft import main
 

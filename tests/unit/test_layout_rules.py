@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "train.ranks": ("data", "data.isolation", "data.packing"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
     "train.model": ("data", "data.progress", "data.packing", "train.ranks"),
+    "train.answering": ("data", "data.batches", "data.media", "data.tokens", "train.model"),
     "train.run_folder": ("data", "data.progress", "data.media", "data.packing", "train.ranks", "train.recipe"),
     "train.loop": (
         *("data", "data.isolation", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache"),
@@ -49,8 +50,8 @@ MAY_IMPORT = {
     "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.scoring": ("data", "data.media"),
     "train.results": (
-        *("data", "data.progress", "data.media", "data.sources", "data.tokens", "data.batches"),
-        *("train.recipe", "train.model", "train.run_folder", "train.card", "train.scoring"),
+        *("data", "data.progress", "data.media", "data.sources"),
+        *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.card", "train.scoring"),
     ),
     "train.start": (
         *("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.card", "train.results"),
@@ -60,7 +61,8 @@ MAY_IMPORT = {
         *("data", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         "data.packing",
         *("data.batches", "data.inspection"),
-        *("train.recipe", "train.model", "train.run_folder", "train.loop", "train.scoring", "train.results"),
+        *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
+        *("train.scoring", "train.results"),
     ),
     "train.sft": (
         *("data", "data.progress", "data.batches"),

@@ -19,8 +19,8 @@ from data.decoding.decode import decode
 from data.media.reference import Media
 from data.processor import set_up_processor
 from tests.tiny_parts import CHATML, DECODERS, EXTRA_TOKENS, TOWERS, write_decoder, write_tower
+from train.answering.generation import answer
 from train.jobs.new_model import make_model
-from train.results.generation import answer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "new_model.py"
 

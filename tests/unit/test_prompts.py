@@ -3,8 +3,8 @@ import pytest
 from data.errors import UserError
 from data.media.reference import Media
 from data.sources.conversation import with_system_prompt
+from train.answering.generation import media_in
 from train.jobs.generate import place_media
-from train.results.generation import media_in
 
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 

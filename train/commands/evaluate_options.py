@@ -38,5 +38,5 @@ Metric = Annotated[
 ]
 Json = Annotated[Path | None, Option(help="accuracy and counts are written here")]
 Limit = Annotated[int | None, Option(min=1, help="answer the first questions of each --data", show_default="all")]
-BatchSize = Annotated[int, Option(min=1, help="questions answered at once")]
+BatchSize = Annotated[int, Option(min=1, help="memory for this many questions, each by itself")]
 DecodeSeconds = Annotated[float, Option(help="longest that a clip may take, in seconds")]

@@ -7,9 +7,9 @@ from data.media.reference import Kind, Media, media_at
 from data.media.storage import check_media
 from data.sources.conversation import with_system_prompt
 from data.sources.parts import split_placeholders
+from train.answering.generation import answer, media_in
 from train.model.load import quiet_libraries
 from train.results.artifact import open_artifact
-from train.results.generation import answer, media_in
 from train.results.loading import load
 
 

@@ -110,7 +110,7 @@ def attend_row(
     out, lse = flash_forward(asking, key, value, plan.own, scale)
     if plan.prefix is not None:
         rows = plan.suffixes
-        merged = _merge(out[rows], lse[:, rows], *flash_forward(asking[rows], key, value, plan.prefix, scale))
+        merged = merge(out[rows], lse[:, rows], *flash_forward(asking[rows], key, value, plan.prefix, scale))
         out[rows], lse[:, rows] = merged
     if len(out) == len(query):
         return out, lse
@@ -203,7 +203,7 @@ def _spread(states: torch.Tensor, rows: Rows, length: int, dim: int) -> torch.Te
     return whole
 
 
-def _merge(
+def merge(
     out: torch.Tensor, lse: torch.Tensor, other_out: torch.Tensor, other_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output and log-sum-exp over the keys of both."""

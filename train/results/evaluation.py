@@ -17,8 +17,8 @@ from data.media.locate import shown
 from data.media.reference import Media
 from data.media.storage import check_media
 from data.sources.conversation import Conversation, with_system_prompt
+from train.answering.generation import answer_batches, media_in
 from train.results.answer_file import AnswerFile
-from train.results.generation import answer_batches, media_in
 from train.results.loading import Answering
 from train.scoring.metric import RIGHT_FROM, Rule, rule_of, score
 from train.scoring.names import GRADED, Metric

@@ -15,13 +15,13 @@ from transformers import (
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
 from data.processor import set_up_processor
+from train.answering.decoding import Answering
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.load import load_model
 from train.results.artifact import Artifact
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
 LONGEST_REASON = 240  # letters: a name of a matrix and two shapes
-Answering = VideoLlavaForConditionalGeneration | PeftModel
 
 
 def load(

@@ -1,0 +1,1 @@
+"""Answers of a model: the questions about one clip behind one copy of it, decoded together."""

@@ -1,0 +1,52 @@
+"""Questions that `generate` must answer itself, each alone, and why."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from train.answering.choosing import unknown_settings
+from train.answering.decoding import Answering
+
+# Rotary embeddings whose frequencies depend on the longest sequence of a pass: the same whatever the company is.
+FIXED_ROTARY = {"default", "linear", "yarn", "llama3", "proportional"}
+
+
+def why_alone(model: Answering) -> str | None:
+    """Return why questions of this model cannot be decoded together, in a few words; None where they can."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if names := unknown_settings(base.generation_config):
+        return f"its generation config sets {', '.join(names)}"
+    if isinstance(model, PeftModel) and any(each.is_prompt_learning for each in model.peft_config.values()):
+        return "its adapter puts learned tokens before each prompt"
+    decoder = base.config.get_text_config()
+    rotary = (getattr(decoder, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rotary not in FIXED_ROTARY:
+        return f"its decoder's rotary embedding, {rotary}, depends on a prompt's length"
+    if set(getattr(decoder, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        return "not every layer of its decoder sees all tokens"
+    if getattr(decoder, "sliding_window", None) and getattr(decoder, "use_sliding_window", True):
+        return "its decoder sees the last tokens only"
+    if getattr(decoder, "attn_logit_softcapping", None):
+        return "its decoder caps what attention scores"
+    return None
+
+
+@torch.inference_mode()
+def generate_alone(
+    model: Answering, ids: np.ndarray, pixels: Mapping[str, torch.Tensor], max_new_tokens: int, seed: int
+) -> list[int]:
+    """Return what `generate` says to one prompt; what it draws begins with `seed`, and leaves no trace."""
+    generating: Any = model  # the stub of `generate` wants a class that no model is
+    inputs = {
+        name: value.to(model.device, generating.dtype if value.is_floating_point() else None)
+        for name, value in {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **pixels}.items()
+    }
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        attention_mask = torch.ones_like(inputs["input_ids"])
+        said = generating.generate(**inputs, attention_mask=attention_mask, max_new_tokens=max_new_tokens)
+    return said[0, len(ids) :].tolist()
