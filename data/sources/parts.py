@@ -168,9 +168,10 @@ def _refuse_foreign_marks(messages: Sequence[dict], name: str, first: int) -> No
     for number, message in enumerate(messages, start=first):
         for part in message["content"]:
             if found := FOREIGN_MARK.search(part.get("text", "")):
+                what = "stands in a part of type text" if found[0] in PLACEHOLDERS.values() else "is no mark of a place"
                 raise UserError(
-                    f"{name}, message {number}: the text has {found[0]!r}, which is no mark of a place; write <image> "
-                    "or <video>, or parts of these types"
+                    f"{name}, message {number}: the text has {found[0]!r}, which {what}; write <image> or <video> in "
+                    "contents that are texts, or parts of these types"
                 )
 
 

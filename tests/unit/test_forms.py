@@ -174,6 +174,8 @@ TALK = '"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "
          ", message 1: the text has '<|video|>', which is no mark of a place; write <image> or <video>"),
         ('{"images": ["a"], "query": "<image_1>What?", "response": "y"}', "the text has '<image_1>', which is no mark"),
         ('{"video": "a", "query": "<Video>What?", "response": "y"}', "the text has '<Video>', which is no mark"),
+        ('{"videos": ["a"], "messages": [{"role": "user", "content": [{"type": "text", "text": "<video>What?"}]}]}',
+         "the text has '<video>', which stands in a part of type text; write <image> or <video> in contents that"),
         ('{"video": "a", "messages": [{"role": "assistant", "content": "A dog."}]}', "no user speaks of its media"),
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "tool", "content": "{}"}]}',
          ", message 2: role 'tool' calls a tool or is one; tools are not trained: drop the record"),
