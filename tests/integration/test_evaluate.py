@@ -225,6 +225,41 @@ def test_several_files_a_metric_for_all_and_a_recipe_s_own(model_folder, mixed_f
         assert status == 2 and error in told and len(told.splitlines()) == 1, told
 
 
+def test_a_published_benchmark_is_asked_and_compared(model_folder, media_folder, tmp_path, capsys):
+    (folder := tmp_path / "msvd" / "videos").mkdir(parents=True)
+    (folder / "vid1.mp4").symlink_to(media_folder / "clip0.mp4")
+    names = [("vid1", "a"), ("vid2", "b"), ("vid1", "c")]
+    asked = [{"video_name": clip, "question": f"what {each}?", "question_id": each} for clip, each in names]
+    (tmp_path / "msvd" / "test_q.json").write_text(json.dumps(asked))
+    (tmp_path / "msvd" / "test_a.json").write_text(
+        json.dumps([{"answer": "red", "question_id": each} for each in "cba"])
+    )
+    out, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
+    command = [model_folder, "--benchmark", "msvd", "--data", tmp_path / "msvd", "--out", out, "--max-new-tokens", 1]
+    status, _, error = run(capsys, *command)
+    assert status == 2 and "leads out of" in error and "--media-root" in error
+    (folder / "vid1.mp4").unlink()
+    (folder / "vid1.mp4").write_bytes((media_folder / "clip0.mp4").read_bytes())
+    status, printed, _ = run(capsys, *command, "--json", summary)
+    counts = json.loads(summary.read_text())
+    assert status == 0 and f"left out: {folder}/vid2.mp4" in printed.replace("'", "")
+    assert (counts["questions"], counts["left_out"], counts["sources"].keys()) == (2, 1, {"msvd"})
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["a", "c"]
+
+    earlier = out.rename(tmp_path / "earlier.jsonl")
+    status, printed, _ = run(capsys, *command, "--json", summary, "--against", earlier)
+    assert status == 0 and json.loads(summary.read_text())["against"]["ties"] == 2
+    assert f"against {earlier}, 2 questions:" in printed and "McNemar's exact test: p = 1" in printed
+    for wrong, told in [
+        (["--benchmark", "msvd-qa", "--data", tmp_path], "--benchmark: 'msvd-qa' is none of msvd, msrvtt"),
+        (["--benchmark", "msvd", "--data", "a", "--data", "b"], "--benchmark: give one --data, the folder of msvd's"),
+        (["--data", "a", "--subset", "short"], "--subset: only a --benchmark has named parts"),
+        (["--data", "a.json", "--against", tmp_path / "none"], "none"),
+    ]:
+        status, _, error = run(capsys, model_folder, *wrong, "--out", out)
+        assert status == 2 and told in error and len(error.splitlines()) == 1, error
+
+
 def test_limit_counts_questions(model_folder, mixed_file, tmp_path, capsys):
     out = tmp_path / "predictions.jsonl"
     run(capsys, model_folder, "--data", mixed_file, "--out", out, "--limit", 2, "--max-new-tokens", 1)

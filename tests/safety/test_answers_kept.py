@@ -29,8 +29,8 @@ def evaluate(model_folder, media_folder, tmp_path, monkeypatch):
 
     def run(folder: Path) -> None:
         settings = job.Settings(None, "auto", False, None, 8, None, 1, 60.0)
-        files = [Source(tmp_path / "questions.json")], folder / "out.jsonl", folder / "summary.json"
-        job.evaluate_sources(str(model_folder), *files, settings)
+        asked = job.conversations_of([Source(tmp_path / "questions.json")])
+        job.evaluate_sources(str(model_folder), asked, folder / "out.jsonl", folder / "summary.json", settings)
 
     return run
 

@@ -49,6 +49,7 @@ MAY_IMPORT = {
     ),
     "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.scoring": ("data", "data.media"),
+    "train.benchmarks": ("data", "data.media", "data.sources", "train.scoring"),
     "train.results": (
         *("data", "data.progress", "data.media", "data.sources"),
         *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.card", "train.scoring"),
@@ -62,7 +63,7 @@ MAY_IMPORT = {
         "data.packing",
         *("data.batches", "data.inspection"),
         *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
-        *("train.scoring", "train.results"),
+        *("train.scoring", "train.benchmarks", "train.results"),
     ),
     "train.sft": (
         *("data", "data.progress", "data.batches"),

@@ -15,12 +15,15 @@ def evaluate(
     model: Asked,
     recipe: given.Recipe = None,
     data: given.Data = None,
+    benchmark: given.Benchmark = None,
+    subset: given.Subset = None,
     out: given.Out = None,
     media_root: given.MediaRoot = None,
     media_host: given.MediaHost = None,
     column: given.Column = None,
     tag: given.Tag = None,
     metric: given.Metric = None,
+    against: given.Against = None,
     json: given.Json = None,
     limit: given.Limit = None,
     batch_size: given.BatchSize = 8,
@@ -31,7 +34,12 @@ def evaluate(
     quantization: Quantization = None,
     max_new_tokens: MaxNewTokens = 128,
 ) -> None:
-    """Answer every question of data files, or of a recipe's data.eval, and score the answers.
+    """Answer every question of data files, of a recipe's data.eval or of a published benchmark, and score the answers.
+
+    \b
+        reeltune evaluate MODEL --data val.json --out predictions.jsonl
+        reeltune evaluate MODEL my_recipe.yaml --out a.jsonl --against b.jsonl
+        reeltune evaluate MODEL --benchmark mvbench --data MVBench --out c.jsonl
 
     A question is each of the assistant's turns, asked with the true history. docs/scoring.md has the metrics:
     exact_match, accept, vqa_accuracy, multiple_choice, yes_no, token_f1 and rouge_l. A record may name its own;
@@ -43,16 +51,20 @@ def evaluate(
         raise UserError("--out: name the file that the answers are written to; see --help")
     if (recipe is None) == (not data):
         raise UserError("give what to ask: a recipe, whose data.eval is asked, or --data F; not both")
+    if subset and not benchmark:
+        raise UserError("--subset: only a --benchmark has named parts; remove it")
     hosts = tuple(media_host) if media_host else None
     sources = asked_of(recipe) if recipe else None
-    from train.jobs.evaluate import Settings, evaluate_sources, sources_of
+    from train.jobs.evaluate import Settings, benchmark_of, conversations_of, evaluate_sources, sources_of
 
     settings = Settings(
         base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds, hosts, metric
     )
-    names = (tuple(column or ()), tuple(tag or ()))
-    sources = sources or sources_of(data or [], media_root or [], hosts, *names)
-    evaluate_sources(model, sources, out, json, settings)
+    if benchmark:
+        asked = benchmark_of(benchmark, data or [], media_root or [], subset or [])
+    else:
+        asked = conversations_of(sources or sources_of(data or [], media_root or [], hosts, column or [], tag or []))
+    evaluate_sources(model, asked, out, json, settings, against)
 
 
 def asked_of(file: Path) -> "list[Source]":

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from train.scoring.names import BENCHMARKS
 from train.scoring.names import Metric as MetricName
 
 Recipe = Annotated[
@@ -13,6 +14,21 @@ Recipe = Annotated[
 Data = Annotated[
     list[str] | None,
     Option(help="records in a file, several, or a data set (docs/data.md); again for more", show_default=False),
+]
+Benchmark = Annotated[
+    str | None,
+    Option(
+        help="a published benchmark, whose folder --data names: " + ", ".join(BENCHMARKS),
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+Subset = Annotated[
+    list[str] | None,
+    Option(help="a part of the benchmark alone, such as short or yes_no; again for more", show_default="all"),
+]
+Against = Annotated[
+    Path | None, Option(help="an earlier --out, compared with question by question", show_default=False)
 ]
 Out = Annotated[
     Path | None, Option(help="one JSON object a question is written here, as it is answered", show_default=False)

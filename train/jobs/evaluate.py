@@ -1,7 +1,7 @@
 """The questions of data files, answered and scored."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -11,10 +11,11 @@ from data.errors import UserError, visible
 from data.files import write_whole
 from data.media.locate import default_cache
 from data.media.reference import Downloads
-from data.sources.conversation import read_conversations
+from data.sources.conversation import Conversation, read_conversations
 from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source
 from data.tokens.corpus import described
+from train.benchmarks.catalogue import read_benchmark
 from train.model.load import quiet_libraries
 from train.results.answer_file import AnswerFile, named_problems
 from train.results.artifact import open_artifact
@@ -30,7 +31,8 @@ from train.results.evaluation import (
 )
 from train.results.identity import model_digest
 from train.results.loading import load
-from train.scoring.names import Metric
+from train.scoring.comparison import compare, in_words, read_answers
+from train.scoring.names import BENCHMARKS, Metric
 from train.scoring.table import print_table
 
 
@@ -54,13 +56,22 @@ class Settings:
 
 
 def evaluate_sources(
-    name_or_path: str, sources: Sequence[Source], out: Path, summary_file: Path | None, settings: Settings
+    name_or_path: str,
+    sources: Mapping[str, Iterable[Conversation]],
+    out: Path,
+    summary_file: Path | None,
+    settings: Settings,
+    against: Path | None = None,
 ) -> None:
-    """Write every answer to `out` as it comes, and print the share of the correct ones."""
+    """Write every answer to `out` as it comes, and print the share of the correct ones.
+
+    against: the answers of an earlier evaluation, to compare with.
+    """
     quiet_libraries()
+    others = read_answers(against) if against else None
     artifact = open_artifact(name_or_path, settings.base)
     questions: list[Question] = []
-    for name, source in zip(names_of(sources), sources, strict=True):
+    for name, source in sources.items():
         questions += islice(asked_of(source, name, artifact.system_prompt, settings.metric), settings.limit)
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
@@ -78,7 +89,7 @@ def evaluate_sources(
     with AnswerFile(out, identity, [key_of(question) for question in questions]) as kept:
         if kept.records:
             print(f"{len(kept.records)} of {len(questions)} answers are in {out} already")
-        _, summary = evaluate(
+        records, summary = evaluate(
             model,
             processor,
             questions,
@@ -90,18 +101,24 @@ def evaluate_sources(
             batch_size=settings.batch_size,
             show_progress=True,
         )
+    if against and others is not None:
+        summary["against"] = {"file": str(against), **compare(records, others)}
     if summary_file:
         with named_problems(summary_file):
             write_whole(summary_file, json.dumps(summary, indent=2) + "\n")
     print_table(summary)
+    if against:
+        print(in_words(summary["against"]))
     left_out = f", {summary['left_out']} left out" if summary["left_out"] else ""
     print(f"{summary['accuracy']:.1%} of {summary['questions']} answers correct{left_out}: {out}")
 
 
-def asked_of(source: Source, name: str, system_prompt: str | None, metric: Metric | None) -> Iterator[Question]:
+def asked_of(
+    conversations: Iterable[Conversation], name: str, system_prompt: str | None, metric: Metric | None
+) -> Iterator[Question]:
     """Yield the questions of a source; tell at its end which conversations have no answer to compare with."""
     unanswered = []
-    for each in read_conversations(source):
+    for each in conversations:
         if each.has_answer:
             yield from questions_of(each, system_prompt, name, metric)
         else:
@@ -131,10 +148,24 @@ def sources_of(
     ]
 
 
-def names_of(sources: Sequence[Source]) -> list[str]:
-    """Return a short name for each source: that of its file, or its path where two files have one name."""
+def conversations_of(sources: Sequence[Source]) -> dict[str, Iterable[Conversation]]:
+    """Return the conversations of each source by the name of its file, or by its path where two have one name."""
     short = [PurePath(str(source)).name or str(source) for source in sources]
-    return [name if short.count(name) == 1 else str(source) for name, source in zip(short, sources, strict=True)]
+    return {
+        name if short.count(name) == 1 else str(source): read_conversations(source)
+        for name, source in zip(short, sources, strict=True)
+    }
+
+
+def benchmark_of(
+    name: str, folders: Sequence[str], media_roots: Sequence[str], subsets: Sequence[str]
+) -> dict[str, Iterable[Conversation]]:
+    """Return the conversations of a published benchmark by its name."""
+    if name not in BENCHMARKS:
+        raise UserError(f"--benchmark: {name!r} is none of {', '.join(BENCHMARKS)}")
+    if len(folders) != 1:
+        raise UserError(f"--benchmark: give one --data, the folder of {name}'s questions and clips")
+    return {name: read_benchmark(name, Path(folders[0]), [Path(root) for root in media_roots], subsets)}
 
 
 def named(option: str, given: Sequence[str], names: Collection[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from data.sources.conversation import Conversation, with_system_prompt
 from train.answering.generation import answer_batches, media_in
 from train.results.answer_file import AnswerFile
 from train.results.loading import Answering
+from train.scoring.comparison import points_of
 from train.scoring.metric import RIGHT_FROM, Rule, rule_of, score
 from train.scoring.names import GRADED, Metric
 from train.scoring.summary import Modality, Scored, summarise
@@ -170,11 +171,6 @@ def scored_answer(question: Question, said: str) -> dict:
     if question.rule.metric in GRADED:
         record["score"] = points
     return record
-
-
-def points_of(record: Mapping[str, Any]) -> float:
-    """Return the score that a record of an answer has."""
-    return record.get("score", float(record["correct"]))
 
 
 def summary_of(questions: Sequence[Question], records: Mapping[int, dict]) -> dict[str, Any]:
