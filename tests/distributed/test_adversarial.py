@@ -9,7 +9,7 @@ from tests.distributed.adversarial import STEPS, train
 from tests.launching import launch
 
 # Every kind of row is the last of an epoch once in four. A step of DeepSpeed takes several times as long as one of DDP.
-NUM_EPOCHS = {"cpu_2": 50, "zero2": 16, "zero3": 16}
+NUM_EPOCHS = {"cpu_2": 32, "zero2": 8, "zero3": 8}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import yaml
 from tests.launching import command_line, free_port, started
 from train.sft import main
 
-NUM_STEPS, SAVE_EVERY = 40, 5
+NUM_STEPS, SAVE_EVERY = 24, 4
 
 
 @pytest.fixture

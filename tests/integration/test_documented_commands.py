@@ -21,6 +21,7 @@ from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from tests.documents import EVERYTHING, PAGES, ROOT, commands, files, sessions
 from train.commands.app import build
+from train.commands.app import run as reeltune
 from train.recipe.load import load_recipe
 
 LINKED = ("train", "data", "scripts", "recipes", "accelerate_configs", "tests")
@@ -60,12 +61,17 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
-    """Runs `python scripts/X.py ...` in this process, where torch is imported already; returns what it prints."""
+    """Runs `python scripts/X.py ...` or `reeltune X ...` in this process, where torch is imported already; returns what it
+    prints."""
 
     def run_here(command: str) -> str:
+        monkeypatch.chdir(checkout)
+        if command.startswith("reeltune "):
+            capsys.readouterr()
+            reeltune(shlex.split(command)[1:])
+            return capsys.readouterr().out
         python, script, *arguments = shlex.split(command)
         assert python == "python"
-        monkeypatch.chdir(checkout)
         monkeypatch.syspath_prepend(str(ROOT / "scripts"))
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         capsys.readouterr()
@@ -76,22 +82,32 @@ def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
 
 
 def is_walk(command: str) -> bool:
-    return bool(
-        re.match(
-            r"python scripts/(new_model|check_data|preview|generate|evaluate|merge_adapter|push_to_hub)\.py ", command
-        )
-    ) or (command.startswith("accelerate launch") and "my_recipe.yaml" in command)
+    scripts = r"python scripts/(new_model|check_data|preview|generate|evaluate|merge_adapter|push_to_hub)\.py "
+    commands = r"reeltune (new-model|check|preview|generate|evaluate|merge|push) [^-]"
+    return bool(re.match(f"{scripts}|{commands}|reeltune new-model|accelerate launch .*my_recipe", command))
+
+
+SCRIPTS = {"new-model": "new_model", "check": "check_data", "merge": "merge_adapter", "push": "push_to_hub"}
+
+
+def by_script(command: str) -> str:
+    """Return `reeltune X ...` as `python scripts/X.py ...`: two doors to one command."""
+    found = re.match(r"reeltune (\S+)", command)
+    return f"python scripts/{SCRIPTS.get(found[1], found[1])}.py{command[found.end() :]}" if found else command
 
 
 def walk() -> list[str]:
     """Return the commands on one's own data: those of the README, then what the pages of docs/ add."""
-    return list(dict.fromkeys(command for page in PAGES.values() for command in commands(page) if is_walk(command)))
+    first: dict[str, str] = {}
+    for command in [command for page in PAGES.values() for command in commands(page) if is_walk(command)]:
+        first.setdefault(by_script(command), command)
+    return list(first.values())
 
 
 def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
     printed = {}
     for command in walk():
-        if command.startswith("python"):
+        if not command.startswith("accelerate"):
             printed[command] = run_script(command)
             continue
         small = "" if "name_or_path" in command else " model.name_or_path=outputs/tiny"  # the 7B weights are not here
@@ -102,12 +118,12 @@ def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
     def output_of(words: str) -> str:
         return next(text for command, text in printed.items() if words in command)
 
-    assert [command for command, text in printed.items() if "all is well" in text and "check_data" in command]
+    assert [command for command, text in printed.items() if "all is well" in text and "check" in command]
     trained = output_of("accelerate launch train/sft.py")
     assert "2 conversations in 1 rows" in trained and "trained: " in trained
     assert "the earlier run is in outputs/my-run/earlier-1" in output_of("--fresh")
-    assert output_of("generate.py").endswith("\n") and " of 1 answers correct" in output_of("evaluate.py")
-    assert "model.safetensors" in output_of("push_to_hub.py")
+    assert output_of("generate").endswith("\n") and " of 1 answers correct" in output_of("evaluate")
+    assert "model.safetensors" in output_of("push_to_hub")
 
     outputs = checkout / "outputs"
     assert json.loads((outputs / "data.json").read_text())["problems"] == []
@@ -200,7 +216,7 @@ def check_hooks(command: str, checkout: Path) -> None:
 
 def check_walk(command: str, checkout: Path) -> None:
     """Run by `test_own_data_from_the_first_record_to_the_hub`, which takes its commands from README and docs."""
-    assert command in walk()
+    assert by_script(command) in map(by_script, walk())
 
 
 RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
@@ -208,7 +224,7 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"\. ").match, check_activate),
     (lambda command: command.startswith("accelerate launch ") and not is_walk(command), check_launch),
     (is_walk, check_walk),
-    (re.compile(r"reeltune ").match, check_reeltune),
+    (lambda command: command.startswith("reeltune ") and not is_walk(command), check_reeltune),
     (re.compile(r"tensorboard ").match, check_tensorboard),
     (
         re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask|draw_rooms|draw_pictures)\.py$").match,
