@@ -42,6 +42,7 @@ from train.ranks.agreement import on_first_rank
 from train.ranks.processes import (
     among_processes,
     holds_whole_model,
+    name_layers_to_spread,
     refuse_impossible,
     refuse_other_shares,
     towers_of_all_ranks,
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     speed_up_layers(model, compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args)
+    name_layers_to_spread(model)
     start_up.ended("model")
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     trainer = RowTrainer(

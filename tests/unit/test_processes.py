@@ -1,5 +1,6 @@
 """Settings that several processes cannot have are refused by name, before a weight is loaded."""
 
+import os
 import sys
 from contextlib import suppress
 from types import SimpleNamespace
@@ -8,13 +9,17 @@ import pytest
 import torch
 
 from data.errors import UserError
+from tests.tiny_parts import write_decoder, write_tower
 from train.model import load
+from train.model.adapters import add_adapter
 from train.model.load import quantization_config
+from train.model.pretrained_parts import model_from_parts
 from train.ranks import processes
 from train.ranks.processes import (
     among_processes,
     check_connected,
     cpu_processes,
+    name_layers_to_spread,
     refuse_impossible,
     refuse_other_shares,
     towers_of_all_ranks,
@@ -115,6 +120,27 @@ def test_gloo_has_time_before_the_end(monkeypatch, status, expected):
         if status:
             sys.exit(status)
     assert events == expected
+
+
+@pytest.mark.parametrize(
+    ("tower", "decoder", "layers"),
+    [
+        ("clip", "llama", "CLIPEncoderLayer,LlamaDecoderLayer"),
+        ("dinov2", "qwen2", "Dinov2Layer,Qwen2DecoderLayer"),
+        ("siglip", "mistral", "MistralDecoderLayer,SiglipEncoderLayer"),
+        ("vit", "qwen3", "Qwen3DecoderLayer,ViTLayer"),
+    ],
+)
+def test_fsdp_spreads_the_layers_of_any_family(tower, decoder, layers, monkeypatch, tmp_path):
+    folders = write_tower(tmp_path / "tower", tower), write_decoder(tmp_path / "decoder", decoder)
+    model, *_ = model_from_parts(*map(str, folders), torch.float32)
+    adapted = add_adapter(model.requires_grad_(False), r=2, alpha=2, dropout=0.0)
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "Other")
+    name_layers_to_spread(adapted)
+    assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Other"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    name_layers_to_spread(adapted)
+    assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == layers
 
 
 def test_towers_run_in_every_batch_where_another_rank_or_adam_would_notice(model):

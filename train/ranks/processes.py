@@ -1,6 +1,7 @@
 """The processes of a run: how they find each other, and what all of them must do together."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from data.command import tell_error
 from data.errors import UserError, first_line
 from data.packing.rows import Rows
 from data.video_llava import DECODER
+
+LAYER = re.compile(r"\.layers?\.\d+$")  # the end of the name of a decoder's or tower's layer
 
 
 def num_launched() -> int:
@@ -68,6 +71,16 @@ def check_connected(accelerator: Accelerator) -> None:
             f"{num_launched()} processes were launched but are not connected, this one sees "
             f"{accelerator.num_processes}; launch with a file of accelerate_configs/"
         )
+
+
+def name_layers_to_spread(model: nn.Module) -> None:
+    """Tell Accelerate which modules FSDP spreads: the layers of this decoder and these towers, whatever their family.
+
+    Accelerate's file names classes, and one that a model does not have is an error there.
+    """
+    if uses_fsdp():
+        classes = {type(module).__name__ for name, module in model.named_modules() if LAYER.search(name)}
+        os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = ",".join(sorted(classes))
 
 
 def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: Rows | None) -> set[str]:
