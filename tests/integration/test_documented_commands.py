@@ -61,8 +61,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
-    """Runs `python scripts/X.py ...` or `reeltune X ...` in this process, where torch is imported already; returns what it
-    prints."""
+    """Runs `python scripts/X.py ...` or `reeltune X ...` here, where torch is imported; returns what it prints."""
 
     def run_here(command: str) -> str:
         monkeypatch.chdir(checkout)
