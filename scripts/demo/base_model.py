@@ -7,6 +7,7 @@ from scripts.demo.dataset import make_data
 from scripts.demo.questions import Record, all_texts
 from train import sft
 from train.model.build import SHAPES, build_config, build_model, build_processor, train_tokenizer
+from train.model.load import quiet_libraries
 
 BASE_RECIPE = Path(__file__).parents[2] / "recipes" / "demo_base.yaml"
 SHAPE = "tiny"
@@ -17,6 +18,7 @@ def make_demo(out_dir: Path, seed: int = 0) -> None:
 
     Takes about three minutes on two cores, most of them for the base.
     """
+    quiet_libraries()
     records = make_data(out_dir, seed)
     save_untrained(records, out_dir / "untrained", seed)
     teach(out_dir / "untrained", out_dir / "easy.json", out_dir / "base", seed)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from data.progress.bars import counted
 from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL, PICTURE_SKILLS, Record, Skill, make_records
 from scripts.demo.scenes import Scene, film, photograph, random_scene
 
@@ -52,7 +52,7 @@ def draw(
     """Save new scenes as files of a folder; return them by their paths below `out_dir`."""
     (out_dir / folder).mkdir(parents=True, exist_ok=True)
     scenes = {f"{folder}/{number:04}{ending}": random_scene(random) for number in range(num_scenes)}
-    for file, scene in tqdm(scenes.items(), desc=folder, unit="file"):
+    for file, scene in counted(scenes.items(), f"drawing {folder}", len(scenes), "files"):
         save(scene, out_dir / file)
     return scenes
 
