@@ -8,7 +8,7 @@ from torch import nn
 
 from data.errors import UserError
 from data.video_llava import PROJECTOR, TOWERS
-from train.model.adapters import add_adapter, describe_trained, target_pattern, unfreeze
+from train.model.adapters import Part, add_adapter, describe_trained, target_pattern, unfreeze
 from train.model.load import load_model
 
 SMALL = {"r": 4, "alpha": 8, "dropout": 0.0}
@@ -106,3 +106,8 @@ def test_the_report_counts_packed_weights(model_folder):
     assert plain.splitlines()[0] == packed.splitlines()[0]
     assert plain.splitlines()[0].startswith("trained: 40,960 of ")
     assert "video_tower" in plain and plain.count("frozen") == 4
+
+
+def test_the_report_of_a_large_model_fits_a_terminal():
+    part = Part(total=6_607_343_616, trained=319_815_680, dtypes={"uint8", "bfloat16"})
+    assert len(f"  {'language_model':22}{part}") <= 80

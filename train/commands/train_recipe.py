@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from data.command import leave_at_ctrl_c, raise_at_ctrl_c
+from data.progress.bars import SCREEN
 from train.commands.options import Overrides, RecipeFile
 
 
@@ -34,7 +35,7 @@ def train(
     arguments = [str(recipe), *(overrides or ()), *(["--fresh"] if fresh else ())]
     read_command_line(arguments)  # a mistake is said at once
     leave_at_ctrl_c()
-    print(f"{recipe}: loading libraries", flush=True)
+    SCREEN.write(f"{recipe}: loading libraries")
     from train.ranks.hardware import find_hardware
     from train.ranks.launch import launch
 

@@ -39,7 +39,7 @@ def draw_losses(output_dir: str | Path) -> Path | None:
             return None
         content = picture(losses, evaluated, rates, out.absolute().name)
         write_whole(out / PICTURE, content)
-    except (OSError, ImportError) as problem:
+    except (OSError, ImportError, ValueError) as problem:
         logger.warning(f"{out / PICTURE} is not drawn: {problem}")
         return None
     return out / PICTURE
