@@ -14,6 +14,7 @@ from data.errors import ChangedDataError, UserError
 from data.media.bad_media import media_key
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, single_sample_rows
+from data.packing.fingerprint import fingerprint_files
 from data.packing.groups import Groups
 from data.packing.rank_sampler import RankBatchSampler
 from data.packing.streaming import NO_ROW, RowStream, StepCollator, StreamBatchSampler
@@ -238,3 +239,12 @@ def test_a_row_without_its_media_is_computed_all_the_same():
                      window=1, max_length=50, seed=4)  # fmt: skip
     (batch,) = islice(StreamBatchSampler(rows, 1, 1, left_out=lambda step: {media_key(clip.media[0])}), 1)
     assert collate([rows[row] for row in batch]) == {"batch": [[]]}
+
+
+def test_a_stream_that_is_read_otherwise_is_of_other_data():
+    files = [("a.jsonl", 10)]
+    usual, renamed = (
+        RowStream(files, iter, list, list, window=1, max_length=1, seed=0, read_as=how) for how in ("", "x")
+    )
+    assert usual.fingerprint(lambda item: None) == fingerprint_files(files)
+    assert renamed.fingerprint(lambda item: None) != usual.fingerprint(lambda item: None)
