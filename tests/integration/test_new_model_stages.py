@@ -12,9 +12,9 @@ from data.decoding.decode import decode
 from data.media.reference import Media
 from tests.tiny_data import MIXED_RECORDS
 from tests.tiny_parts import write_decoder, write_tower
+from train.answering.generation import answer
 from train.jobs.new_model import make_model
 from train.results.artifact import open_artifact
-from train.results.generation import answer
 from train.results.loading import load
 from train.results.merge import merge_adapter
 from train.sft import main
