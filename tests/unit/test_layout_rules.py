@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "train.ranks": ("data", "data.isolation", "data.packing"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
     "train.model": ("data", "data.progress", "data.packing", "train.ranks"),
-    "train.answering": ("data", "data.batches", "data.media", "data.tokens", "train.model"),
+    "train.answering": ("data", "data.progress", "data.batches", "data.media", "data.tokens", "train.model"),
     "train.run_folder": ("data", "data.progress", "data.media", "data.packing", "train.ranks", "train.recipe"),
     "train.loop": (
         *("data", "data.isolation", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache"),

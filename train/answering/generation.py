@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from tqdm import tqdm
 from transformers import PreTrainedModel, VideoLlavaProcessor
 
 from data.batches.pixels import PixelLoader
@@ -16,6 +15,7 @@ from data.errors import MediaError
 from data.media.bad_media import BadMedia
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
+from data.progress.bars import shown
 from data.tokens.encoding import encode_prompt, placeholder_ids
 from train.answering.attention import answering_with
 from train.answering.choosing import Chooser
@@ -53,7 +53,6 @@ def answer_batches(
     batch_size: int = 8,
     seed: int = 0,
     decode: Decode | None = None,
-    show_progress: bool = False,
 ) -> Iterator[dict[int, str | BadMedia]]:
     """Answer (messages, media); yields answers as they come, by their prompts' indices, or what is wrong with a
     prompt's media.
@@ -72,13 +71,13 @@ def answer_batches(
     longest = max((len(ids) for ids, _ in encoded), default=0)
     room = batch_size * (longest + max_new_tokens)
     found = answer_groups(model, groups, pixels_of, max_new_tokens, room, seed)
-    with tqdm(total=len(encoded), unit="question", disable=not show_progress) as progress:
+    with shown("answering", len(encoded), "questions") as bar:
         for some in found:
             yield {
                 number: said if isinstance(said, BadMedia) else tokenizer.decode(said, skip_special_tokens=True).strip()
                 for number, said in some.items()
             }
-            progress.update(len(some))
+            bar.advance(len(some))
 
 
 def answer_groups(

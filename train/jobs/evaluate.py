@@ -99,7 +99,6 @@ def evaluate_sources(
             num_frames=artifact.num_frames,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
-            show_progress=True,
         )
     if against and others is not None:
         summary["against"] = {"file": str(against), **compare(records, others)}
