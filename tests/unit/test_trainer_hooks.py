@@ -8,7 +8,7 @@ from transformers import Trainer
 from train.loop.hooks import HookedTrainer
 from train.loop.trainer import RowTrainer
 
-PRIVATE = {"_get_output_dir", "_save_checkpoint", "_load_best_model", "_run_epoch"}
+PRIVATE = {"_get_output_dir", "_save_checkpoint", "_load_best_model", "_load_from_checkpoint", "_run_epoch"}
 CALLED = {  # private methods that are called: name -> the parameters that are given by position
     "_evaluate": ["trial", "ignore_keys_for_eval"],
     "_determine_best_metric": ["metrics", "trial"],

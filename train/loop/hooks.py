@@ -21,15 +21,18 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    VideoLlavaForConditionalGeneration,
     VideoLlavaProcessor,
 )
 from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from data.processor_files import save_processor
+from train.loop.full_weights import restore_weights
 from train.loop.interruption import EvaluationInterrupted, Interruption
 from train.loop.saving import Saver, check_best
 from train.ranks.agreement import on_first_rank
+from train.ranks.processes import holds_whole_model
 from train.run_folder.checkpoint import EVALUATION_PENDING
 
 REPORTERS = (TensorBoardCallback, WandbCallback, MLflowCallback, TrackioCallback)
@@ -169,6 +172,16 @@ class HookedTrainer(Trainer):
         """Load the best checkpoint after a look at every byte."""
         on_first_rank(check_best, Path(str(self.state.best_model_checkpoint)))
         super()._load_best_model()
+        self._restore_whole(str(self.state.best_model_checkpoint), self.model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights to train on with; of a model that is trained in full they are put back one by one."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._restore_whole(resume_from_checkpoint, model or self.model)
+
+    def _restore_whole(self, checkpoint: str, model: nn.Module | None) -> None:
+        if isinstance(model, VideoLlavaForConditionalGeneration) and holds_whole_model():
+            restore_weights(model, checkpoint)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch. Trainer would take another step, in the middle of one, of a run that had come to its end."""
