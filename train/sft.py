@@ -25,6 +25,7 @@ from data.batches.workers import start_server
 from data.command import run_command
 from data.processor import max_positions, set_up_processor
 from data.progress.log import start_logging
+from data.tokens.new_tokens import add_new_tokens
 from train.card.model_card import CARD, make_card
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
@@ -68,14 +69,15 @@ def main(argv: list[str] | None = None) -> None:
     compilation = take_over(args)
     quiet_libraries()
     start_logging(bars=not args.disable_tqdm)
-    recipe, earlier, notices = continue_adapter(recipe, fresh)
-    refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation())
+    recipe, earlier, said = continue_adapter(recipe, fresh)
+    refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation(),
+                      bool(recipe.model.add_tokens))  # fmt: skip
     on_first_rank(enter_run_folder, out, recipe, fresh)
-    tell(*notices)
 
     base = recipe.model.name_or_path, recipe.model.revision
     processor, visual_tokens, notices = set_up_processor(*base, num_frames=recipe.data.num_frames)
-    tell(*notices, visual_tokens)
+    token_ids = add_new_tokens(processor, recipe.model.add_tokens)
+    tell(*said, *notices, visual_tokens)
     if args.dataloader_num_workers:
         start_server("train.sft")  # it imports what workers need while the data are read
     reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, max_positions(*base))
@@ -89,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     tell(*notices)
 
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
-                           begins_with(earlier, checkpoint))  # fmt: skip
+                           begins_with(earlier, checkpoint), token_ids)  # fmt: skip
     tell(describe_trained(model))
     speed_up_layers(model, compilation)
     towers = towers_of_all_ranks(args, model, train, evaluation)

@@ -55,7 +55,16 @@ MAY_IMPORT = {
         *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.card", "train.scoring"),
     ),
     "train.start": (
-        *("data", "train.ranks", "train.recipe", "train.model", "train.run_folder", "train.card", "train.results"),
+        *(
+            "data",
+            "data.tokens",
+            "train.ranks",
+            "train.recipe",
+            "train.model",
+            "train.run_folder",
+            "train.card",
+            "train.results",
+        ),
     ),
     "train.progress": ("data", "data.progress", "data.packing", "train.recipe", "train.run_folder"),
     "train.jobs": (
@@ -66,7 +75,7 @@ MAY_IMPORT = {
         *("train.scoring", "train.benchmarks", "train.results"),
     ),
     "train.sft": (
-        *("data", "data.progress", "data.batches"),
+        *("data", "data.progress", "data.tokens", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
         *("train.card", "train.progress"),
     ),

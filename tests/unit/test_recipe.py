@@ -24,6 +24,7 @@ def test_defaults_of_a_minimal_recipe(minimal):
             "quantization": None,
             "double_quantization": True,
             "trainable": None,
+            "add_tokens": [],
             "projector_learning_rate": None,
         },
         "lora": {

@@ -39,11 +39,24 @@ def code_of(facts: Facts, name: str, base: str) -> str:
         name=literal(name),
         weights=literal(base if facts.is_adapter else name),
         dtype=literal(dtype or "auto"),
-        adapter=f"model = PeftModel.from_pretrained(model, {literal(name)})\n" if facts.is_adapter else "",
+        adapter=_adapter(facts, name),
         media=media,
         messages=_messages(kind, facts.of("data", "system_prompt")),
         given="images=[picture]" if kind == "image" else "videos=[clip]",
     )
+
+
+def _adapter(facts: Facts, name: str) -> str:
+    """Return the lines that put an adapter on its base, whose embeddings grow where its tokens need it."""
+    if not facts.is_adapter:
+        return ""
+    grow = ""
+    if facts.of("model", "add_tokens"):
+        grow = (
+            "rows = max(len(processor.tokenizer), model.get_input_embeddings().num_embeddings)\n"
+            "model.resize_token_embeddings(rows, mean_resizing=False)\n"
+        )
+    return f"{grow}model = PeftModel.from_pretrained(model, {literal(name)})\n"
 
 
 def _messages(kind: str, system_prompt: str | None) -> str:

@@ -21,6 +21,7 @@ from data.media.frame_sampling import UNIFORM, Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
 from data.progress.bars import counted
+from data.tokens.new_tokens import add_new_tokens
 from data.video_llava import VisualTokens
 from train.model.load import quiet_libraries
 from train.recipe.recipe import Data, Recipe
@@ -48,6 +49,7 @@ def check_recipe(
     processor, visual_tokens, notices = set_up_processor(
         recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
     )
+    add_new_tokens(processor, recipe.model.add_tokens)
     print(*notices, visual_tokens, sep="\n")
 
     sources = [recipe.data.sources(recipe.data.train, recipe.data.streaming), recipe.data.sources(recipe.data.eval)]

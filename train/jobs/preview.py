@@ -20,6 +20,7 @@ from data.packing.rows import Row, Rows
 from data.processor import set_up_processor
 from data.progress.log import heard
 from data.sources.source import Source
+from data.tokens.new_tokens import add_new_tokens
 from data.video_llava import VisualTokens
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import pixel_loader
@@ -44,6 +45,7 @@ def preview_recipe(
     processor, visual_tokens, notices = set_up_processor(
         recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
     )
+    add_new_tokens(processor, recipe.model.add_tokens)
     facts = [f"{recipe.model.name_or_path}: {visual_tokens}", *notices]
     looker = Looker(
         recipe.data, processor, visual_tokens, pixel_loader(recipe.data, processor, num_workers=1), num_rows

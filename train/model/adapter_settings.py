@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.untrusted import refusal_of_patterns
 
 MAX_RANK = 4096  # the width of a 7B model's layers: a larger rank says nothing more
+MAX_TOKENS = 2**18  # the largest vocabularies have as many: the embeddings grow to the largest id
 MODEL_CLASS = "VideoLlavaForConditionalGeneration"
 # What PEFT may be told about the matrices. Its other settings import a module (megatron_core), build another model
 # (layer_replication), read files or data (corda, eva, loftq, lora_ga), or are for other kinds of models.
@@ -49,6 +50,7 @@ def check_adapter_settings(where: str, settings: Mapping[str, Any]) -> None:
         if not isinstance(settings.get(name), str | None):
             raise _refuse(where, name, settings[name], "it must be a text")
     _check_ranks(where, settings)
+    _check_token_indices(where, settings.get("trainable_token_indices"))
     for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
         value = settings.get(name)
         names = value if isinstance(value, list) else [value] if value is not None else []
@@ -87,6 +89,18 @@ def _check_ranks(where: str, settings: Mapping[str, Any]) -> None:
     for name, value in [("lora_alpha", settings.get("lora_alpha", 8)), *patterns[1].items()]:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise _refuse(where, name, value, "it must be a number")
+
+
+def _check_token_indices(where: str, value: Any) -> None:
+    """Let pass lists of ids for the embeddings and the head: matrices grow to the largest."""
+    lists = list(value.values()) if isinstance(value, dict) else [] if value is None else [value]
+    names = set(value) if isinstance(value, dict) else set()
+    are_ids = all(
+        isinstance(ids, list) and ids and all(type(each) is int and 0 <= each < MAX_TOKENS for each in ids)
+        for ids in lists
+    )
+    if not are_ids or not names <= {"embed_tokens", "lm_head"} or any(len(set(ids)) < len(ids) for ids in lists):
+        raise _refuse(where, "trainable_token_indices", value, f"it must list ids below {MAX_TOKENS}, each once")
 
 
 def _refuse(where: str, name: str, value: Any, reason: str) -> UserError:

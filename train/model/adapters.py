@@ -1,6 +1,7 @@
 """LoRA on the decoder, or named parts of the model that are trained themselves; and a report of both."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from transformers import PreTrainedModel
 from data.errors import UserError, first_line
 from data.video_llava import DECODER, PROJECTOR, TOWERS, is_used
 from train.model.initialisation import begin_at_weights, begin_orthogonal, begins_at_weights
+from train.model.token_rows import indices_for_peft
 
+OF_PEFT = "modules_to_save|token_adapter|default|base_layer"  # what PEFT puts into the names of parameters
 PARTS = {"all": "", "decoder": rf"\b{DECODER}\b|\blm_head\b", "projector": rf"\b{PROJECTOR}\b"}
 
 
@@ -30,8 +33,9 @@ def add_adapter(
     init_lora_weights: Any = True,  # bool or one of PEFT's names
     bias: Literal["none", "lora_only"] = "none",
     revision: str | None = None,
+    token_ids: Sequence[int] = (),
 ) -> PeftModel:
-    """Wrap `model` with LoRA adapters, in float32 whatever the base is.
+    """Wrap `model` with LoRA adapters, in float32 whatever the base is; the rows of `token_ids` are trained with them.
 
     Raises UserError when one would land outside `target`, or nowhere.
     """
@@ -48,6 +52,7 @@ def add_adapter(
         use_rslora=use_rslora,
         init_lora_weights="gaussian" if init_lora_weights == "gaussian" else init_lora_weights is not False,
         bias=bias,
+        trainable_token_indices=indices_for_peft(model, token_ids),
         revision=revision,  # of the base: the adapter finds the same weights again
     )
     for name in modules_to_save or []:
@@ -155,7 +160,7 @@ def describe_trained(model: nn.Module) -> str:
         part.dtypes.add(str(parameter.dtype).removeprefix("torch."))
         if parameter.requires_grad:
             part.trained += count
-            part.modules.add(re.sub(r"\.(lora_\w+|modules_to_save|default|weight|bias|base_layer).*", "", name))
+            part.modules.add(re.sub(rf"\.(lora_\w+|{OF_PEFT}|weight|bias).*", "", name))
     total, trained = (sum(getattr(part, name) for part in parts.values()) for name in ("total", "trained"))
     num_modules = sum(len(part.modules) for part in parts.values())
     first = f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%}), in {num_modules} modules"

@@ -142,6 +142,8 @@ def read_fingerprint(file: Path) -> Fingerprint:
 def settings_digest(adapter_config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the settings that decide what an adapter's matrices do."""
     values = {name: adapter_config.get(name) for name in DECISIVE_SETTINGS}
+    if (tokens := adapter_config.get("trainable_token_indices")) is not None:
+        values["trainable_token_indices"] = tokens
     values = {name: sorted(value) if isinstance(value, list) else value for name, value in values.items()}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -99,7 +99,11 @@ def towers_of_all_ranks(args: TrainingArguments, model: nn.Module, *datasets: Ro
 
 
 def refuse_impossible(
-    args: TrainingArguments, quantization: str | None, on_nonfinite: str = "stop", init: bool | str = True
+    args: TrainingArguments,
+    quantization: str | None,
+    on_nonfinite: str = "stop",
+    init: bool | str = True,
+    adds_tokens: bool = False,
 ) -> None:
     """Raise UserError for what these processes cannot do with such weights, before any is loaded."""
     plugin = args.deepspeed_plugin
@@ -125,6 +129,11 @@ def refuse_impossible(
         raise UserError(
             f"lora.init_lora_weights: {init} needs whole weights, which FSDP and DeepSpeed ZeRO-3 spread; use "
             "init_lora_weights=true, or zero2.yaml or multi_gpu.yaml of accelerate_configs/"
+        )
+    if spreads_weights and adds_tokens:
+        raise UserError(
+            "model.add_tokens: new tokens need whole embeddings, which FSDP and DeepSpeed ZeRO-3 spread; use "
+            "zero2.yaml or multi_gpu.yaml of accelerate_configs/"
         )
     if args.n_gpu > 1:
         raise UserError(

@@ -69,12 +69,15 @@ class Model(Section):
     """Quantise the scales of nf4 and fp4 too; about 0.4 bits a weight less."""
     trainable: Pattern | None = None
     """Without lora: all, decoder, projector, or a regular expression over parameter names."""
+    add_tokens: list[str] = []
+    """Tokens that the vocabulary lacks, e.g. [<time>]: each becomes one id, whose rows in the embeddings and the head
+    begin as the mean of the others' and are trained."""
     projector_learning_rate: Positive | None = None
     """Learning rate of the multi_modal_projector where it is trained; null is training.learning_rate."""
 
     def loading(self) -> dict[str, Any]:
         """Return the arguments of `train.model.load.load_model`."""
-        return self.model_dump(exclude={"trainable", "projector_learning_rate"})
+        return self.model_dump(exclude={"trainable", "projector_learning_rate", "add_tokens"})
 
 
 class Lora(Section):

@@ -1,6 +1,7 @@
 """Settings that are right one by one and impossible together."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ def impossible_parts(recipe: Recipe) -> Iterator[Combination]:
 
 def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
     model, lora = recipe.model, recipe.lora
+    saved = [] if lora is None else lora.modules_to_save
+    if model.add_tokens and (whole := [name for name in saved if name in ("embed_tokens", "lm_head")]):
+        yield (
+            _together("model.add_tokens", "lora.modules_to_save"),
+            f"trains the rows of its tokens by themselves; remove {whole[0]} from lora.modules_to_save",
+        )
+    if model.add_tokens and lora is None and not _trains_embeddings(model.trainable):
+        yield (
+            _together("model.add_tokens", "model.trainable"),
+            f"trainable: {model.trainable} leaves their rows as they are; write all or decoder",
+        )
     if lora is None and model.trainable is None:
         yield (
             _together("model.trainable", "lora"),
@@ -62,6 +74,14 @@ def _what_is_trained(recipe: Recipe) -> Iterator[Combination]:
         yield _together("lora.start_revision", "lora.start_from"), "is that of lora.start_from, which is not there"
     if lora is not None and lora.init_lora_weights == "orthogonal" and lora.r % 2:
         yield _together("lora.init_lora_weights", "lora.r"), f"orthogonal needs an even rank, not {lora.r}"
+
+
+def _trains_embeddings(trainable: str | None) -> bool:
+    """Tell whether embeddings and head are among what is trained in full."""
+    names = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+    return trainable in (None, "all", "decoder") or (
+        trainable != "projector" and all(re.search(trainable, name) for name in names)
+    )
 
 
 def _frames(recipe: Recipe) -> Iterator[Combination]:

@@ -18,6 +18,7 @@ from data.processor import set_up_processor
 from train.answering.decoding import Answering
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.load import load_model
+from train.model.token_rows import give_rows, token_ids_of
 from train.results.artifact import Artifact
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
@@ -62,6 +63,7 @@ def add_saved_adapter(
     assert artifact.adapter_weights is not None
     settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
     check_patterns(artifact.name_or_path, settings, [name for name, _ in model.named_modules()])
+    give_rows(model, token_ids_of(settings))
     try:
         with safe_open(artifact.adapter_weights, framework="pt") as file:
             saved = set(file.keys())

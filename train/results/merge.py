@@ -153,9 +153,12 @@ def merge_in_float32(model: PeftModel, dtype: torch.dtype) -> tuple[VideoLlavaFo
     for name, layer in layers.items():
         assert isinstance(layer, nn.Module)  # BaseTunerLayer is a mixin of modules
         base = layer.get_base_layer().float()
-        if not isinstance(base, nn.Linear):
+        if isinstance(base, nn.Embedding):
+            probe = torch.arange(base.num_embeddings)
+        elif isinstance(base, nn.Linear):
+            probe = torch.randn(2, base.in_features)
+        else:
             raise UserError(f"the adapter changes {name}, a {type(base).__name__}; only linear layers can be merged")
-        probe = torch.randn(2, base.in_features)
         wanted = layer(probe)
         try:
             layer.merge(safe_merge=True)

@@ -10,13 +10,17 @@ from torch import nn
 
 from data.checkpoint_files import ADAPTER_CONFIG
 from data.errors import UserError, UserErrors
+from data.processor import set_up_processor
+from data.tokens.new_tokens import add_new_tokens
 from train.model.adapters import target_pattern
+from train.model.token_rows import token_ids_of
 from train.model.weight_files import ADAPTER_WEIGHTS
 from train.ranks.agreement import same_on_all
 from train.recipe.problems import dotted
 from train.recipe.recipe import Lora, Recipe
 from train.recipe.rules import impossible_parts
 from train.results.artifact import Artifact, open_artifact
+from train.results.loading import processor_of
 from train.run_folder.checkpoint import checkpoints
 from train.run_folder.open_run import noted_start
 from train.start.earlier_adapter import KEY, EarlierAdapter, bare_model, notice_of, open_earlier
@@ -75,13 +79,16 @@ def adopt(recipe: Recipe, earlier: EarlierAdapter) -> Recipe:
     lora = recipe.lora
     assert lora is not None
     model = bare_model(earlier.artifact)
-    found = _settings_of(earlier, model)
+    found, tokens = _settings_of(earlier, model), _tokens_of(earlier)
     lines = list(_contradictions(lora, found, earlier, model))
+    if recipe.model.add_tokens not in ([], tokens):
+        lines.append(f"model.add_tokens: {recipe.model.add_tokens} contradicts {earlier.name}, which has {tokens}")
     if lines:
         raise UserErrors(lines)
     if "dropout" not in lora.model_fields_set:
         found["dropout"] = earlier.settings.get("lora_dropout", 0.0)
-    adopted = recipe.model_copy(update={"lora": lora.model_copy(update=found)})
+    whole = {"lora": lora.model_copy(update=found), "model": recipe.model.model_copy(update={"add_tokens": tokens})}
+    adopted = recipe.model_copy(update=whole)
     if impossible := [f"{dotted(keys[0])}: {text}" for keys, text in impossible_parts(adopted)]:
         raise UserErrors([f"{line} ({KEY}: {earlier.name})" for line in impossible])
     return adopted
@@ -94,6 +101,22 @@ def _refuse_own_folder(name: str, output_dir: str) -> None:
         raise UserError(
             f"{KEY}: {name} is in the folder that training writes into; give training.output_dir another one"
         )
+
+
+def _tokens_of(earlier: EarlierAdapter) -> list[str]:
+    """Return the tokens that an adapter brought with it; UserError where they are not the next ones of its base."""
+    if not (ids := token_ids_of(earlier.settings)):
+        return []
+    artifact = earlier.artifact
+    tokens = [str(token) for token in processor_of(artifact).tokenizer.convert_ids_to_tokens(ids)]
+    of_base = set_up_processor(artifact.base, artifact.revision, num_frames=1, config=artifact.config)[0]
+    try:
+        is_same = add_new_tokens(of_base, tokens) == ids
+    except UserError:
+        is_same = False
+    if not is_same:
+        raise UserError(f"{KEY}: {earlier.name} trains tokens {ids}, which are not the next ones of {artifact.base}")
+    return tokens
 
 
 def _settings_of(earlier: EarlierAdapter, model: nn.Module) -> dict[str, Any]:

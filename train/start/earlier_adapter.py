@@ -1,7 +1,9 @@
 """The adapter of `lora.start_from`: found, and checked against the recipe's base before a weight is loaded."""
 
+import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from data.errors import UserError, one_line
 from train.card.facts import RECIPE
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.fingerprint import FINGERPRINT, settings_digest
+from train.model.token_rows import num_rows, token_ids_of
 from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, identify_base
 from train.results.artifact import Artifact, open_artifact
 
@@ -119,7 +122,7 @@ def _check_places(name: str, artifact: Artifact, settings: dict[str, Any]) -> fr
 
     Returns the names of the adapted layers.
     """
-    model = bare_model(artifact)
+    model = bare_model(artifact, token_ids_of(settings))
     check_patterns(f"{KEY}: {name}", settings, [module for module, _ in model.named_modules()])
     try:
         with safe_open(artifact.adapter_weights, framework="pt") as file:
@@ -148,8 +151,10 @@ def _check_places(name: str, artifact: Artifact, settings: dict[str, Any]) -> fr
     )
 
 
-def bare_model(artifact: Artifact) -> nn.Module:
+def bare_model(artifact: Artifact, token_ids: Sequence[int] = ()) -> nn.Module:
     """Return a model of the artifact's base that has names and shapes, and no weights."""
-    config: Any = artifact.config  # a Video-LLaVA's: `load_config` has looked
+    config: Any = copy.deepcopy(artifact.config)  # a Video-LLaVA's: `load_config` has looked
+    if token_ids:
+        config.text_config.vocab_size = num_rows(config.text_config.vocab_size, token_ids)
     with torch.device("meta"):
         return VideoLlavaForConditionalGeneration(config)

@@ -1,5 +1,6 @@
 """A model of which an adapter, or a part of its own, is trained."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate.utils import set_seed
@@ -8,6 +9,7 @@ from torch import nn
 from data.video_llava import is_used
 from train.model.adapters import add_adapter, cast_outside_autocast, unfreeze
 from train.model.load import load_model
+from train.model.token_rows import give_rows
 from train.ranks.processes import device_of_weights
 from train.results.artifact import Artifact
 from train.results.loading import add_saved_adapter
@@ -19,11 +21,13 @@ def load_trainable(
     trainable: str | None,
     seed: int,
     begins_with: Artifact | None = None,
+    token_ids: Sequence[int] = (),
 ) -> nn.Module:
     """Load a model and add an adapter, or without `lora` train the parts that `trainable` names.
 
     settings and lora: the arguments of `load_model` and `add_adapter`. seed: for the adapter's matrices, which are the
     same however the weights were loaded and spread. begins_with: the adapter to go on with, instead of a new one.
+    token_ids: of new tokens, which get rows of their own.
     """
     model = load_model(**settings, device_map=device_of_weights())
     set_seed(seed)
@@ -36,6 +40,8 @@ def load_trainable(
             cast_outside_autocast(adapted)
         return adapted
     if lora is not None:
-        return add_adapter(model, revision=settings["revision"], **lora)
+        give_rows(model, token_ids)
+        return add_adapter(model, revision=settings["revision"], token_ids=token_ids, **lora)
     assert trainable is not None
+    give_rows(model, token_ids)
     return unfreeze(model, trainable)
