@@ -1,5 +1,6 @@
 """Servers of this process, while a test asks them."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -69,3 +70,40 @@ def part_of(content: bytes, wanted: str | None) -> tuple[int, bytes, dict[str, s
         return 416, b"", {"Content-Range": f"bytes */{len(content)}"}
     piece = content[start : last + 1]
     return 206, piece, {"Content-Range": f"bytes {start}-{start + len(piece) - 1}/{len(content)}"}
+
+
+class Judge(ThreadingHTTPServer):
+    """Answers a chat by `replies[predicted answer]`: texts, or numbers that are statuses; the last one stays."""
+
+    daemon_threads = True
+
+    def __init__(self, replies):
+        super().__init__(("127.0.0.1", 0), JudgeHandler)
+        self.replies, self.asked, self.lock = replies, [], threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class JudgeHandler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        predicted = body["messages"][1]["content"].split("Predicted Answer: ")[1].split("\n")[0]
+        with self.server.lock:
+            self.server.asked.append((self.path, self.headers["Authorization"], body))
+            waiting = self.server.replies[predicted]
+            reply = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        if reply is None:
+            return  # hangs up without a word
+        status = reply if isinstance(reply, int) else 200
+        content = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
+        self.send_response(status)
+        if status in (302, 307):
+            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)

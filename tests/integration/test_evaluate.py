@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import defaultdict
 
 import pytest
 
@@ -11,6 +12,7 @@ from data.media.locate import Locator
 from data.media.reference import Media
 from data.sources.conversation import parse_record, read_conversations
 from data.sources.source import Source
+from tests.serving import Judge, serving
 from tests.tiny_data import turns
 from train.answering.generation import answer
 from train.commands import app
@@ -247,14 +249,21 @@ def test_a_published_benchmark_is_asked_and_compared(model_folder, media_folder,
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["a", "c"]
 
     earlier = out.rename(tmp_path / "earlier.jsonl")
-    status, printed, _ = run(capsys, *command, "--json", summary, "--against", earlier)
-    assert status == 0 and json.loads(summary.read_text())["against"]["ties"] == 2
+    with serving(Judge(defaultdict(lambda: ["{'pred': 'yes', 'score': 3}"]))) as server:
+        judge = ["--judge", server.url, "--judge-model", "some-model"]
+        status, printed, _ = run(capsys, *command, "--json", summary, "--against", earlier, *judge)
+    assert status == 0 and "judged by some-model, prompt " in printed and "do not compare" in printed
+    judged = json.loads(summary.read_text())["judge"]
+    assert (judged["accuracy"], judged["accuracy_over_all"], judged["score"]) == (1, 2 / 3, 3)
+    assert json.loads(summary.read_text())["against"]["ties"] == 2
     assert f"against {earlier}, 2 questions:" in printed and "McNemar's exact test: p = 1" in printed
     for wrong, told in [
         (["--benchmark", "msvd-qa", "--data", tmp_path], "--benchmark: 'msvd-qa' is none of msvd, msrvtt"),
         (["--benchmark", "msvd", "--data", "a", "--data", "b"], "--benchmark: give one --data, the folder of msvd's"),
         (["--data", "a", "--subset", "short"], "--subset: only a --benchmark has named parts"),
         (["--data", "a.json", "--against", tmp_path / "none"], "none"),
+        (["--data", "a.json", "--judge-model", "m"], "need --judge, the address of the judge"),
+        (["--data", "a.json", "--judge", "localhost", "--judge-model", "m"], "--judge: localhost is no address"),
     ]:
         status, _, error = run(capsys, model_folder, *wrong, "--out", out)
         assert status == 2 and told in error and len(error.splitlines()) == 1, error

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.scoring": ("data", "data.media"),
     "train.benchmarks": ("data", "data.media", "data.sources", "train.scoring"),
+    "train.judging": ("data", "data.media", "train.scoring"),
     "train.results": (
         *("data", "data.progress", "data.media", "data.sources"),
         *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.card", "train.scoring"),
@@ -72,7 +73,7 @@ MAY_IMPORT = {
         "data.packing",
         *("data.batches", "data.inspection"),
         *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
-        *("train.scoring", "train.benchmarks", "train.results"),
+        *("train.scoring", "train.benchmarks", "train.judging", "train.results"),
     ),
     "train.sft": (
         *("data", "data.progress", "data.tokens", "data.batches"),

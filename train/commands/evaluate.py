@@ -24,6 +24,9 @@ def evaluate(
     tag: given.Tag = None,
     metric: given.Metric = None,
     against: given.Against = None,
+    judge: given.Judge = None,
+    judge_model: given.JudgeModel = None,
+    judge_price: given.JudgePrice = None,
     json: given.Json = None,
     limit: given.Limit = None,
     batch_size: given.BatchSize = 8,
@@ -51,11 +54,13 @@ def evaluate(
         raise UserError("--out: name the file that the answers are written to; see --help")
     if (recipe is None) == (not data):
         raise UserError("give what to ask: a recipe, whose data.eval is asked, or --data F; not both")
+    if judge is None and (judge_model or judge_price):
+        raise UserError("--judge-model and --judge-price: need --judge, the address of the judge")
     if subset and not benchmark:
         raise UserError("--subset: only a --benchmark has named parts; remove it")
     hosts = tuple(media_host) if media_host else None
     sources = asked_of(recipe) if recipe else None
-    from train.jobs.evaluate import Settings, benchmark_of, conversations_of, evaluate_sources, sources_of
+    from train.jobs.evaluate import Judging, Settings, benchmark_of, conversations_of, evaluate_sources, sources_of
 
     settings = Settings(
         base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds, hosts, metric
@@ -64,7 +69,8 @@ def evaluate(
         asked = benchmark_of(benchmark, data or [], media_root or [], subset or [])
     else:
         asked = conversations_of(sources or sources_of(data or [], media_root or [], hosts, column or [], tag or []))
-    evaluate_sources(model, asked, out, json, settings, against)
+    judged = Judging(judge, judge_model, judge_price) if judge else None
+    evaluate_sources(model, asked, out, json, settings, against, judged)
 
 
 def asked_of(file: Path) -> "list[Source]":

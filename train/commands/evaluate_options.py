@@ -30,6 +30,19 @@ Subset = Annotated[
 Against = Annotated[
     Path | None, Option(help="an earlier --out, compared with question by question", show_default=False)
 ]
+Judge = Annotated[
+    str | None,
+    Option(
+        help="have a language model judge the answers: an address that ends in /v1; the key is taken from "
+        "REELTUNE_JUDGE_KEY",
+        metavar="URL",
+        show_default=False,
+    ),
+]
+JudgeModel = Annotated[str | None, Option(help="its name there", metavar="NAME", show_default=False)]
+JudgePrice = Annotated[
+    float | None, Option(min=0, help="of a million of its tokens, to tell the cost before", show_default=False)
+]
 Out = Annotated[
     Path | None, Option(help="one JSON object a question is written here, as it is answered", show_default=False)
 ]

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
+from typing import Any
 
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import UserError, visible
@@ -16,6 +17,9 @@ from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source
 from data.tokens.corpus import described
 from train.benchmarks.catalogue import read_benchmark
+from train.judging.endpoint import open_endpoint
+from train.judging.judge import in_words as judged_in_words
+from train.judging.judge import judge
 from train.model.load import quiet_libraries
 from train.results.answer_file import AnswerFile, named_problems
 from train.results.artifact import open_artifact
@@ -55,6 +59,15 @@ class Settings:
     metric: Metric | None = None
 
 
+@dataclass(frozen=True)
+class Judging:
+    """The judge that the user names, and the price of a million of its tokens."""
+
+    url: str
+    model: str | None
+    price: float | None
+
+
 def evaluate_sources(
     name_or_path: str,
     sources: Mapping[str, Iterable[Conversation]],
@@ -62,12 +75,14 @@ def evaluate_sources(
     summary_file: Path | None,
     settings: Settings,
     against: Path | None = None,
+    judging: Judging | None = None,
 ) -> None:
     """Write every answer to `out` as it comes, and print the share of the correct ones.
 
     against: the answers of an earlier evaluation, to compare with.
     """
     quiet_libraries()
+    endpoint = open_endpoint(judging.url, judging.model) if judging else None
     others = read_answers(against) if against else None
     artifact = open_artifact(name_or_path, settings.base)
     questions: list[Question] = []
@@ -100,13 +115,23 @@ def evaluate_sources(
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
         )
+    if judging and endpoint:
+        verdicts = out.with_name(out.name + ".verdicts.jsonl")
+        summary["judge"] = judge(records, summary["left_out"], endpoint, verdicts, judging.price)
     if against and others is not None:
         summary["against"] = {"file": str(against), **compare(records, others)}
     if summary_file:
         with named_problems(summary_file):
             write_whole(summary_file, json.dumps(summary, indent=2) + "\n")
+    tell(summary, out)
+
+
+def tell(summary: Mapping[str, Any], out: Path) -> None:
+    """Print what an evaluation comes to."""
     print_table(summary)
-    if against:
+    if "judge" in summary:
+        print(judged_in_words(summary["judge"]))
+    if "against" in summary:
         print(in_words(summary["against"]))
     left_out = f", {summary['left_out']} left out" if summary["left_out"] else ""
     print(f"{summary['accuracy']:.1%} of {summary['questions']} answers correct{left_out}: {out}")
