@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.media.locate import Locator
 from data.media.reference import Media
 from data.sources.bounds import Bounds
-from data.sources.forms import AS_THEY_ARE, Reading, renamed, role_and_content, turns_of
+from data.sources.forms import AS_THEY_ARE, Reading, is_trained, renamed, role_and_content, turns_of
 from data.sources.guard import MAX_TEXT, MAX_TURNS, MAX_WORK, about_record
 from data.sources.parts import Listed, join_parts, listed_media, listed_span, num_marks, parts_of, place_media
 from data.sources.source import Source, find_files, read_records
@@ -24,8 +24,9 @@ from data.sources.source import Source, find_files, read_records
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`messages` are [{"role", "content": [{"type": "text", "text"} | {"type": "image"} | {"type": "video"}]}];
-    `media` are their pictures and clips in order of appearance; `name` says where it came from; `record` has our keys.
+    """`messages` are [{"role", "content": [{"type": "text", "text"} | {"type": "image"} | {"type": "video"}]}], one of
+    the assistant's with "trained": False where it is context alone; `media` are their pictures and clips in order of
+    appearance; `name` says where it came from; `record` has our keys.
     """
 
     messages: list[dict]
@@ -35,7 +36,12 @@ class Conversation:
 
     @property
     def has_answer(self) -> bool:
-        return any(message["role"] == "assistant" for message in self.messages)
+        return any(map(is_answer, self.messages))
+
+
+def is_answer(message: dict) -> bool:
+    """Tell whether a message is trained, and a question's answer."""
+    return message["role"] == "assistant" and message.get("trained", True)
 
 
 def stop(problem: UserError) -> None:
@@ -80,7 +86,8 @@ def parse_record(
     messages = []
     for number, turn in enumerate(turns, start=first):
         role, content = role_and_content(turn, where := f"{name}, message {number}", reading.tags)
-        messages.append({"role": role, "content": parts_of(content, where)})
+        message = {"role": role, "content": parts_of(content, where)}
+        messages.append(message if is_trained(turn, role, where) else {**message, "trained": False})
     listed = listed_media(record, name)
     if is_question and "video_id" in record and not listed["video"]:
         listed["video"] = [find.clip_named(record["video_id"], name)]
@@ -134,6 +141,9 @@ def _in_turn(messages: list[dict], name: str, is_strict: bool) -> list[dict]:
     joined: list[dict] = []
     for number, message in enumerate(messages):
         if joined and joined[-1]["role"] == message["role"]:
+            if is_answer(joined[-1]) != is_answer(message):
+                raise UserError(f"{name}: of messages {number} and {number + 1}, both the assistant's, one is trained "
+                                "and the other is not; put a user's turn between them")  # fmt: skip
             joined[-1] = {**message, "content": join_parts(joined[-1]["content"], message["content"])}
         elif joined and message["role"] == "system":
             raise UserError(

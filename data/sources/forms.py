@@ -23,6 +23,9 @@ TOOL_ROLES = frozenset({
 })  # fmt: skip
 TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")  # LLaMA-Factory's names
 
+# What keeps an assistant's turn out of the loss where it is false or 0, in ms-swift, OpenAI's API and axolotl.
+TRAINED_KEYS = ("loss", "weight", "train")
+
 
 @dataclass(frozen=True)
 class Form:
@@ -214,6 +217,21 @@ def role_and_content(turn: Any, where: str, tags: Mapping[str, str]) -> tuple[st
     if not isinstance(role, str) or role not in roles:
         raise UserError(f"{where}: role {shown(role)} is none of {', '.join(roles)}; name it with tags")
     return roles[role], _tagged(turn, 1, tags.get("content_tag"), where)
+
+
+def is_trained(turn: Turn, role: str, where: str) -> bool:
+    """Tell whether the words of an assistant's turn are trained: a turn may say that they are context alone."""
+    for key in TRAINED_KEYS:
+        value = turn.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise UserError(f"{where}, {key}: expected true or false, 1 or 0, got {shown(value)}")
+        if value and role != "assistant":
+            raise UserError(f"{where}, {key}: these are the {role}'s words, which are never trained; remove it")
+        if not value:
+            return False
+    return True
 
 
 def _is_system(turn: Any, tags: Mapping[str, str]) -> bool:

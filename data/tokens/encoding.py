@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from data.errors import UserError, one_line
 from data.media.reference import Media
 from data.processor import special_tokens
-from data.sources.conversation import Conversation, num_letters, with_system_prompt
+from data.sources.conversation import Conversation, is_answer, num_letters, with_system_prompt
 from data.sources.guard import about_record
 from data.video_llava import PLACEHOLDERS, VisualTokens
 
@@ -123,7 +123,9 @@ def encode_all(
             batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
         ):
             _refuse_special_tokens(messages, find_special, conversation.name)
-            trained = _tokens_of(answers, offsets, conversation.name)
+            replies = [message for message in messages if message["role"] == "assistant"]
+            found = zip(replies, _tokens_of(answers, offsets, conversation.name), strict=True)
+            trained = [tokens for reply, tokens in found if is_answer(reply)]
             samples.append(_sample(conversation, ids, trained, tokenizer, visual_tokens, max_length))
         return samples
 

@@ -84,10 +84,13 @@ def test_a_clip_named_png(start):
     ("record", "message"),
     [
         ({"conversations": turns("<video>\nWhat?", "red")}, "train.json record 1, message 1: a <video> has no clip"),
-        ({"video": "clip.mp4", "conversations": turns("What?", "red")}, "has no <video> in the text"),
-        ({"video": "clip.mp4", "conversations": turns("<video>\nWhat?")}, "record 1: ends with the user's words"),
+        ({"video": ["clip.mp4"] * 2, "conversations": turns("<video>\nWhat?", "red")}, "and 2 in 'video'"),
+        (
+            {"video": "clip.mp4", "conversations": turns("<video>\nWhat?")},
+            "train.json: no conversation in it has an answer",
+        ),
     ],
-    ids=["no clip", "no placeholder", "no supervised token"],
+    ids=["no clip", "too few placeholders", "no supervised token"],
 )
 def test_bad_records_are_named(record, message, start):
     fails_with(message, start, record)

@@ -83,6 +83,50 @@ def test_what_is_trained_and_asked_token_for_token(order, processor, visual_toke
     ]
 
 
+@pytest.mark.parametrize("flag", [{"loss": False}, {"weight": 0}, {"train": False}], ids=str)
+def test_turns_that_a_record_keeps_out_of_the_loss_are_context(flag, processor, visual_tokens):
+    turns = ("u: What?", "a: red", "u: How?", "a: up", "u: So?", "a: left")
+    record = record_of(*turns)
+    record["messages"][1] |= flag
+    record["messages"][5] |= flag
+    record["messages"][3] |= {key: not value for key, value in flag.items()}
+    conversation = parse_record(record, "train.json record 7", Locator(()))
+    sample = encode(conversation, processor.tokenizer, visual_tokens, 9999)
+    whole = encode(talk(*turns[:4]), processor.tokenizer, visual_tokens, 9999)
+    assert sample.input_ids == whole.input_ids and sample.trained == whole.trained[1:]
+    (question,) = questions_of(conversation)
+    assert (question.text, question.expected) == ("How?", "up") and len(question.messages) == 3
+
+    for turn in record["messages"]:
+        turn |= flag
+    assert not parse_record(record, "train.json record 7", Locator(())).has_answer
+
+
+@pytest.mark.parametrize(
+    ("turn", "flag", "error"),
+    [
+        (1, {"loss": "no"}, "message 2, loss: expected true or false, 1 or 0, got 'no'"),
+        (1, {"weight": 0.5}, "message 2, weight: expected true or false, 1 or 0, got 0.5"),
+        (
+            0,
+            {"train": True},
+            "message 1, train: these are the user's words, which are never trained; remove it",
+        ),
+        (
+            2,
+            {"loss": 0},
+            "of messages 2 and 3, both the assistant's, one is trained and the other is not",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_out_of_the_loss_is_named(turn, flag, error):
+    record = record_of("u: What?", "a: red", "a: blue")
+    record["messages"][turn] |= flag
+    with pytest.raises(UserError) as problem:
+        parse_record(record, "train.json record 7", Locator(()))
+    assert error in str(problem.value)
+
+
 def test_turns_of_one_side_are_what_one_turn_with_lines_would_be():
     several = talk("u: <image>\nHow?", "u: <video>\nWhat? <image>", "a: red", "a: blue", image=["i", "j"], video="v")
     one = talk("u: <image>\nHow?\n<video>\nWhat? <image>", "a: red\nblue", image=["i", "j"], video="v")

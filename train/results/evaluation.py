@@ -16,7 +16,7 @@ from data.media.bad_media import BadMedia
 from data.media.locate import shown
 from data.media.reference import Media
 from data.media.storage import check_media
-from data.sources.conversation import Conversation, with_system_prompt
+from data.sources.conversation import Conversation, is_answer, with_system_prompt
 from train.answering.generation import answer_batches, media_in
 from train.results.answer_file import AnswerFile
 from train.results.loading import Answering
@@ -60,7 +60,7 @@ def questions_of(
     question. `metric` takes the place of the record's.
     """
     messages = conversation.messages
-    answered = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    answered = [number for number, message in enumerate(messages) if is_answer(message)]
     accept = _accept_lists(conversation, len(answered))
     expected = [_text(messages[number]) for number in answered]
     rules = [
