@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|gpu|help|load|loader|save|scale [--json F]
+python scripts/benchmark.py train|decode|eval|gpu|help|load|loader|save|scale [--json F]
 """
 
 import argparse
@@ -16,6 +16,7 @@ from data.files import write_whole
 CASES = {
     "train": "training",
     "decode": "decode",
+    "eval": "answers",
     "gpu": "gpu",
     "help": "command_help",
     "load": "load",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks import loader
+from scripts.benchmarks import answers, loader
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
@@ -125,3 +125,24 @@ def test_the_loader_reads_its_caches_and_decodes_nothing(capsys):
             assert 0 < low <= row[name] <= high
     table = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split("|")[1].strip() for line in table] == ["cold", "frames", "features"]
+
+
+def test_answers_are_compared_in_three_ways(capsys):
+    asked = {"shape": "tiny", "questions": [1, 5], "answer_tokens": [3], "clips": 1, "repetitions": 1}
+    one, five = answers.run(Namespace(**asked, threads=1, seed=0))
+    assert [(row["case"], row["questions_per_clip"], row["answer_tokens"]) for row in (one, five)] == [
+        ("eval", 1, 3),
+        ("eval", 5, 3),
+    ]
+    for row in (one, five):
+        assert row["same_answers"] == row["same_answers_as_padded"] == 1
+        assert row["plain_s"] == min(row["hf_s"], row["padded_s"])
+        assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+        assert row["hf_ratio"] == pytest.approx(row["hf_s"] / row["ours_s"])
+        assert row["questions_per_s"] == pytest.approx(1 / row["ours_s"])
+        assert 0 < row["hf_first_s"] and 0 < row["ours_first_s"] and 0 < row["limit_s"]
+    assert (one["compared_answers"], five["compared_answers"]) == (1, 4)
+    assert one["memory_ratio"] == pytest.approx(1, rel=0.1)
+    assert 0.8 < five["memory_ratio"] < 1.3
+    assert five["flops_ratio"] > 2.5 > 1.1 > one["flops_ratio"]
+    assert len(capsys.readouterr().out.splitlines()) == 4
