@@ -30,8 +30,9 @@ PAGE_SIZE = (1180, 980)  # pixels of the browser's window: the page is as wide a
 PALETTE = 256  # colours, which keep the PNG far below 200 kB
 COLUMNS = 80  # of the terminal
 TRAIN = (
-    "reeltune train recipes/demo.yaml training.max_steps=20 training.save_steps=10",
-    f"training.logging_steps=2 training.output_dir={WORK}/run",
+    "reeltune train recipes/demo.yaml training.max_steps=20",
+    "training.save_steps=10 training.logging_steps=2",
+    f"training.output_dir={WORK}/run",
 )
 KILLED_AFTER = " 14/20 "  # a line of the log, behind the checkpoint of step 10
 
@@ -93,9 +94,10 @@ def draw_terminal() -> None:
 
 
 def show_command(console: Console) -> None:
-    first, second = TRAIN
-    console.print(Text.assemble(("$ ", "bold green"), (f"{first} \\", "bold bright_white")))
-    console.print(Text(f"    {second}", style="bold bright_white"))
+    first, *others = " \\\n    ".join(TRAIN).splitlines()
+    console.print(Text.assemble(("$ ", "bold green"), (first, "bold bright_white")))
+    for line in others:
+        console.print(Text(line, style="bold bright_white"))
 
 
 if __name__ == "__main__":
