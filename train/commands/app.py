@@ -30,7 +30,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     evaluate: "Answer the questions of a data file, and score the answers.",
     merge: "Merge an adapter into its base.",
     push: "Send an adapter or a merged model to the hub.",
-    new_model: "Make a Video-LLaVA, random or from a CLIP and a LLaMA.",
+    new_model: "Make a Video-LLaVA, random or of a tower and a decoder.",
     env: "Print what a report of a fault needs: versions, hardware.",
     schema: "Print the JSON schema of recipes, for editors.",
 }
