@@ -1,4 +1,4 @@
-"""Rows, samples and prompts -> tensors. Media are decoded here, in the data loader's workers."""
+"""Rows and samples -> tensors. Media are decoded here, in the data loader's workers."""
 
 from array import array
 from collections.abc import Collection, Sequence
@@ -99,23 +99,6 @@ class PaddedCollator:
             "counts": _counts(media, samples),
             "names": [sample.name for sample in samples if sample.trained],
             **({"bad_media": bad} if bad else {}),
-        }
-
-
-class PromptCollator:
-    """Prompts (ids, media) -> what `generate` takes: input_ids and attention_mask (B, T) long, padded on the LEFT,
-    so that every answer begins behind the last token of its prompt; pixels."""
-
-    def __init__(self, processor: VideoLlavaProcessor, num_frames: int):
-        self.processor, self.load_pixels = processor, PixelLoader(processor, num_frames)
-
-    def __call__(self, batch: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[Media]]]) -> dict[str, Any]:
-        ids = [np.asarray(ids) for ids, _ in batch]
-        media = [item for _, items in batch for item in items]
-        return {
-            "input_ids": pad(ids, self.processor.tokenizer.pad_token_id, side="left"),
-            "attention_mask": pad([np.ones_like(row) for row in ids], 0, side="left"),
-            **self.load_pixels(media),
         }
 
 

@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
-from data.batches.collator import PromptCollator
+from data.batches.pixels import PixelLoader
 from data.errors import UserError
 from data.media.reference import Media
 from data.tokens.encoding import encode_prompt
@@ -27,7 +27,8 @@ def inputs(processor, visual_tokens, media_folder):
     parts = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What colour is the shape?"}]
     ids = encode_prompt([{"role": "user", "content": parts}], processor.tokenizer, visual_tokens)
     media = [Media("image", str(media_folder / "picture0.png")), Media("video", str(media_folder / "clip0.mp4"))]
-    return PromptCollator(processor, num_frames=8)([(ids, media)])
+    tokens = torch.tensor([ids.tolist()])
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **PixelLoader(processor, 8)(media)}
 
 
 def logits(model, inputs):
