@@ -94,9 +94,9 @@ def test_resumed_is_unbroken(saved, num_workers, recipe_file):
 def test_a_wrong_row_stops_the_run_with_its_name(recipe_file):
     data_file = recipe_file.parent / "mixed.jsonl"
     lines = data_file.read_text().splitlines()
-    lines[12] = json.dumps({"image": "a.png", "conversations": turns("no placeholder", "red")})
+    lines[12] = json.dumps({"conversations": turns("<image>\nWhat?", "red")})
     data_file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="mixed.jsonl record 13: picture 'a.png' has no <image>"):
+    with pytest.raises(UserError, match="mixed.jsonl record 13, message 1: a <image> has no"):
         train(recipe_file, "out", "data.streaming=true", "data.stream_window=5", "data.packing=none")
     steps = [step for step, _ in metrics(recipe_file.parent / "out", "loss")]
     assert steps == [1, 2]  # of ten conversations in two windows; accelerate looks one batch ahead

@@ -32,7 +32,8 @@ def names(folder):
 
 
 def digests(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Return what is in the files of a folder; the card calls the model by the folder's name."""
+    return {path.name: path.read_bytes().replace(folder.name.encode(), b"NAME") for path in folder.iterdir()}
 
 
 def test_a_merge_killed_at_any_moment_leaves_nothing_that_loads(adapter, tmp_path):

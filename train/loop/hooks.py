@@ -95,6 +95,7 @@ class HookedTrainer(Trainer):
         self._owed = (
             isinstance(resume_from_checkpoint, str) and Path(resume_from_checkpoint, EVALUATION_PENDING).exists()
         )
+        self.interruption.listen()
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         except EvaluationInterrupted:

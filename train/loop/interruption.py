@@ -45,9 +45,8 @@ class Interruption(TrainerCallback):
         assert self.signal is not None
         return f"{self.signal.name}: saved after step {step}; the same command continues"
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def listen(self) -> None:
+        """Take the signals, before a line invites to press Ctrl-C."""
         self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def restore(self) -> None:

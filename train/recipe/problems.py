@@ -36,7 +36,7 @@ def find_problems(
         kind, where, value = detail["type"], detail["loc"], None
         if kind == "missing":
             problems[where] = "is missing; add it"
-        elif where[-1] == "[key]":  # pydantic's place for the key of a mapping whose keys are chosen
+        elif where[-1] == "[key]" and "ctx" in detail:  # pydantic's place for the key of a mapping
             problems[where[:-1]] = _no_such_name(str(where[-2]), detail["ctx"]["expected"])
         elif kind == "extra_forbidden":
             elsewhere = set_elsewhere.get(str(where[-1])) if where[0] == "training" else None

@@ -126,7 +126,7 @@ def type_of(schema: dict[str, Any]) -> Any:
         return list[type_of(schema["items"])]  # pyrefly: ignore[invalid-annotation]: built at run time
     if schema["type"] == "object":
         values = schema.get("additionalProperties", True)
-        return dict[str, Any if values is True else type_of(values)]  # pyrefly: ignore[invalid-annotation]
+        return dict if values is True else dict[str, type_of(values)]  # pyrefly: ignore[invalid-annotation]
     return PLAIN[schema["type"]]
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from data.errors import UserError, one_line
-from data.files import write_whole
+from data.files import remove_killed, write_whole
 
 NOTE = ".unfinished.json"  # behind a dot and the name of the file of answers
 
@@ -43,6 +43,7 @@ class AnswerFile:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
                 raise UserError(f"{self.path}: another evaluation is writing it; give another --out") from problem
+            remove_killed(self.path)
             if self.note.exists():
                 self._take_up()
             else:
