@@ -42,3 +42,11 @@ def failure(path: Source | str | Path, media_root: Path | None = None) -> str:
         list(read_conversations(source))
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def said(conversation) -> list[tuple[str, str]]:
+    """Return (role, text with its marks) of each message."""
+    return [
+        (message["role"], "".join(part.get("text", f"<{part['type']}>") for part in message["content"]))
+        for message in conversation.messages
+    ]

@@ -270,3 +270,12 @@ def _byte_level() -> str:
     )
     tokenizer.train_from_iterator([WORDS] * 3, trainer)
     return tokenizer.to_str()
+
+
+def write_all(folder: Path) -> Path:
+    """Write every tower and every decoder into a folder of its name in `folder`, which is returned."""
+    for tower in TOWERS:
+        write_tower(folder / tower, tower)
+    for decoder in DECODERS:
+        write_decoder(folder / decoder, decoder)
+    return folder

@@ -28,7 +28,19 @@ from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.tokens.encoding import expand, placeholder_ids
 from data.video_llava import DECODER, NUM_FRAMES
-from scripts.benchmarks.measure import MIB, Figures, count_flops, machine, matmul_speed, peak_bytes, seconds, spread
+from scripts.benchmarks.measure import (
+    MATMUL_SIZES,
+    MIB,
+    Figures,
+    count_flops,
+    heading_of,
+    line_of,
+    machine,
+    matmul_speed,
+    peak_bytes,
+    seconds,
+    spread,
+)
 from scripts.benchmarks.questions import QuestionMaker
 from train.answering.generation import answer_groups
 from train.answering.grouping import Encoded, group_prompts
@@ -38,7 +50,6 @@ from train.model.build import random_model
 
 BATCH_SIZE = 8  # questions of a padded batch; ours has room for the keys and values of as many
 NUM_ALONE = 4  # questions that a repetition asks one by one
-MATMUL_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough to keep the device busy
 STREAM_BYTES = 2**28  # that a measurement of the memory's speed reads: more than caches hold
 Said = Iterator[tuple[int, list[int]]]  # a prompt's number and its answer, as they come
 
@@ -224,7 +235,7 @@ class AnswerBenchmark:
         return (
             "{machine}, {threads} threads, torch {torch}, {dtype}, {matmul_gflops:,.0f} GFLOP/s in a matrix product, "
             "{memory_gb_s:,.0f} GB/s from memory; shape {shape}\n".format(**self.about)
-            + HEADING
+            + heading_of(COLUMNS)
         )
 
 
@@ -266,10 +277,8 @@ COLUMNS = {
     "flops": "{flops_ratio:.1f}x",
     "of limit": "{share_of_limit:.0%}",
 }
-CELL_WIDTH = 9  # characters
-HEADING = "  ".join(f"{name:>{CELL_WIDTH}}" for name in COLUMNS)
 
 
 def describe(figures: Figures) -> str:
     """Return a line of the table."""
-    return "  ".join(f"{cell.format(**figures):>{max(CELL_WIDTH, len(name))}}" for name, cell in COLUMNS.items())
+    return line_of(COLUMNS, figures)

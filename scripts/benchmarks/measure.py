@@ -5,7 +5,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells stderr of 
 Step = Callable[[], object]
 Figures = dict[str, Any]  # of one case, by the names that `--json` writes
 MIB, MB = 2**20, 1e6
+CELL_WIDTH = 9  # characters
+MATMUL_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough to keep the device busy
 
 
 def seconds(step: Step) -> float:
@@ -127,3 +129,13 @@ def machine() -> str:
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def heading_of(columns: Mapping[str, str]) -> str:
+    """Return the first line of a table: column name -> format of its cells."""
+    return "  ".join(f"{name:>{CELL_WIDTH}}" for name in columns)
+
+
+def line_of(columns: Mapping[str, str], figures: Figures) -> str:
+    """Return a case's line of such a table."""
+    return "  ".join(f"{cell.format(**figures):>{max(CELL_WIDTH, len(name))}}" for name, cell in columns.items())

@@ -18,7 +18,19 @@ import torch
 
 from data.processor import measure_visual_tokens
 from data.video_llava import NUM_FRAMES
-from scripts.benchmarks.measure import MIB, Figures, count_flops, machine, matmul_speed, peak_bytes, seconds, spread
+from scripts.benchmarks.measure import (
+    MATMUL_SIZES,
+    MIB,
+    Figures,
+    count_flops,
+    heading_of,
+    line_of,
+    machine,
+    matmul_speed,
+    peak_bytes,
+    seconds,
+    spread,
+)
 from scripts.benchmarks.questions import QuestionMaker, Questions
 from scripts.benchmarks.ways import WAYS, Passes
 from train.model.adapters import add_adapter
@@ -29,7 +41,6 @@ SIZES = (1, 2, 4)  # a batch has so many samples, a row has room for so many of 
 NUM_PROBED = max(SIZES)  # questions that find the fastest size, each with a clip of its own
 NUM_QUESTIONS = 6  # at least, in a case
 NUM_MIXED = 4  # clips, pictures and texts each of the mixed case, and the samples of its padded batches
-MATMUL_SIZES = {"cuda": 8192, "cpu": 2048}  # large enough to keep the device busy
 ALL = 2**20  # samples in a batch: more than a case has
 
 
@@ -177,7 +188,7 @@ class TrainBenchmark:
         return (
             "{machine}, {threads} threads, torch {torch}, {dtype}, {matmul_gflops:,.0f} GFLOP/s in a matrix product; "
             "shape {shape}, fastest sizes ".format(**self.about)
-            + f"{sizes}\n{HEADING}"
+            + f"{sizes}\n{heading_of(COLUMNS)}"
         )
 
 
@@ -200,13 +211,10 @@ COLUMNS = {
     "of matmul": "{matmul_share:.0%}",
     "gradients": "{gradient_difference:.1e}",
 }
-CELL_WIDTH = 9  # characters
-HEADING = "  ".join(f"{name:>{CELL_WIDTH}}" for name in COLUMNS)
 
 
 def describe(figures: Figures) -> str:
     """Return a line of the table, and notes below it."""
-    cells = [f"{cell.format(**figures):>{max(CELL_WIDTH, len(name))}}" for name, cell in COLUMNS.items()]
     low, high = figures["spread"]["ratio"]
     notes = [
         f"to plain {low:.2f}x to {high:.2f}x",
@@ -215,4 +223,4 @@ def describe(figures: Figures) -> str:
     ]
     if "unpadded_ratio" in figures:
         notes.append("to plain without padding {unpadded_ratio:.2f}x")
-    return "  ".join(cells) + "\n  " + "; ".join(notes).format(**figures)
+    return line_of(COLUMNS, figures) + "\n  " + "; ".join(notes).format(**figures)

@@ -16,7 +16,7 @@ from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from data.video_llava import image_key, is_used
 from tests.tiny_data import turns
-from tests.tiny_parts import DECODERS, EXTRA_TOKENS, TOWERS, write_decoder, write_tower
+from tests.tiny_parts import DECODERS, EXTRA_TOKENS, TOWERS, write_all
 from train.loop.loss import labelled_positions, token_loss
 from train.loop.ready_features import replace_towers
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
@@ -37,12 +37,7 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    for tower in TOWERS:
-        write_tower(folder / tower, tower)
-    for decoder in DECODERS:
-        write_decoder(folder / decoder, decoder)
-    return folder
+    return write_all(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from transformers import (
 from data.decoding.decode import decode
 from data.media.reference import Media
 from data.processor import set_up_processor
-from tests.tiny_parts import CHATML, DECODERS, EXTRA_TOKENS, TOWERS, write_decoder, write_tower
+from tests.tiny_parts import CHATML, DECODERS, EXTRA_TOKENS, TOWERS, write_all, write_decoder, write_tower
 from train.answering.generation import answer
 from train.jobs.new_model import make_model
 
@@ -40,12 +40,7 @@ def new_model(monkeypatch):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    for tower in TOWERS:
-        write_tower(folder / tower, tower)
-    for decoder in DECODERS:
-        write_decoder(folder / decoder, decoder)
-    return folder
+    return write_all(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from train.recipe.yaml_text import to_yaml
 
 TENSORBOARD = "tensorboard"  # the folder in output_dir
-EVALUATION = "eval_"
 # Group -> the figures in it, in the order in which TensorBoard's page of custom scalars shows them.
 GROUPS = {
     "loss": ("loss", "eval_loss", "train_loss"),

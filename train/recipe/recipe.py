@@ -128,9 +128,9 @@ class Dataset(Section):
     outside_media_root: bool = False
     """Media paths may leave media_root."""
     columns: dict[Column, str] = {}
-    """What this source calls the keys of a record, e.g. {query: question, response: answer, videos: clip}."""
+    """Names of a record's keys in this source, e.g. {query: question, response: answer, videos: clip}."""
     tags: dict[Tag, str] = {}
-    """What its turns are made of, where that is neither from/value nor role/content: role_tag, content_tag, user_tag,
+    """Names in its turns, where these are neither from/value nor role/content: role_tag, content_tag, user_tag,
     assistant_tag and system_tag, as in LLaMA-Factory."""
     weight: Positive = 1.0
     """In training: how often an epoch uses the conversations of this source; where one is not 1, each is packed by

@@ -10,7 +10,7 @@ from transformers import VideoLlavaProcessor
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, visible
 from train.model.fingerprint import check_logits, last_logits, reference_inputs, settings_digest
-from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, identify_base
+from train.model.weight_files import ADAPTER_WEIGHTS, BaseIdentity, digest_of_files, identify_base
 from train.results.artifact import Artifact
 
 SHOWN = 12  # characters of a digest in a message: enough to compare by eye
@@ -45,14 +45,21 @@ def check_digests(artifact: Artifact, any_base: bool = False) -> None:
         raise UserError(f"{name}: {ADAPTER_WEIGHTS} is not the file that training saved; restore it")
     if any_base:
         return
-    base = identify_base(artifact.base, artifact.revision)
-    if base.digest != kept.base.digest:
-        commit = f", commit {kept.base.commit} on the hub" if kept.base.commit else ""
+    if difference := difference_of_base(artifact, kept.base):
         raise UserError(
-            f"{name} was not trained on {artifact.base}: the weights there are others (SHA-256 "
-            f"{base.digest[:SHOWN]} instead of {kept.base.digest[:SHOWN]}{commit}); give the base that it was "
-            "trained on with --base (to let it answer all the same, generate.py and evaluate.py take --any-base)"
+            f"{name} was not trained on {artifact.base}: the weights there are others ({difference}); give the base "
+            "that it was trained on with --base (to let it answer all the same, generate.py and evaluate.py take "
+            "--any-base)"
         )
+
+
+def difference_of_base(artifact: Artifact, wanted: BaseIdentity) -> str | None:
+    """Return how the weights of an artifact's base differ from those of training, None where they are the same."""
+    found = identify_base(artifact.base, artifact.revision)
+    if found.digest == wanted.digest:
+        return None
+    commit = f", commit {wanted.commit} on the hub" if wanted.commit else ""
+    return f"SHA-256 {found.digest[:SHOWN]} instead of {wanted.digest[:SHOWN]}{commit}"
 
 
 def check_answers(

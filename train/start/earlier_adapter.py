@@ -21,11 +21,11 @@ from train.card.facts import RECIPE
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.fingerprint import FINGERPRINT, settings_digest
 from train.model.token_rows import num_rows, token_ids_of
-from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, identify_base
+from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files
 from train.results.artifact import Artifact, open_artifact
+from train.results.identity import difference_of_base
 
 KEY = "lora.start_from"
-SHOWN = 12  # characters of a digest in a message: enough to compare by eye
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,10 @@ def _check_identity(name: str, artifact: Artifact, digests: list[str]) -> None:
     ):
         if found != wanted:
             raise UserError(f"{KEY}: {file} of {name} is not as training saved it; restore it")
-    base = identify_base(artifact.base, artifact.revision)
-    if base.digest != kept.base.digest:
-        commit = f", commit {kept.base.commit} on the hub" if kept.base.commit else ""
+    if difference := difference_of_base(artifact, kept.base):
         raise UserError(
-            f"{KEY}: {name} was trained on another base than model.name_or_path: {artifact.base} (SHA-256 "
-            f"{base.digest[:SHOWN]} instead of {kept.base.digest[:SHOWN]}{commit}); give the one that it was trained on"
+            f"{KEY}: {name} was trained on another base than model.name_or_path: {artifact.base} ({difference}); "
+            "give the one that it was trained on"
         )
 
 
