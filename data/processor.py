@@ -13,6 +13,7 @@ from data.video_llava import (
     CHAT_TEMPLATE,
     DECODERS,
     INTERPOLATING,
+    KEEPS_NUM_FRAMES,
     NUM_CLASS_TOKENS,
     VisualTokens,
     fit,
@@ -108,9 +109,11 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
     template = processor.chat_template or processor.tokenizer.chat_template
     if isinstance(template, dict):  # several by name
         template = template.get("default")
-    if template not in (None, CHAT_TEMPLATE):
+    if template is not None:
+        template = str(template).removeprefix(KEEPS_NUM_FRAMES)
+    if template is not None and template != CHAT_TEMPLATE:
         tokens = {name: str(token) for name, token in processor.tokenizer.special_tokens_map.items()}
-        if (reason := refusal_of_template(str(template), tokens)) is not None:
+        if (reason := refusal_of_template(template, tokens)) is not None:
             raise UserError(f"its chat template cannot be used: {reason}")
     if template is None:
         processor.chat_template = CHAT_TEMPLATE

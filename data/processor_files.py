@@ -8,6 +8,7 @@ from typing import Any
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.errors import UserError
+from data.video_llava import KEEPS_NUM_FRAMES
 
 OLDEST_TRANSFORMERS = "4.57"  # whose loading `_say_it_for_older_versions` has in mind
 # transformers 5 keeps how a tokenizer was loaded; 4.57 takes some of it as settings of its own.
@@ -29,15 +30,19 @@ def save_processor(processor: VideoLlavaProcessor, folder: str | Path) -> None:
     Whoever loads them samples the frames that `set_up_processor` noted: transformers decodes clips itself, we decode
     them before. Raises UserError where the loaded processor gives other ids.
     """
-    folder, video = Path(folder), processor.video_processor
+    folder, video, tokenizer = Path(folder), processor.video_processor, processor.tokenizer
+    templates = processor.chat_template, tokenizer.chat_template
     video.do_sample_frames = getattr(video, "num_frames", None) is not None
+    if video.do_sample_frames and isinstance(templates[0], str):
+        processor.chat_template = tokenizer.chat_template = KEEPS_NUM_FRAMES + templates[0]
     try:
         processor.save_pretrained(folder)
         for part in (processor.image_processor, video):
             part.save_pretrained(folder)  # processor_config.json has both, but 4.57 looks for a file of each
     finally:
         video.do_sample_frames = False
-    _say_it_for_older_versions(folder / "tokenizer_config.json", processor.tokenizer)
+        processor.chat_template, tokenizer.chat_template = templates
+    _say_it_for_older_versions(folder / "tokenizer_config.json", tokenizer)
     check_saved_processor(processor, folder)
 
 
@@ -73,7 +78,7 @@ def check_saved_processor(processor: VideoLlavaProcessor, folder: str | Path) ->
                 f"the processor saved in {folder} would not be the one that was trained with: {text!r} becomes "
                 f"{found} instead of {ids}; nothing that uses it would answer as trained"
             )
-    if saved.chat_template != processor.chat_template:
+    if str(saved.chat_template).removeprefix(KEEPS_NUM_FRAMES) != processor.chat_template:
         raise UserError(f"the processor saved in {folder} has another chat template than the one in use")
 
 

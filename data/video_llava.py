@@ -54,6 +54,9 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' if messages else 'ASSISTANT:' }}{%- endif -%}"
 )
+# Put in front of the chat template in files that we write. transformers hands a template the arguments that it names,
+# and the processor the others. `transformers serve` asks for 32 frames of every clip: so the processor takes its own.
+KEEPS_NUM_FRAMES = "{%- if num_frames is defined -%}{%- endif %}\n"
 # Put in front of a decoder's own chat template, which knows texts alone: media become placeholders in the text. What
 # stands behind the line break begins a line, as it did before: jinja strips blanks there.
 MEDIA_AS_TEXT = (

@@ -36,6 +36,7 @@ from train.model.compiled import speed_up_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
 from train.model.load import quiet_libraries
 from train.model.weight_files import BaseIdentity
+from train.preprocessing.contract import preprocessing_of, write_preprocessing
 from train.progress.curves import Curves
 from train.progress.display import Display, StartUp
 from train.progress.loss_picture import draw_losses
@@ -133,7 +134,8 @@ def tell(*lines: object) -> None:
 def fingerprint_writer(
     recipe: Recipe, base: BaseIdentity, processor: VideoLlavaProcessor
 ) -> Callable[[Path, nn.Module], None]:
-    """Return what writes fingerprint and card into the folder of a checkpoint or result."""
+    """Return what writes fingerprint, preprocessing and card into the folder of a checkpoint or result."""
+    preprocessing = preprocessing_of(processor, recipe.data)
 
     def write(folder: Path, model: nn.Module) -> None:
         write_fingerprint(
@@ -145,6 +147,7 @@ def fingerprint_writer(
             processor=processor,
             can_run=holds_whole_model() and not recipe.data.feature_cache,
         )
+        write_preprocessing(folder, preprocessing)
         card = make_card(folder, Path(recipe.training["output_dir"]).name, recipe=recipe.dump())
         (folder / CARD).write_text(card, encoding="utf-8")
 

@@ -6,6 +6,10 @@ from typing import Literal
 
 import numpy as np
 
+Way = Literal["uniform", "fps", "jitter"]
+# The version of each rule, which models keep that were trained with it: a change of what it chooses counts it up.
+RULES: dict[Way, int] = {"uniform": 1, "fps": 1, "jitter": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -16,7 +20,7 @@ class Sampling:
     too short for that.
     """
 
-    way: Literal["uniform", "fps", "jitter"] = "uniform"
+    way: Way = "uniform"
     frames_per_second: float | None = None
     seed: tuple[int, ...] = ()
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "train.model": ("data", "data.progress", "data.packing", "train.ranks"),
     "train.answering": ("data", "data.progress", "data.batches", "data.media", "data.tokens", "train.model"),
     "train.run_folder": ("data", "data.progress", "data.media", "data.packing", "train.ranks", "train.recipe"),
+    "train.preprocessing": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.loop": (
         *("data", "data.isolation", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache"),
         *("data.tokens", "data.packing", "data.batches"),
@@ -53,7 +54,8 @@ MAY_IMPORT = {
     "train.judging": ("data", "data.media", "train.scoring"),
     "train.results": (
         *("data", "data.progress", "data.media", "data.sources"),
-        *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.card", "train.scoring"),
+        *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.preprocessing"),
+        *("train.card", "train.scoring"),
     ),
     "train.start": (
         *(
@@ -78,7 +80,7 @@ MAY_IMPORT = {
     "train.sft": (
         *("data", "data.progress", "data.tokens", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
-        *("train.card", "train.progress"),
+        *("train.preprocessing", "train.card", "train.progress"),
     ),
     "train.commands": (
         "data",

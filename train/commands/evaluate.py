@@ -1,11 +1,11 @@
 """reeltune evaluate: the questions of data files, answered and scored."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from train.commands import evaluate_options as given
-from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, Quantization
+from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, NumFrames, Quantization
 
 if TYPE_CHECKING:
     from data.sources.source import Source
@@ -36,6 +36,7 @@ def evaluate(
     any_base: AnyBase = False,
     quantization: Quantization = None,
     max_new_tokens: MaxNewTokens = 128,
+    num_frames: NumFrames = None,
 ) -> None:
     """Answer every question of data files, of a recipe's data.eval or of a published benchmark, and score the answers.
 
@@ -58,13 +59,12 @@ def evaluate(
         raise UserError("--judge-model and --judge-price: need --judge, the address of the judge")
     if subset and not benchmark:
         raise UserError("--subset: only a --benchmark has named parts; remove it")
-    hosts = tuple(media_host) if media_host else None
-    sources = asked_of(recipe) if recipe else None
+    hosts = tuple(media_host or ()) or None
+    sources, of_recipe = asked_of(recipe) if recipe else (None, None)
     from train.jobs.evaluate import Judging, Settings, benchmark_of, conversations_of, evaluate_sources, sources_of
 
-    settings = Settings(
-        base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds, hosts, metric
-    )
+    options = base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds
+    settings = Settings(*options, hosts, metric, num_frames, of_recipe)
     if benchmark:
         asked = benchmark_of(benchmark, data or [], media_root or [], subset or [])
     else:
@@ -73,11 +73,11 @@ def evaluate(
     evaluate_sources(model, asked, out, json, settings, against, judged)
 
 
-def asked_of(file: Path) -> "list[Source]":
-    """Return what a recipe evaluates on. Raises UserError where that is nothing."""
+def asked_of(file: Path) -> "tuple[list[Source], dict[str, Any]]":
+    """Return what a recipe evaluates on, and its values. Raises UserError where that is nothing."""
     from train.recipe.load import load_recipe
 
     recipe = load_recipe(file, [])
     if not recipe.data.eval:
         raise UserError(f"{file}: data.eval is empty: there is nothing to ask; name files there, or give --data")
-    return recipe.data.sources(recipe.data.eval)
+    return recipe.data.sources(recipe.data.eval), recipe.dump()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from typer import Context, Option
 from typer.core import TyperCommand
 
-from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, Quantization
+from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, NumFrames, Quantization
 
 ORDER = "order of the options"
 
@@ -26,8 +26,9 @@ def generate(
     video: Annotated[list[str] | None, Option(metavar="FILE", help="a clip; again for each further one")] = None,
     image: Annotated[list[str] | None, Option(metavar="FILE", help="a picture; again for each further one")] = None,
     system_prompt: Annotated[
-        str | None, Option(help="put before the first prompt", show_default="that of the recipe beside the model")
+        str | None, Option(help="put before the first prompt", show_default="that of training")
     ] = None,
+    num_frames: NumFrames = None,
     base: Base = None,
     dtype: AnsweringDtype = "auto",
     any_base: AnyBase = False,
@@ -48,4 +49,6 @@ def generate(
         "image": (("image", file) for file in image or ()),
     }
     media = [next(given[name]) for name in context.meta[ORDER] if name in given]
-    generate_answers(model, prompt, media, system_prompt, base, dtype, any_base, quantization, max_new_tokens)
+    generate_answers(
+        model, prompt, media, system_prompt, base, dtype, any_base, quantization, max_new_tokens, num_frames
+    )

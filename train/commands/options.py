@@ -27,4 +27,5 @@ AnyBase = Annotated[
 Quantization = Annotated[
     Literal["nf4", "fp4", "int8"] | None, Option(help="of the decoder", show_default="none", metavar="nf4|fp4|int8")
 ]
+NumFrames = Annotated[int | None, Option(min=1, max=1024, help="frames of a clip", show_default="as in training")]
 MaxNewTokens = Annotated[int, Option(min=1, help="longest answer, in tokens")]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +23,7 @@ from train.judging.judge import judge
 from train.model.load import quiet_libraries
 from train.results.answer_file import AnswerFile, named_problems
 from train.results.artifact import open_artifact
+from train.results.asking import Asking, ways_of_asking
 from train.results.evaluation import (
     Question,
     check_writable,
@@ -44,7 +45,8 @@ from train.scoring.table import print_table
 class Settings:
     """Options of loading and asking a model: those of `reeltune evaluate`.
 
-    limit: the questions of each source that are asked, the first ones.
+    limit: the questions of each source that are asked, the first ones. num_frames: of a clip, None as in training.
+    recipe: values of the recipe that names the questions.
     """
 
     base: str | None
@@ -57,6 +59,8 @@ class Settings:
     decode_seconds: float
     media_hosts: tuple[str, ...] | None = None
     metric: Metric | None = None
+    num_frames: int | None = None
+    recipe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,10 @@ def evaluate_sources(
     endpoint = open_endpoint(judging.url, judging.model) if judging else None
     others = read_answers(against) if against else None
     artifact = open_artifact(name_or_path, settings.base)
+    ways = ways_of_asking(artifact, num_frames=settings.num_frames, recipe=settings.recipe)
     questions: list[Question] = []
     for name, source in sources.items():
-        questions += islice(asked_of(source, name, artifact.system_prompt, settings.metric), settings.limit)
+        questions += islice(asked_of(source, name, ways, settings.metric), settings.limit)
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
         raise nothing_to_answer(questions, bad)
@@ -99,7 +104,7 @@ def evaluate_sources(
     identity = {
         "model": model_digest(artifact, dtype, settings.quantization),
         "questions": digest_of(questions),
-        "settings": f"{artifact.num_frames} frames, at most {settings.max_new_tokens} tokens",
+        "settings": f"{ways.num_frames} frames{ways.sampling_in_words}, at most {settings.max_new_tokens} tokens",
     }
     with AnswerFile(out, identity, [key_of(question) for question in questions]) as kept:
         if kept.records:
@@ -111,7 +116,7 @@ def evaluate_sources(
             kept=kept,
             bad=bad,
             decode=IsolatedDecoder(settings.decode_seconds),
-            num_frames=artifact.num_frames,
+            num_frames=ways.num_frames,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
         )
@@ -138,13 +143,14 @@ def tell(summary: Mapping[str, Any], out: Path) -> None:
 
 
 def asked_of(
-    conversations: Iterable[Conversation], name: str, system_prompt: str | None, metric: Metric | None
+    conversations: Iterable[Conversation], name: str, ways: Asking, metric: Metric | None
 ) -> Iterator[Question]:
     """Yield the questions of a source; tell at its end which conversations have no answer to compare with."""
     unanswered = []
     for each in conversations:
         if each.has_answer:
-            yield from questions_of(each, system_prompt, name, metric)
+            shown = replace(each, media=tuple(ways.shown(each.media)))
+            yield from questions_of(shown, ways.system_prompt, name, metric)
         else:
             unanswered.append(each.name)
     if unanswered:

@@ -10,6 +10,7 @@ from data.sources.parts import split_placeholders
 from train.answering.generation import answer, media_in
 from train.model.load import quiet_libraries
 from train.results.artifact import open_artifact
+from train.results.asking import ways_of_asking
 from train.results.loading import load
 
 
@@ -23,6 +24,7 @@ def generate_answers(
     any_base: bool,
     quantization: str | None,
     max_new_tokens: int,
+    num_frames: int | None = None,
 ) -> None:
     """Print the answer to each prompt, asked with those before it. files: (kind, path) in order."""
     media = [media_at(kind, path) for kind, path in files]
@@ -32,16 +34,18 @@ def generate_answers(
 
     quiet_libraries()
     artifact = open_artifact(name_or_path, base)
+    ways = ways_of_asking(artifact, num_frames=num_frames, system_prompt=system_prompt)
+    media = ways.shown(media)
     model, processor = load(artifact, dtype=dtype, quantization=quantization, any_base=any_base)
     messages = []
     for turn in turns:
         messages.append({"role": "user", "content": turn})
-        prompt = with_system_prompt(messages, system_prompt or artifact.system_prompt)
+        prompt = with_system_prompt(messages, ways.system_prompt)
         (text,) = answer(
             model,
             processor,
             [(prompt, media_in(prompt, media))],
-            num_frames=artifact.num_frames,
+            num_frames=ways.num_frames,
             max_new_tokens=max_new_tokens,
         )
         print(text, flush=True)

@@ -7,12 +7,14 @@ from transformers import PreTrainedConfig
 
 from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, find_file, read_json
 from data.errors import SettingError, UserError
+from data.media.frame_sampling import UNIFORM, Sampling
 from data.processor import load_config
 from data.video_llava import NUM_FRAMES
 from train.card.facts import RECIPE
 from train.model.adapter_settings import check_adapter_settings
 from train.model.fingerprint import FINGERPRINT, Fingerprint, read_fingerprint
 from train.model.weight_files import ADAPTER_WEIGHTS
+from train.preprocessing.contract import PREPROCESSING, Preprocessing, read_preprocessing
 from train.recipe.load import read_kept_recipe
 
 NUM_NAMES = 4  # files that a message names of a folder, so that it stays one line
@@ -24,7 +26,8 @@ class Artifact:
 
     `base` and `revision` say where the full weights are, `config` is theirs. `adapter_weights` is None for a full
     model, `recipe_file` without a recipe.yaml; `recipe` has its plain values. `fingerprint` tells what was trained,
-    None where nothing was or an earlier version did it. `has_processor` is False where the processor is the base's.
+    None where nothing was or an earlier version did it; `preprocessing` is None likewise. `has_processor` is False
+    where the processor is the base's.
     """
 
     name_or_path: str
@@ -35,6 +38,7 @@ class Artifact:
     recipe_file: Path | None = None
     recipe: dict = field(default_factory=dict)
     fingerprint: Fingerprint | None = None
+    preprocessing: Preprocessing | None = None
     has_processor: bool = True
 
     @property
@@ -43,11 +47,21 @@ class Artifact:
 
     @property
     def num_frames(self) -> int:
-        """Return the frames of a clip, as in training; Video-LLaVA's own number where no recipe says."""
+        """Return the frames of a clip, as in training; Video-LLaVA's own number where nothing says."""
+        if self.preprocessing is not None:
+            return self.preprocessing.num_frames
         return self.recipe.get("data", {}).get("num_frames", NUM_FRAMES)
 
     @property
+    def sampling(self) -> Sampling:
+        """Return how the frames of a clip are chosen; an earlier version, which kept no preprocessing, chose them
+        uniformly."""
+        return self.preprocessing.sampling if self.preprocessing is not None else UNIFORM
+
+    @property
     def system_prompt(self) -> str | None:
+        if self.preprocessing is not None:
+            return self.preprocessing.system_prompt
         return self.recipe.get("data", {}).get("system_prompt")
 
     @property
@@ -88,6 +102,7 @@ def open_artifact(name_or_path: str, base: str | None = None, base_revision: str
     base = base or name_or_path
     recipe_file = find_file(name_or_path, RECIPE)
     fingerprint_file = find_file(name_or_path, FINGERPRINT)
+    preprocessing_file = find_file(name_or_path, PREPROCESSING)
     return Artifact(
         name_or_path=name_or_path,
         base=base,
@@ -97,6 +112,7 @@ def open_artifact(name_or_path: str, base: str | None = None, base_revision: str
         recipe_file=recipe_file,
         recipe=read_kept_recipe(recipe_file) if recipe_file else {},
         fingerprint=read_fingerprint(fingerprint_file) if fingerprint_file else None,
+        preprocessing=read_preprocessing(preprocessing_file) if preprocessing_file else None,
         has_processor=find_file(name_or_path, "tokenizer_config.json") is not None,
     )
 

@@ -19,6 +19,7 @@ from train.answering.decoding import Answering
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.load import load_model
 from train.model.token_rows import give_rows, token_ids_of
+from train.preprocessing.contract import check_processor
 from train.results.artifact import Artifact
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
@@ -113,9 +114,13 @@ def _first_misfit(problem: Exception) -> str:
 
 
 def processor_of(artifact: Artifact) -> VideoLlavaProcessor:
-    """Return the processor saved with the artifact, else its base's, checked that it fits the model."""
+    """Return the processor saved with the artifact, else its base's, checked that it fits the model, and that it is the
+    one of training."""
     where, revision = (artifact.name_or_path, None) if artifact.has_processor else (artifact.base, artifact.revision)
-    return set_up_processor(where, revision, num_frames=artifact.num_frames, config=artifact.config)[0]
+    processor = set_up_processor(where, revision, num_frames=artifact.num_frames, config=artifact.config)[0]
+    if artifact.preprocessing is not None:
+        check_processor(artifact.preprocessing, processor, artifact.name_or_path)
+    return processor
 
 
 def greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

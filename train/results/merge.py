@@ -26,6 +26,7 @@ from train.card.model_card import CARD, make_card
 from train.model.fingerprint import check_logits, difference_of, last_logits, reference_inputs
 from train.model.load import load_model
 from train.model.weight_files import weight_files
+from train.preprocessing.contract import PREPROCESSING
 from train.results.artifact import Artifact, open_artifact
 from train.results.fast_arithmetic import fast_arithmetic
 from train.results.identity import check_digests, missing_fingerprint
@@ -68,7 +69,8 @@ def merge_adapter(
         with shown("saving the merged model", is_watched=True):
             model.save_pretrained(folder, max_shard_size="5GB")
             save_processor(processor, folder)
-            for file in (artifact.recipe_file, find_file(artifact.name_or_path, PROVENANCE)):
+            kept = [find_file(artifact.name_or_path, name) for name in (PROVENANCE, PREPROCESSING)]
+            for file in (artifact.recipe_file, *kept):
                 if file:
                     shutil.copyfile(file, folder / file.name)
             (folder / CARD).write_text(make_card(folder, out_dir.name, artifact.base), encoding="utf-8")
