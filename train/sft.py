@@ -52,7 +52,10 @@ from train.ranks.processes import (
 from train.recipe.command_line import read_command_line
 from train.recipe.recipe import Recipe
 from train.recipe.settings import in_words_of_recipes
+from train.report.answer_pictures import AnswerPictures
+from train.report.write import write_report
 from train.run_folder.bad_media import BadMediaGuard
+from train.run_folder.left_out import write_left_out
 from train.run_folder.metrics import MetricsFile
 from train.run_folder.open_run import enter_run_folder, start_run
 from train.run_folder.provenance import count_data, describe_run, fingerprint_data
@@ -87,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     start_up.ended("data")
     base_weights, start = agree_on_base(*base), earlier.digest if earlier else None
     checkpoint, notices = on_first_rank(start_run, out, recipe, fingerprints, fresh, base_weights.digest, start)
+    on_first_rank(write_left_out, out, reader.left_out)
     on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
     tell(*notices)
@@ -107,7 +111,11 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=evaluation,
         data_collator=collator(processor, visual_tokens, towers, inputs),
         processing_class=processor,
-        callbacks=[MetricsFile(out), Curves(recipe.dump()), Display(start_up, train, recipe.data.rows_per_step)],
+        callbacks=[
+            MetricsFile(out),
+            Curves(recipe.dump(), AnswerPictures(out, recipe.data)),
+            Display(start_up, train, recipe.data.rows_per_step),
+        ],
         early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
@@ -118,11 +126,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     tell(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
     trainer.train(checkpoint)
+    end_run(trainer, out)
+
+
+def end_run(trainer: RowTrainer, out: str) -> None:
+    """Save what was trained and show what came of it; leave where a signal has interrupted training."""
+    if not trainer.was_interrupted:
+        trainer.save_result()
     on_first_rank(draw_losses, out)
+    on_first_rank(write_report, out)
     if trainer.was_interrupted:
         tell(trainer.interruption.notice(trainer.state.global_step))
         sys.exit(trainer.interruption.status)
-    trainer.save_result()
     tell(f"done: {out}")
 
 

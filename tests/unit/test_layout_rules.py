@@ -70,6 +70,10 @@ MAY_IMPORT = {
         ),
     ),
     "train.progress": ("data", "data.progress", "data.packing", "train.recipe", "train.run_folder"),
+    "train.report": (
+        *("data", "data.progress", "data.media", "data.sources", "data.decoding"),
+        *("train.recipe", "train.run_folder", "train.card", "train.scoring", "train.progress"),
+    ),
     "train.jobs": (
         *("data", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         "data.packing",
@@ -80,7 +84,7 @@ MAY_IMPORT = {
     "train.sft": (
         *("data", "data.progress", "data.tokens", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
-        *("train.preprocessing", "train.card", "train.progress"),
+        *("train.preprocessing", "train.card", "train.progress", "train.report"),
     ),
     "train.commands": (
         "data",
@@ -91,6 +95,7 @@ MAY_IMPORT = {
         "train.model",
         "train.scoring",
         "train.results",
+        "train.report",
         "train.jobs",
         "train.sft",
     ),

@@ -18,6 +18,7 @@ from train.commands.merge import merge
 from train.commands.new_model import new_model
 from train.commands.preview import preview
 from train.commands.push import push
+from train.commands.report import report
 from train.commands.schema import schema
 from train.commands.train_recipe import train
 
@@ -28,6 +29,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     preview: "Show what the model will see, and which words are trained.",
     generate: "Ask a model about clips and pictures.",
     evaluate: "Answer the questions of a data file, and score the answers.",
+    report: "Write what came of a run as one page.",
     merge: "Merge an adapter into its base.",
     push: "Send an adapter or a merged model to the hub.",
     new_model: "Make a Video-LLaVA, random or of a tower and a decoder.",

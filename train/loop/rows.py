@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase
@@ -19,42 +19,47 @@ from data.tokens.corpus import load_corpus
 from data.tokens.encoding import Sample, encode_all
 from data.video_llava import VisualTokens
 from train.recipe.recipe import Data, Dataset
+from train.run_folder.bad_media import Part
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RowReader:
-    """Makes rows of data files, and says what is in them and what will not be trained on."""
+    """Makes rows of data files, and says what is in them and what will not be trained on.
+
+    left_out: the notices on that of each part, "train" and "eval", which has been read.
+    """
 
     data: Data
     tokenizer: PreTrainedTokenizerBase
     visual_tokens: VisualTokens
     seed: int
     max_positions: int | None = None  # of the decoder: conversations that are longer are trained, with a warning
+    left_out: dict[Part, list[str]] = field(default_factory=dict)
 
     def train_rows(self) -> Rows:
         """Return the rows to train on."""
         data = self.data
-        rows: Rows = self._stream(data.train) if data.streaming else self._load(data.train)
+        rows: Rows = self._stream(data.train) if data.streaming else self._load(data.train, "train")
         rows.sampling = Sampling(data.frame_sampling, data.frames_per_second)
         return rows
 
     def eval_rows(self) -> Rows | None:
         """Return the rows to evaluate on, None without any. Sampling stays uniform, so that figures compare."""
-        return self._load(self.data.eval) if self.data.eval else None
+        return self._load(self.data.eval, "eval") if self.data.eval else None
 
-    def _load(self, entries: Sequence[Dataset]) -> RowDataset | Mixture:
+    def _load(self, entries: Sequence[Dataset], part: Part) -> RowDataset | Mixture:
         """Read the data files into memory; where a weight is not 1, each source gets rows of its own."""
         sources = self.data.sources(entries)
         weights = [entry.weight for entry in entries]
         if set(weights) == {1}:
-            return self._load_together(sources)
-        mixture = Mixture([self._load_together([source]) for source in sources], weights, self.seed)
+            return self._load_together(sources, part)
+        mixture = Mixture([self._load_together([source], part) for source in sources], weights, self.seed)
         logger.info(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
         return mixture
 
-    def _load_together(self, sources: Sequence[Source]) -> RowDataset:
+    def _load_together(self, sources: Sequence[Source], part: Part) -> RowDataset:
         data = self.data
         max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
         corpus = load_corpus(sources, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt, max_bad)
@@ -70,6 +75,7 @@ class RowReader:
             )
         for notice in corpus.notices(data.max_length):
             logger.info(f"left out: {notice}")
+            self.left_out.setdefault(part, []).append(notice)
         return rows
 
     def _stream(self, entries: Sequence[Dataset]) -> RowStream:

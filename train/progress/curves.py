@@ -6,8 +6,9 @@ transformers' own callbacks would call everything `train/...`, and begin a folde
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -69,12 +70,24 @@ TRACKERS: dict[str, Callable[[TrainingArguments, int], GeneralTracker]] = {
 }
 
 
-class Curves(TrainerCallback):
-    """Sends every log line to the trackers that a recipe names."""
+class PicturesOfRun(Protocol):
+    """Pictures of the answers of evaluations: see `train.report.answer_pictures`."""
 
-    def __init__(self, recipe: dict[str, Any]):
+    def skip(self, step: int, /) -> None:
+        """Leave out what an earlier process has shown up to a step."""
+        ...
+
+    def new(self, step: int, /) -> Mapping[int, Mapping[str, np.ndarray]]:
+        """Return the pictures, uint8 (H, W, 3), by step and name, that came since the last call."""
+        ...
+
+
+class Curves(TrainerCallback):
+    """Sends every log line, and pictures of answers, to the trackers that a recipe names."""
+
+    def __init__(self, recipe: dict[str, Any], pictures: PicturesOfRun | None = None):
         """recipe: as it is written beside checkpoints; each tracker gets it where its users look for settings."""
-        self.recipe = recipe
+        self.recipe, self.pictures = recipe, pictures
         self.trackers: list[GeneralTracker] = []
 
     def on_train_begin(
@@ -92,6 +105,8 @@ class Curves(TrainerCallback):
                     tracker.writer.add_custom_scalars(layout())
                 elif not state.global_step:  # MLflow's parameters cannot be changed
                     tracker.store_init_configuration(flat(self.recipe))
+        if self.pictures and state.global_step:
+            self.pictures.skip(state.global_step)
 
     def on_log(
         self,
@@ -103,12 +118,27 @@ class Curves(TrainerCallback):
     ) -> None:
         for tracker in self.trackers:
             tracker.log(named(logs or {}), step=state.global_step)
+        self._show_answers(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._show_answers(state.global_step)
         while self.trackers:
             self.trackers.pop().finish()
+
+    def _show_answers(self, step: int) -> None:
+        """Send what was answered since the last call to the trackers that take pictures."""
+        trackers = [tracker for tracker in self.trackers if isinstance(tracker, TensorBoardTracker | WandBTracker)]
+        if not trackers or not self.pictures:
+            return
+        for evaluated, pictures in self.pictures.new(step).items():
+            for tracker in trackers:
+                if isinstance(tracker, TensorBoardTracker):
+                    several = {name: picture[None] for name, picture in pictures.items()}
+                    tracker.log_images(several, step=evaluated, dataformats="NHWC")
+                else:
+                    tracker.log_images({name: [picture] for name, picture in pictures.items()}, step=step)
 
 
 def layout() -> dict[str, dict[str, list]]:
