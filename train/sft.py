@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     name_layers_to_spread(model)
     start_up.ended("model")
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
+    curves = Curves(recipe.dump(), AnswerPictures(out, recipe.data))
     trainer = RowTrainer(
         model=model,
         args=args,
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
             MetricsFile(out),
             Curves(recipe.dump(), AnswerPictures(out, recipe.data)),
             Display(start_up, train, recipe.data.rows_per_step),
-        ],
+        ],  # fmt: skip
         early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,

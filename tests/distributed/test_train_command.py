@@ -72,6 +72,7 @@ def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
     assert HEADER in lines and sum("/100000 " in line for line in lines) == step
     assert f"training {BAR}" in "".join(screen_lines(once.shown)), "there was one"
     assert (tmp_path / "out" / "loss.png").is_file()
+    assert "Not finished: " in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
     twice = train(*loud)
     twice.wait_for("continuing from")

@@ -94,6 +94,7 @@ def test_the_command_trains_and_the_same_command_continues(recipe_file, tmp_path
         (line["step"], pytest.approx(line["loss"])) for line in steps
     ]
     assert Image.open(out / "loss.png").size == (960, 540)
+    assert "Trained for 2 steps." in (out / "report.html").read_text(encoding="utf-8")
     for name in ("tokenizer.json", "processor_config.json", "chat_template.jinja", "adapter_model.safetensors"):
         assert (out / name).is_file()
 
