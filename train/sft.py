@@ -112,11 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=evaluation,
         data_collator=collator(processor, visual_tokens, towers, inputs),
         processing_class=processor,
-        callbacks=[
-            MetricsFile(out),
-            Curves(recipe.dump(), AnswerPictures(out, recipe.data)),
-            Display(start_up, train, recipe.data.rows_per_step),
-        ],  # fmt: skip
+        callbacks=[MetricsFile(out), curves, Display(start_up, train, recipe.data.rows_per_step)],
         early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,
