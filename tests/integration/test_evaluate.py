@@ -68,7 +68,7 @@ def test_accept_is_one_list_or_one_for_each_question(tmp_path):
 
 def test_scores_are_counted(monkeypatch):
     answers = [{2: "no"}, {0: "It is red.", 1: "2"}]
-    monkeypatch.setattr(evaluation, "answer_batches", lambda model, processor, prompts, **settings: answers)
+    monkeypatch.setattr(evaluation, "answer_together", lambda *asked, take: [take(some) for some in answers])
     questions = [
         Question("a", [], (Media("video", "clips/a.mp4"),), "Colour?", "a red square", ["red"]),
         Question("b", [], (), "How many?", "Two", None),

@@ -19,9 +19,9 @@ from tests.tiny_adapters import random_adapter
 from tests.tiny_data import WORDS
 from train.answering import generation
 from train.answering.choosing import Chooser
-from train.answering.generation import answer_groups
+from train.answering.generation import Asked, answer_groups
 from train.answering.grouping import group_prompts
-from train.answering.one_by_one import generate_alone
+from train.answering.one_by_one import generate_alone, pass_by_pass
 from train.model.build import build_config, build_model
 from train.results.loading import greedy
 
@@ -69,7 +69,7 @@ class Pool:
     def together(self, numbers, max_new=MAX_NEW, room=2000, seed=0):
         groups = group_prompts([self.encoded[number] for number in numbers], list(self.visual_ids.values()))
         said = {}
-        for some in answer_groups(self.model, groups, self.pixels, max_new, room, seed):
+        for some in answer_groups(self.model, Asked(groups, self.pixels, max_new, room, seed)):
             said |= some
         return [said[at] for at in range(len(numbers))]
 
@@ -157,6 +157,15 @@ def about_clips(media_folder, num_clips, num_questions):
         for clip in (Media("video", str(media_folder / f"clip{number}.mp4")) for number in range(num_clips))
         for _ in range(num_questions)
     ]
+
+
+def test_passes_of_our_own_say_what_generate_says(pool):
+    """Prompts that must be asked alone take these where weights are spread."""
+    pool.model.generation_config = pool.config
+    choose = Chooser(pool.config)
+    for number in range(0, len(pool.expected), 4):
+        ids, media = pool.encoded[number]
+        assert pass_by_pass(pool.model, ids, pool.pixels(media), MAX_NEW, choose) == pool.expected[number]
 
 
 def test_two_hundred_questions(tiny, processor, media_folder):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,15 +47,16 @@ class Decoding:
         self.answers: list[Answer] = []  # those that have been in a pass come first, in the order of `states`
         self.states = OwnStates()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # tensors of inference mode may not be trained on, and weights that are gathered here stay
     def prefill(self, ids: np.ndarray, inputs: Mapping[str, torch.Tensor]) -> Prefix:
         """Run towers and decoder over what a group shares; `inputs` are its pixels or features."""
         if not len(ids):
             return Prefix(ids, ())
         cache = DynamicCache()
         model: Any = self.model
-        tokens = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
-        model(input_ids=tokens, **self._moved(inputs), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **inputs}
+        on_device = {name: moved(self.model, value) for name, value in inputs.items()}
+        model(**on_device, past_key_values=cache, use_cache=True, logits_to_keep=1)
         layers: Any = cache.layers
         return Prefix(ids, tuple((layer.keys[0], layer.values[0]) for layer in layers))
 
@@ -83,7 +84,7 @@ class Decoding:
             prompt = np.concatenate([prefix.ids, ids])
             self.answers.append(Answer(number, prompt, prefix, ids, self.choose.stream(prompt)))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # tensors of inference mode may not be trained on, and weights that are gathered here stay
     def step(self) -> list[Answer]:
         """Bring every answer one token further; returns those that have ended, which leave."""
         plan = self._plan()
@@ -135,9 +136,8 @@ class Decoding:
             )
         return plan
 
-    def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        model: Any = self.model
-        return {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-        }
+
+def moved(model: Answering, value: torch.Tensor) -> torch.Tensor:
+    """Return a value on the model's device, numbers that are no ids in its type."""
+    device, dtype = cast("torch.device", model.device), cast("torch.dtype", model.dtype)
+    return value.to(device, dtype if value.is_floating_point() else None)

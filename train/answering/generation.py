@@ -2,26 +2,31 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, VideoLlavaProcessor
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, VideoLlavaProcessor
 
-from data.batches.pixels import PixelLoader
-from data.errors import MediaError
+from data.batches.pixels import MediaLoader, PixelLoader
+from data.errors import MediaError, UserError
 from data.media.bad_media import BadMedia
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.progress.bars import shown
 from data.tokens.encoding import encode_prompt, placeholder_ids
 from train.answering.attention import answering_with
-from train.answering.choosing import Chooser
-from train.answering.decoding import Answer, Answering, Decoding
+from train.answering.choosing import Chooser, unknown_settings
+from train.answering.decoding import Answer, Answering, Decoding, moved
+from train.answering.exchange import Exchange
 from train.answering.grouping import PromptGroup, group_prompts
-from train.answering.one_by_one import generate_alone, why_alone
+from train.answering.one_by_one import generate_alone, pass_by_pass, why_alone
+from train.answering.sharing import shares
 
 Prompt = tuple[list[dict], Sequence[Media]]
 Decode = Callable[[Media, int], np.ndarray]
@@ -29,21 +34,34 @@ Pixels = dict[str, torch.Tensor]
 MIN_KEPT_MEDIA = 8  # pictures and clips whose pixels are kept for the next group, at least
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Groups of prompts, and how they are answered: see `answer_together`.
+
+    pixels_of: the towers' inputs of some media. room: tokens of keys and values that there are at most at any time.
+    """
+
+    groups: list[PromptGroup]
+    pixels_of: Callable[[Sequence[Media]], Pixels | BadMedia]
+    max_new_tokens: int
+    room: int
+    seed: int
+
+
 def answer(model: Answering, processor: VideoLlavaProcessor, prompts: Sequence[Prompt], **settings: Any) -> list[str]:
-    """Return the model's answer to each prompt, in the order given; `settings` go to `answer_batches`.
+    """Return the model's answer to each prompt, in the order given, in this process alone; `settings` are those of
+    `answer_together`.
 
     Raises MediaError for a picture or clip that cannot be decoded.
     """
-    answers = [""] * len(prompts)
-    for batch in answer_batches(model, processor, prompts, **settings):
-        for index, answered in batch.items():
-            if isinstance(answered, BadMedia):
-                raise MediaError(answered.reason)
-            answers[index] = answered
-    return answers
+    found = answer_together(model, processor, prompts, is_alone=True, **settings)
+    bad = [answered for answered in found.values() if isinstance(answered, BadMedia)]
+    if bad:
+        raise MediaError(bad[0].reason)
+    return [str(found[number]) for number in range(len(prompts))]
 
 
-def answer_batches(
+def answer_together(
     model: Answering,
     processor: VideoLlavaProcessor,
     prompts: Sequence[Prompt],
@@ -52,56 +70,110 @@ def answer_batches(
     max_new_tokens: int = 64,
     batch_size: int = 8,
     seed: int = 0,
+    loader: MediaLoader | None = None,
     decode: Decode | None = None,
-) -> Iterator[dict[int, str | BadMedia]]:
-    """Answer (messages, media); yields answers as they come, by their prompts' indices, or what is wrong with a
-    prompt's media.
+    take: Callable[[Mapping[int, str | BadMedia]], None] = lambda found: None,
+    stop: Callable[[], int] = lambda: 0,
+    synced: bool = False,
+    is_alone: bool = False,
+) -> dict[int, str | BadMedia]:
+    """Answer (messages, media); returns answers by their prompts' indices, or what is wrong with a prompt's media.
+
+    ALL RANKS, each with the same prompts: every process answers a share, and gets all answers. synced: the weights of
+    `model` are spread over the ranks (ZeRO-3, FSDP2), which must make every pass together: one that has nothing left to
+    answer goes on with empty passes. Its towers must accept empty batches (`train.model.empty_towers`). `take` gets
+    answers as they come, on all ranks the same; `stop` returns the number of a signal that has arrived, or 0, and
+    `Stopped` is raised on all ranks at the next pass if they are synced, else after seconds. So is an error that one of
+    them has met with. is_alone: other processes do not take part.
 
     `messages` end with the user's words; `media` are their pictures and clips in order of appearance, mixed as you
     like. Every answer is that of `generate` on its prompt alone: greedy, unless model.generation_config says otherwise;
     what is drawn depends on `seed` and the prompt, not on its company. There are never more keys and values than
-    `batch_size` of the longest prompts have, each by itself. `decode` is used in place of
-    `data.decoding.decode.decode`.
+    `batch_size` of the longest prompts have, each by itself. `loader` makes the towers' inputs; without one, frames
+    come from `decode`, or from `data.decoding.decode.decode`.
     """
-    visual_tokens = measure_visual_tokens(processor, num_frames)
-    tokenizer = processor.tokenizer
+    loader = loader or PixelLoader(processor, num_frames, decode=decode)
+    tokenizer, visual_tokens = processor.tokenizer, measure_visual_tokens(processor, num_frames)
     encoded = [(encode_prompt(messages, tokenizer, visual_tokens), media) for messages, media in prompts]
     groups = group_prompts(encoded, list(placeholder_ids(tokenizer).values()))
-    pixels_of = _pixel_source(PixelLoader(processor, num_frames, decode=decode), max(MIN_KEPT_MEDIA, batch_size))
-    longest = max((len(ids) for ids, _ in encoded), default=0)
-    room = batch_size * (longest + max_new_tokens)
-    found = answer_groups(model, groups, pixels_of, max_new_tokens, room, seed)
+    kinds = {item.kind for _, media in encoded for item in media}
+    everything: dict[int, str | BadMedia] = {}
     with shown("answering", len(encoded), "questions") as bar:
-        for some in found:
-            yield {
-                number: said if isinstance(said, BadMedia) else tokenizer.decode(said, skip_special_tokens=True).strip()
-                for number, said in some.items()
-            }
-            bar.advance(len(some))
+
+        def take_all(found: Mapping[int, str | BadMedia]) -> None:
+            everything.update(found)
+            bar.advance(len(found))
+            take(found)
+
+        exchange = Exchange(take_all, stop, synced, is_alone)
+        share = shares(groups, exchange.number, max_new_tokens)[exchange.rank]
+        room = batch_size * (max((len(ids) for ids, _ in encoded), default=0) + max_new_tokens)
+        pixels_of = _pixel_source(loader, max(MIN_KEPT_MEDIA, batch_size))
+        asked = Asked(share, pixels_of, max_new_tokens, room, seed)
+        _answer_share(model, tokenizer, asked, exchange, loader.empty(kinds) if exchange.synced else {})
+    return everything
 
 
-def answer_groups(
-    model: Answering,
-    groups: Iterable[PromptGroup],
-    pixels_of: Callable[[Sequence[Media]], Pixels | BadMedia],
-    max_new_tokens: int,
-    room: int,
-    seed: int,
-) -> Iterator[dict[int, list[int] | BadMedia]]:
-    """Yield the ids of answers by their prompts' numbers, as they end; see `answer_batches`.
+def _answer_share(
+    model: Answering, tokenizer: PreTrainedTokenizerBase, asked: Asked, exchange: Exchange, no_pixels: Pixels
+) -> None:
+    """Answer what this process is asked, and stay with the others until all have done so."""
+    no_pixels = {name: moved(model, value) for name, value in no_pixels.items()}
+    try:
+        with _meeting_before_passes(model, exchange, no_pixels):
+            for said in answer_groups(model, asked, exchange.synced):
+                for number, ids in said.items():
+                    exchange.found[number] = ids if isinstance(ids, BadMedia) else decoded(tokenizer, ids)
+                if not exchange.synced:  # there a meeting is a pass
+                    exchange.before_pass()
+    except Exception as error:
+        if exchange.is_over:
+            raise
+        exchange.error = error
+    while exchange.meet(is_working=False):
+        if exchange.synced:
+            empty_pass(model, tokenizer.eos_token_id, no_pixels)
 
-    pixels_of: the towers' inputs of some media. room: tokens of keys and values that there are at most at any time.
+
+@contextmanager
+def _meeting_before_passes(model: Answering, exchange: Exchange, no_pixels: Pixels) -> Iterator[None]:
+    """Meet the other ranks before each pass of the model; where ranks are synced, all of them run the same towers."""
+
+    def before(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        exchange.before_pass()
+        return args, {**no_pixels, **inputs}
+
+    hook = model.register_forward_pre_hook(before, prepend=True, with_kwargs=True)  # before those that gather weights
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def empty_pass(model: Answering, token: int, no_pixels: Pixels) -> None:
+    """Run the model on a token that nobody asked about, with the ranks that answer."""
+    ids = moved(model, torch.tensor([[token]]))
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), **no_pixels, use_cache=False, logits_to_keep=1)
+
+
+def answer_groups(model: Answering, asked: Asked, by_passes: bool = False) -> Iterator[dict[int, list[int] | BadMedia]]:
+    """Yield the ids of answers by their prompts' numbers, as they end; see `answer_together`.
+
+    by_passes: what must be asked alone is not left to `generate`, whose passes go round a model that is spread.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(base, PreTrainedModel)
     settings = base.generation_config
     assert settings is not None
-    choose = Chooser(settings, seed)
+    choose, max_new_tokens = Chooser(settings, asked.seed), asked.max_new_tokens
     reason = why_alone(model)
+    if by_passes and (names := unknown_settings(settings)):
+        raise UserError(f"the generation config sets {', '.join(names)}, which needs a model that is not spread")
     if reason:
         print(f"notice: one question at a time, by generate: {reason}", file=sys.stderr, flush=True)
-    decoding = Decoding(model, choose, max_new_tokens, room)
-    for group in groups:
+    decoding = Decoding(model, choose, max_new_tokens, asked.room)
+    for group in asked.groups:
         members, prefix, pixels = group.members, None, None
         while members:
             num_fitting = decoding.num_fitting(len(group.prefix), prefix, members)
@@ -109,14 +181,17 @@ def answer_groups(
                 yield from _decode(decoding, base)
                 continue
             if pixels is None:
-                pixels = pixels_of(group.media)
+                pixels = asked.pixels_of(group.media)
                 if isinstance(pixels, BadMedia):
                     yield {number: pixels for number, _ in members}
                     break
             if reason or group.is_cut:
                 for number, rest in members:
                     ids = np.concatenate([group.prefix, rest])
-                    yield {number: generate_alone(model, ids, pixels, max_new_tokens, choose.seed_of(ids))}
+                    if by_passes:
+                        yield {number: pass_by_pass(model, ids, pixels, max_new_tokens, choose)}
+                    else:
+                        yield {number: generate_alone(model, ids, pixels, max_new_tokens, choose.seed_of(ids))}
                 break
             with answering_with(base):
                 prefix = prefix or decoding.prefill(group.prefix, pixels)
@@ -135,16 +210,22 @@ def _decode(decoding: Decoding, base: PreTrainedModel) -> Iterator[dict[int, lis
     yield {answer.number: answer.said for answer in ended}
 
 
-def _pixel_source(load: PixelLoader, num_kept: int) -> Callable[[Sequence[Media]], Pixels | BadMedia]:
+def decoded(tokenizer: PreTrainedTokenizerBase, said: list[int]) -> str:
+    """Return the words of an answer."""
+    return str(tokenizer.decode(said, skip_special_tokens=True)).strip()
+
+
+def _pixel_source(loader: MediaLoader, num_kept: int) -> Callable[[Sequence[Media]], Pixels | BadMedia]:
     """Return what makes the towers' inputs of some media, or tells what is wrong with the first that has none."""
 
     @lru_cache(maxsize=num_kept)
     def pixels_of(item: Media) -> Pixels | BadMedia:
         """Return an item's pixels, or why there are none: a clip that costs a minute is not tried for each question."""
         try:
-            return load([item])
+            fitted = [loader.fitted(item)]
         except MediaError as problem:
             return BadMedia(item, (), str(problem))
+        return loader.inputs(fitted, []) if item.kind == "image" else loader.inputs([], fitted)
 
     def pixels_of_all(media: Sequence[Media]) -> Pixels | BadMedia:
         found = [pixels_of(item) for item in media]

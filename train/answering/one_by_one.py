@@ -1,14 +1,16 @@
 """Questions that `generate` must answer itself, each alone, and why."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
+from transformers import DynamicCache
 
-from train.answering.choosing import unknown_settings
-from train.answering.decoding import Answering
+from train.answering.choosing import Chooser, unknown_settings
+from train.answering.decoding import Answering, moved
 
 # Rotary embeddings whose frequencies depend on the longest sequence of a pass: the same whatever the company is.
 FIXED_ROTARY = {"default", "linear", "yarn", "llama3", "proportional"}
@@ -34,19 +36,46 @@ def why_alone(model: Answering) -> str | None:
     return None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate_alone(
     model: Answering, ids: np.ndarray, pixels: Mapping[str, torch.Tensor], max_new_tokens: int, seed: int
 ) -> list[int]:
     """Return what `generate` says to one prompt; what it draws begins with `seed`, and leaves no trace."""
     generating: Any = model  # the stub of `generate` wants a class that no model is
-    inputs = {
-        name: value.to(model.device, generating.dtype if value.is_floating_point() else None)
-        for name, value in {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **pixels}.items()
-    }
+    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **pixels}
+    inputs = {name: moved(model, value) for name, value in inputs.items()}
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         attention_mask = torch.ones_like(inputs["input_ids"])
         said = generating.generate(**inputs, attention_mask=attention_mask, max_new_tokens=max_new_tokens)
     return said[0, len(ids) :].tolist()
+
+
+@dataclass
+class Lone:
+    """An answer that is decoded by itself, see `train.answering.choosing.Asked`."""
+
+    prompt: np.ndarray
+    random: torch.Generator | None
+    said: list[int] = field(default_factory=list)
+
+
+@torch.no_grad()
+def pass_by_pass(
+    model: Answering, ids: np.ndarray, pixels: Mapping[str, torch.Tensor], max_new_tokens: int, choose: Chooser
+) -> list[int]:
+    """Return what `generate_alone` does, by passes of `model` itself, on which hooks gather the weights that are
+    spread."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    passing: Any = model
+    cache = DynamicCache(config=base.config.get_text_config())
+    answer = Lone(ids, choose.stream(ids))
+    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **pixels}
+    while True:
+        inputs = {name: moved(model, value) for name, value in inputs.items()}
+        logits = passing(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        answer.said += choose(logits, [answer])
+        if answer.said[-1] in choose.ends or len(answer.said) >= max_new_tokens:
+            return answer.said
+        inputs = {"input_ids": torch.tensor([answer.said[-1:]])}

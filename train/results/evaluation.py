@@ -17,7 +17,7 @@ from data.media.locate import shown
 from data.media.reference import Media
 from data.media.storage import check_media
 from data.sources.conversation import Conversation, is_answer, with_system_prompt
-from train.answering.generation import answer_batches, media_in
+from train.answering.generation import answer_together, media_in
 from train.results.answer_file import AnswerFile
 from train.results.loading import Answering
 from train.scoring.comparison import points_of
@@ -123,7 +123,7 @@ def evaluate(
     report: Callable[[str], None] = print,
     **settings: Any,
 ) -> tuple[list[dict], dict]:
-    """Answer and score; `settings` go to `answer_batches`.
+    """Answer and score; `settings` go to `answer_together`.
 
     Returns a record for each question that could be answered, in order, and the summary.
 
@@ -141,7 +141,8 @@ def evaluate(
         report(f"left out: {reason}")
     start = time.perf_counter()
     prompts = [(questions[place].messages, questions[place].media) for place in places]
-    for answers in answer_batches(model, processor, prompts, **settings):
+
+    def take(answers: Mapping[int, str | BadMedia]) -> None:
         scored = {}
         for index, said in answers.items():
             question = questions[places[index]]
@@ -152,9 +153,11 @@ def evaluate(
                     report(f"left out: {question.id}: {said.reason}")
                 continue
             scored[places[index]] = scored_answer(question, said)
-        records |= scored
+        records.update(scored)
         if kept and scored:
             kept.append(scored)
+
+    answer_together(model, processor, prompts, take=take, **settings)
     seconds = time.perf_counter() - start
     if not records:
         raise nothing_to_answer(questions, reasons)
