@@ -1,5 +1,7 @@
 """A Video-LLaVA checkpoint's processor: loaded, made to agree with its model, measured and checked."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -142,6 +144,11 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     <|start_header_id|>: in a record's words they would begin a turn."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return {*tokenizer.all_special_tokens, *added}
+
+
+def special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], re.Match | None]:
+    """Return a function that finds the first special token in a text."""
+    return re.compile("|".join(map(re.escape, special_tokens(tokenizer)))).search
 
 
 def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:

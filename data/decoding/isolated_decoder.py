@@ -29,11 +29,12 @@ class IsolatedDecoder:
 
     What is said of a file is the file's where a second try says so again: damage, a crash, more memory than there may
     be. A file that takes too long twice is to blame where its bytes can be read in time, and the last sound file still
-    decodes in time: then neither the disk stalls nor the machine. Everything else is waited for.
+    decodes in time: then neither the disk stalls nor the machine. Everything else is waited for, unless `is_patient` is
+    False: then whoever asks is told.
     """
 
-    def __init__(self, seconds: float, memory: int = MAX_MEMORY, num_threads: int = 1):
-        self.seconds, self.memory, self.num_threads = seconds, memory, num_threads
+    def __init__(self, seconds: float, memory: int = MAX_MEMORY, num_threads: int = 1, is_patient: bool = True):
+        self.seconds, self.memory, self.num_threads, self.is_patient = seconds, memory, num_threads, is_patient
         self._process: ChildProcess | None = None
         self._last_sound: Media | None = None
 
@@ -43,7 +44,7 @@ class IsolatedDecoder:
         Raises MediaError where its content keeps it from that, OutageError where something else does for longer than is
         waited; each in one line that names it.
         """
-        return patiently(self._decode, item, num_frames)
+        return patiently(self._decode, item, num_frames) if self.is_patient else self._decode(item, num_frames)
 
     def _decode(self, item: Media, num_frames: int) -> np.ndarray:
         try:

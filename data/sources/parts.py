@@ -28,7 +28,7 @@ def parts_of(content: Any, where: str) -> list[dict]:
     else:
         raise UserError(f"{where}: expected a text or a list of parts, got {shown(content)}")
     for part in parts:
-        _check_text(part.get("text", ""), where)
+        check_text(part.get("text", ""), where)
     return parts
 
 
@@ -64,7 +64,7 @@ def _typed_part(part: dict, where: str) -> dict:
     return {"type": kind, "value": value, "span": span}
 
 
-def _check_text(text: str, where: str) -> None:
+def check_text(text: str, where: str) -> None:
     """Raise UserError for half of a surrogate pair, such as of an emoji that was cut: no tokenizer takes it."""
     try:
         text.encode()

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError, one_line
 from data.media.reference import Media
-from data.processor import special_tokens
+from data.processor import special_finder
 from data.sources.conversation import Conversation, is_answer, num_letters, with_system_prompt
 from data.sources.guard import about_record
 from data.video_llava import PLACEHOLDERS, VisualTokens
@@ -100,7 +100,7 @@ def encode_all(
 
     The sample of a conversation without an answer is empty: it has no `trained` ranges.
     """
-    find_special = re.compile("|".join(map(re.escape, special_tokens(tokenizer)))).search
+    find_special = special_finder(tokenizer)
     keep_no_texts(tokenizer.backend_tokenizer)
 
     def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:
@@ -122,7 +122,7 @@ def encode_all(
         for conversation, messages, ids, offsets, answers in zip(
             batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
         ):
-            _refuse_special_tokens(messages, find_special, conversation.name)
+            refuse_special_tokens(messages, find_special, conversation.name)
             replies = [message for message in messages if message["role"] == "assistant"]
             found = zip(replies, _tokens_of(answers, offsets, conversation.name), strict=True)
             trained = [tokens for reply, tokens in found if is_answer(reply)]
@@ -293,7 +293,7 @@ def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int
     return ranges
 
 
-def _refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:
+def refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:
     for message in messages:
         for part in message["content"]:
             if found := find_special(part.get("text", "")):

@@ -69,6 +69,14 @@ MAY_IMPORT = {
             "train.results",
         ),
     ),
+    "train.talking": (
+        *("data", "data.batches", "data.decoding", "data.media", "data.sources", "data.tokens"),
+        *("train.answering", "train.model", "train.results"),
+    ),
+    "train.serving": (
+        *("data", "data.decoding", "data.media", "data.sources"),
+        *("train.talking",),
+    ),
     "train.progress": ("data", "data.progress", "data.packing", "train.recipe", "train.run_folder"),
     "train.report": (
         *("data", "data.progress", "data.media", "data.sources", "data.decoding"),
@@ -96,6 +104,8 @@ MAY_IMPORT = {
         "train.scoring",
         "train.results",
         "train.report",
+        "train.talking",
+        "train.serving",
         "train.jobs",
         "train.sft",
     ),

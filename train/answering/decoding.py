@@ -48,17 +48,24 @@ class Decoding:
         self.states = OwnStates()
 
     @torch.no_grad()  # tensors of inference mode may not be trained on, and weights that are gathered here stay
-    def prefill(self, ids: np.ndarray, inputs: Mapping[str, torch.Tensor]) -> Prefix:
-        """Run towers and decoder over what a group shares; `inputs` are its pixels or features."""
+    def prefill(self, ids: np.ndarray, inputs: Mapping[str, torch.Tensor], before: Prefix | None = None) -> Prefix:
+        """Run towers and decoder over what a group shares; `inputs` are its pixels or features.
+
+        before: what is known already; `ids` and `inputs` are those behind it. The result has the states of both.
+        """
         if not len(ids):
-            return Prefix(ids, ())
+            return before or Prefix(ids, ())
         cache = DynamicCache()
+        for part in before.parts if before else ():
+            for number, (key, value) in enumerate(part.layers):
+                cache.update(key[None], value[None], number)
         model: Any = self.model
         inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **inputs}
         on_device = {name: moved(self.model, value) for name, value in inputs.items()}
         model(**on_device, past_key_values=cache, use_cache=True, logits_to_keep=1)
         layers: Any = cache.layers
-        return Prefix(ids, tuple((layer.keys[0], layer.values[0]) for layer in layers))
+        all_ids = np.concatenate([before.ids, ids]) if before else ids
+        return Prefix(all_ids, tuple((layer.keys[0], layer.values[0]) for layer in layers))
 
     def num_fitting(self, prefix_length: int, prefix: Prefix | None, members: Sequence[Member]) -> int:
         """Return how many of a group's next members there is room for, at least one where nothing is decoded.

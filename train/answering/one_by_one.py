@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from train.answering.choosing import Chooser, unknown_settings
 from train.answering.decoding import Answering, moved
@@ -38,9 +38,15 @@ def why_alone(model: Answering) -> str | None:
 
 @torch.no_grad()
 def generate_alone(
-    model: Answering, ids: np.ndarray, pixels: Mapping[str, torch.Tensor], max_new_tokens: int, seed: int
+    model: Answering,
+    ids: np.ndarray,
+    pixels: Mapping[str, torch.Tensor],
+    max_new_tokens: int,
+    seed: int,
+    settings: GenerationConfig | None = None,
 ) -> list[int]:
-    """Return what `generate` says to one prompt; what it draws begins with `seed`, and leaves no trace."""
+    """Return what `generate` says to one prompt; what it draws begins with `seed`, and leaves no trace. settings: None
+    takes the model's own."""
     generating: Any = model  # the stub of `generate` wants a class that no model is
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None], **pixels}
     inputs = {name: moved(model, value) for name, value in inputs.items()}
@@ -48,7 +54,9 @@ def generate_alone(
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         attention_mask = torch.ones_like(inputs["input_ids"])
-        said = generating.generate(**inputs, attention_mask=attention_mask, max_new_tokens=max_new_tokens)
+        said = generating.generate(
+            **inputs, attention_mask=attention_mask, max_new_tokens=max_new_tokens, generation_config=settings
+        )
     return said[0, len(ids) :].tolist()
 
 

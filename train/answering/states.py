@@ -11,14 +11,22 @@ BLOCK = 32  # tokens by which the room for own tokens grows: longer than most an
 
 @dataclass(frozen=True)
 class Prefix:
-    """A beginning that answers share: ids (P,), and for each layer keys and values (H_kv, P, D)."""
+    """A beginning that answers share: all its ids (P,), and for each layer keys and values (H_kv, p, D) of its last p
+    tokens, those behind another beginning, `before`; of all without one."""
 
     ids: np.ndarray
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    before: "Prefix | None" = None
 
     @property
     def length(self) -> int:
         return len(self.ids)
+
+    @property
+    def parts(self) -> list["Prefix"]:
+        """The beginnings that it is made of, the first one first, without those of no tokens."""
+        earlier = self.before.parts if self.before else []
+        return [*earlier, self] if self.layers else earlier
 
 
 class OwnStates:

@@ -14,7 +14,7 @@ from train.model.flash_rows import merge
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens of a pass that look at one prefix."""
+    """Tokens of a pass that look at one prefix, or at one part of theirs."""
 
     prefix: Prefix
     start: int
@@ -81,8 +81,7 @@ class StepPlan:
         self.num_tokens += len(ids)
 
     def _add_span(self, prefix: Prefix, start: int) -> None:
-        if prefix.length:
-            self.spans.append(Span(prefix, start, self.num_tokens))
+        self.spans += [Span(part, start, self.num_tokens) for part in prefix.parts]
 
     @property
     def ids(self) -> np.ndarray:

@@ -10,16 +10,19 @@ from typer.main import get_command
 from data.command import run_command
 from data.errors import UserError
 from data.progress.log import start_logging
+from train.commands.chat import chat
 from train.commands.check import check
 from train.commands.env import env
 from train.commands.evaluate import evaluate
-from train.commands.generate import InOrder, generate
+from train.commands.generate import generate
+from train.commands.in_order import InOrder
 from train.commands.merge import merge
 from train.commands.new_model import new_model
 from train.commands.preview import preview
 from train.commands.push import push
 from train.commands.report import report
 from train.commands.schema import schema
+from train.commands.serve import serve
 from train.commands.train_recipe import train
 
 # In the order of --help, each with a line that 80 columns do not cut.
@@ -28,6 +31,8 @@ COMMANDS: dict[Callable[..., None], str] = {
     check: "Read all records of a recipe, decode all files: is all well?",
     preview: "Show what the model will see, and which words are trained.",
     generate: "Ask a model about clips and pictures.",
+    chat: "Talk to a model about clips and pictures, word by word.",
+    serve: "Answer at an endpoint with OpenAI's interface.",
     evaluate: "Answer the questions of a data file, and score the answers.",
     report: "Write what came of a run as one page.",
     merge: "Merge an adapter into its base.",
@@ -46,7 +51,7 @@ def build(only: Callable[..., None] | None = None) -> typer.Typer:
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=only is None)
     for command, line in COMMANDS.items():
         if only in (None, command):
-            app.command(cls=InOrder if command is generate else None, short_help=line)(command)
+            app.command(cls=InOrder if command in (chat, generate) else None, short_help=line)(command)
     if only is None:
         app.callback()(reeltune)
     return app

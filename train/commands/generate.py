@@ -1,22 +1,11 @@
 """reeltune generate: questions to a model about clips and pictures."""
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Context, Option
-from typer.core import TyperCommand
 
+from train.commands.in_order import media_in_order
 from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, NumFrames, Quantization
-
-ORDER = "order of the options"
-
-
-class InOrder(TyperCommand):
-    """A command that knows in which order its options were given, over all of them."""
-
-    def parse_args(self, ctx, args: list[str]) -> list[str]:  # pyrefly: ignore[implicit-any-parameter]: click's or typer's Context
-        ctx.meta[ORDER] = [each.name for each in self.make_parser(ctx).parse_args(list(args))[2]]
-        return super().parse_args(ctx, args)
 
 
 def generate(
@@ -44,11 +33,7 @@ def generate(
     """
     from train.jobs.generate import generate_answers
 
-    given: dict[str, Iterator[tuple[Literal["video", "image"], str]]] = {
-        "video": (("video", file) for file in video or ()),
-        "image": (("image", file) for file in image or ()),
-    }
-    media = [next(given[name]) for name in context.meta[ORDER] if name in given]
+    media = media_in_order(context, {"video": video, "image": image})
     generate_answers(
         model, prompt, media, system_prompt, base, dtype, any_base, quantization, max_new_tokens, num_frames
     )

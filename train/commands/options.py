@@ -29,3 +29,11 @@ Quantization = Annotated[
 ]
 NumFrames = Annotated[int | None, Option(min=1, max=1024, help="frames of a clip", show_default="as in training")]
 MaxNewTokens = Annotated[int, Option(min=1, help="longest answer, in tokens")]
+
+Temperature = Annotated[float, Option(help="0: the likeliest word; more: words are drawn, and more freely")]
+TopP = Annotated[float, Option(help="draw from the likeliest words that have this probability together")]
+Seed = Annotated[int | None, Option(help="what random numbers begin with", show_default="others each time")]
+PrefixMemory = Annotated[float, Option(metavar="GIB", help="keys and values of earlier questions that are kept")]
+MaxContext = Annotated[
+    int | None, Option(min=1, help="longest conversation, in tokens", show_default="what the model was made for")
+]

@@ -1,0 +1,91 @@
+"""reeltune serve: a model behind an endpoint with OpenAI's interface."""
+
+from importlib.util import find_spec
+from typing import Annotated
+
+from typer import Option
+
+from data.errors import UserError
+from train.commands.options import (
+    AnsweringDtype,
+    AnyBase,
+    Asked,
+    Base,
+    MaxContext,
+    MaxNewTokens,
+    NumFrames,
+    PrefixMemory,
+    Quantization,
+)
+
+NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+MIB, GIB = 2**20, 2**30
+
+
+def check_installed() -> None:
+    """Raise UserError where the libraries of the extra are missing."""
+    missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise UserError(f"reeltune serve needs {', '.join(missing)}: pip install -e '.[serve]'")
+
+
+def serve(
+    model: Asked,
+    host: Annotated[str, Option(help="address to listen at; any but this machine's own needs a token")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: any that is free")] = 8000,
+    name: Annotated[str | None, Option(help="of the model, for clients", show_default="its folder's or hub id")] = None,
+    system_prompt: Annotated[
+        str | None,
+        Option(help="where a request has none of its own", show_default="that of the recipe beside the model"),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 512,
+    num_frames: NumFrames = None,
+    prefix_memory: PrefixMemory = 4.0,
+    max_context: MaxContext = None,
+    max_requests: Annotated[int, Option(min=1, help="that are there at any time; others are told to wait")] = 32,
+    max_upload: Annotated[float, Option(min=0.001, metavar="MIB", help="largest file")] = 512.0,
+    max_body: Annotated[float, Option(min=0.001, metavar="MIB", help="largest request, with clips in base64")] = 64.0,
+    disk: Annotated[float, Option(min=0.001, metavar="GIB", help="files that are kept, the latest")] = 4.0,
+    decode_seconds: Annotated[float, Option(min=0.1, help="for a picture or clip, to fetch and to decode it")] = 60.0,
+    media_host: Annotated[
+        list[str] | None,
+        Option(help="a host whose addresses are fetched, or a pattern; again for more; public: all on the internet",
+               show_default="none"),
+    ] = None,
+    base: Base = None,
+    dtype: AnsweringDtype = "auto",
+    any_base: AnyBase = False,
+    quantization: Quantization = None,
+) -> None:  # fmt: skip
+    """Answer questions at an endpoint with OpenAI's interface, as generate would, word by word.
+
+    \b
+        reeltune serve outputs/my-run
+
+    What was computed about the last clips is kept: a further question about one answers at once. The token that
+    clients must send is taken from the environment, REELTUNE_TOKEN.
+    """
+    check_installed()
+    from train.serving.opening import serve_model
+    from train.serving.server import Limits
+    from train.talking.sampling import Sampling
+
+    limits = Limits(max_requests, int(max_upload * MIB), int(max_body * MIB), int(disk * GIB))
+    serve_model(
+        model,
+        host,
+        port,
+        name,
+        Sampling(max_tokens=max_new_tokens),
+        media_host or (),
+        decode_seconds,
+        limits,
+        base=base,
+        dtype=dtype,
+        any_base=any_base,
+        quantization=quantization,
+        num_frames=num_frames,
+        system_prompt=system_prompt,
+        max_bytes=int(prefix_memory * GIB),
+        max_context=max_context,
+    )

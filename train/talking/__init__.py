@@ -1,0 +1,1 @@
+"""A conversation with a model, whose keys and values are kept from turn to turn."""
