@@ -49,7 +49,8 @@ from train.model.attention import SHARED_PREFIX
 from train.model.build import random_model
 
 BATCH_SIZE = 8  # questions of a padded batch; ours has room for the keys and values of as many
-NUM_ALONE = 4  # questions that a repetition asks one by one
+LONG = 16  # tokens; a repetition of longer answers asks fewer questions, or it would take many minutes
+NUM_ALONE = 4  # questions that a repetition asks one by one; half of them where answers are long
 STREAM_BYTES = 2**28  # that a measurement of the memory's speed reads: more than caches hold
 Said = Iterator[tuple[int, list[int]]]  # a prompt's number and its answer, as they come
 
@@ -58,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=("tiny", "60m", "7b"), help="default: 7b on CUDA, 60m on the CPU")
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 8, 25], help="about a clip, a case each")
     parser.add_argument("--answer-tokens", type=int, nargs="+", default=[4, 64], help="of every answer, a case each")
-    parser.add_argument("--clips", type=int, default=2, help="that a repetition asks about")
+    parser.add_argument("--clips", type=int, help="that a repetition asks about; default: 2, 1 for long answers")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--seed", type=int, default=0)
@@ -131,7 +132,7 @@ class Answers:
 class AnswerBenchmark:
     """A random model and the cases that are measured with it."""
 
-    def __init__(self, shape: str, folder: Path, repetitions: int, num_clips: int, seed: int):
+    def __init__(self, shape: str, folder: Path, repetitions: int, num_clips: int | None, seed: int):
         device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
         with torch.device(device):
             self.model, processor = random_model(shape, dtype, seed)
@@ -170,11 +171,14 @@ class AnswerBenchmark:
 
         Seconds are those of a question, medians. `ratio` is the better of the other ways over ours.
         """
-        answers = self.answers(self.num_clips, number, num_new)
+        is_long = num_new > LONG
+        num_clips = self.num_clips or (1 if is_long else 2)
+        num_alone = NUM_ALONE // 2 if is_long else NUM_ALONE
+        answers = self.answers(num_clips, number, num_new)
         every = range(len(answers.prompts))
         times: dict[str, list[float]] = {}
         for turn in range(self.repetitions):
-            for way, many in (("hf", NUM_ALONE), ("padded", BATCH_SIZE), ("ours", len(every))):
+            for way, many in (("hf", num_alone), ("padded", BATCH_SIZE), ("ours", len(every))):
                 first, each = answers.timed(way, rotated(every, turn * many)[:many])
                 times.setdefault(f"{way}_first_s", []).append(first)
                 times.setdefault(f"{way}_s", []).append(each)
@@ -186,7 +190,7 @@ class AnswerBenchmark:
             "case": "eval",
             "questions_per_clip": number,
             "answer_tokens": num_new,
-            "clips": self.num_clips,
+            "clips": num_clips,
             **each,
             "plain_s": each[f"{plain}_s"],
             "plain": plain,
@@ -274,6 +278,7 @@ COLUMNS = {
     "first s": "{hf_first_s:.2f} {padded_first_s:.2f} {ours_first_s:.2f}",
     "same": "{same_answers:.0%}",
     "memory": "{memory_ratio:.2f}x",
+    "peak MiB": "{one_peak_mib:.0f} {ours_peak_mib:.0f}",
     "flops": "{flops_ratio:.1f}x",
     "of limit": "{share_of_limit:.0%}",
 }

@@ -171,6 +171,20 @@ def test_command_line_answers_turn_by_turn(adapter, loaded, media_folder):
     assert done.stdout == f"{first}\n{second}\n"
 
 
+def test_what_is_drawn_goes_by_the_seed(adapter, media_folder, capsys):
+    command = [adapter, "--video", media_folder / "clip0.mp4", "--prompt", "What is it?", "--max-new-tokens", 6]
+
+    def said(*more):
+        status, printed, error = run(capsys, *command, *more)
+        return printed if status == 0 else error
+
+    drawn = said("--temperature", 3, "--top-p", 0.95, "--seed", 1)
+    assert drawn == said("--temperature", 3, "--top-p", 0.95, "--seed", 1) != said()
+    assert drawn != said("--temperature", 3, "--top-p", 0.95, "--seed", 2)
+    assert said("--temperature", 0) == said()
+    assert "--top-p: answers are greedy; give a --temperature" in said("--top-p", 0.5)
+
+
 def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, capsys):
     clip, picture = media_folder / "clip0.mp4", media_folder / "picture0.png"
     for arguments, words in [

@@ -86,7 +86,7 @@ MAY_IMPORT = {
         *("data", "data.progress", "data.media", "data.sources", "data.decoding", "data.cache", "data.tokens"),
         "data.packing",
         *("data.batches", "data.inspection"),
-        *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
+        *("train.ranks", "train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
         *("train.scoring", "train.benchmarks", "train.judging", "train.results"),
     ),
     "train.sft": (

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.batches.pixels import MediaLoader, PixelLoader
+from data.command import is_first_rank
 from data.errors import MediaError, UserError
 from data.media.bad_media import BadMedia
 from data.media.reference import Media
@@ -170,7 +171,7 @@ def answer_groups(model: Answering, asked: Asked, by_passes: bool = False) -> It
     reason = why_alone(model)
     if by_passes and (names := unknown_settings(settings)):
         raise UserError(f"the generation config sets {', '.join(names)}, which needs a model that is not spread")
-    if reason:
+    if reason and is_first_rank():
         print(f"notice: one question at a time, by generate: {reason}", file=sys.stderr, flush=True)
     decoding = Decoding(model, choose, max_new_tokens, asked.room)
     for group in asked.groups:

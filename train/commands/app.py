@@ -82,7 +82,7 @@ def run(arguments: list[str], name: str = NAME, only: Callable[..., None] | None
     def act() -> None:
         start_logging(answers_on_stdout=True)
         try:
-            with command.make_context(name, arguments) as context:
+            with command.make_context(name, list(arguments), obj=arguments) as context:
                 command.invoke(context)
         except typer.Exit as end:
             if end.exit_code:

@@ -5,7 +5,19 @@ from typing import Annotated
 from typer import Context, Option
 
 from train.commands.in_order import media_in_order
-from train.commands.options import AnsweringDtype, AnyBase, Asked, Base, MaxNewTokens, NumFrames, Quantization
+from train.commands.options import (
+    AnsweringDtype,
+    AnyBase,
+    Asked,
+    Base,
+    FixedSeed,
+    MaxNewTokens,
+    NumFrames,
+    Quantization,
+    Temperature,
+    TopP,
+    temperature_of,
+)
 
 
 def generate(
@@ -23,6 +35,9 @@ def generate(
     any_base: AnyBase = False,
     quantization: Quantization = None,
     max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: FixedSeed = 0,
 ) -> None:
     """Ask a base model, an adapter or a merged model about clips and pictures. Only the answers go to stdout.
 
@@ -31,9 +46,20 @@ def generate(
 
     Media stand at the start of the first prompt, in the order given, unless prompts say <video> or <image> themselves.
     """
+    drawn = temperature_of(temperature, top_p)
     from train.jobs.generate import generate_answers
 
     media = media_in_order(context, {"video": video, "image": image})
     generate_answers(
-        model, prompt, media, system_prompt, base, dtype, any_base, quantization, max_new_tokens, num_frames
+        model,
+        prompt,
+        media,
+        system_prompt,
+        base,
+        dtype,
+        any_base,
+        quantization,
+        max_new_tokens,
+        num_frames,
+        (drawn, top_p, seed) if drawn else None,
     )

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from data.errors import UserError
+
 RecipeFile = Annotated[Path, Argument(help="a YAML file, see recipes/", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -37,3 +39,17 @@ PrefixMemory = Annotated[float, Option(metavar="GIB", help="keys and values of e
 MaxContext = Annotated[
     int | None, Option(min=1, help="longest conversation, in tokens", show_default="what the model was made for")
 ]
+FixedSeed = Annotated[int, Option(help="what random numbers begin with: the same draws the same answers")]
+Hardware = Annotated[
+    Path | None, Option(metavar="FILE", help="of accelerate_configs/", show_default="the machine as it is")
+]
+Gpus = Annotated[int | None, Option(min=0, help="processes, one a GPU; 0: on the CPU", show_default="all")]
+
+
+def temperature_of(temperature: float, top_p: float) -> float | None:
+    """Return the temperature to draw at, None for greedy answers. Raises UserError for what cannot be."""
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UserError(f"--temperature {temperature:g} --top-p {top_p:g}: give one of 0 or more, and one from 0 to 1")
+    if top_p < 1 and not temperature:
+        raise UserError("--top-p: answers are greedy; give a --temperature above 0, too, or leave it out")
+    return temperature or None

@@ -2,23 +2,20 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from data.command import leave_at_ctrl_c, raise_at_ctrl_c
 from data.progress.bars import SCREEN
-from train.commands.options import Overrides, RecipeFile
+from train.commands.options import Gpus, Hardware, Overrides, RecipeFile
 
 
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    hardware: Annotated[
-        Path | None, Option(metavar="FILE", help="of accelerate_configs/", show_default="the machine as it is")
-    ] = None,
-    gpus: Annotated[int | None, Option(min=0, help="processes, one a GPU; 0: on the CPU", show_default="all")] = None,
+    hardware: Hardware = None,
+    gpus: Gpus = None,
     fresh: Annotated[bool, Option("--fresh", help="start over; an earlier run in the folder is moved aside")] = False,
 ) -> None:
     """Train what a recipe describes; the same command continues a run that was interrupted.

@@ -1,30 +1,39 @@
 """The questions of data files, answered and scored."""
 
 import json
+import signal
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
+from data.command import SIGNAL_BASE, is_first_rank
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.errors import UserError, visible
 from data.files import write_whole
 from data.media.locate import default_cache
-from data.media.reference import Downloads
+from data.media.reference import Downloads, Media
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source
 from data.tokens.corpus import described
+from train.answering.exchange import Stopped
 from train.benchmarks.catalogue import read_benchmark
 from train.judging.endpoint import open_endpoint
 from train.judging.judge import in_words as judged_in_words
 from train.judging.judge import judge
 from train.model.load import quiet_libraries
+from train.ranks.agreement import on_all, on_first_rank
+from train.ranks.processes import among_processes, connect, num_launched
+from train.ranks.stopping import StopSignals
 from train.results.answer_file import AnswerFile, named_problems
-from train.results.artifact import open_artifact
+from train.results.artifact import Artifact, open_artifact
 from train.results.asking import Asking, ways_of_asking
 from train.results.evaluation import (
+    Kept,
     Question,
     check_writable,
     digest_of,
@@ -33,12 +42,24 @@ from train.results.evaluation import (
     key_of,
     nothing_to_answer,
     questions_of,
+    scored_of,
 )
 from train.results.identity import model_digest
-from train.results.loading import load
+from train.results.loading import draw_answers, load
 from train.scoring.comparison import compare, in_words, read_answers
 from train.scoring.names import BENCHMARKS, Metric
-from train.scoring.table import print_table
+from train.scoring.table import print_judged, print_table
+
+GOES_ON = "goes on with the answers that are kept"  # what the same command does
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Answers that are drawn: the same for a seed, whatever else is asked."""
+
+    temperature: float
+    top_p: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,7 @@ class Settings:
     """Options of loading and asking a model: those of `reeltune evaluate`.
 
     limit: the questions of each source that are asked, the first ones. num_frames: of a clip, None as in training.
-    recipe: values of the recipe that names the questions.
+    recipe: values of the recipe that names the questions. drawing: None for greedy answers.
     """
 
     base: str | None
@@ -61,6 +82,14 @@ class Settings:
     metric: Metric | None = None
     num_frames: int | None = None
     recipe: Mapping[str, Any] | None = None
+    drawing: Drawing | None = None
+
+    @property
+    def in_words(self) -> str:
+        """Return what the answers depend on beside the model, its frames and the questions."""
+        drawn = self.drawing
+        words = f"at most {self.max_new_tokens} tokens"
+        return words if drawn is None else f"{words}, drawn at {drawn.temperature}, {drawn.top_p}, seed {drawn.seed}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +101,7 @@ class Judging:
     price: float | None
 
 
+@among_processes(GOES_ON)
 def evaluate_sources(
     name_or_path: str,
     sources: Mapping[str, Iterable[Conversation]],
@@ -81,11 +111,12 @@ def evaluate_sources(
     against: Path | None = None,
     judging: Judging | None = None,
 ) -> None:
-    """Write every answer to `out` as it comes, and print the share of the correct ones.
+    """Write every answer to `out` as it comes, and print the share of the correct ones. ALL RANKS.
 
     against: the answers of an earlier evaluation, to compare with.
     """
     quiet_libraries()
+    connect()
     endpoint = open_endpoint(judging.url, judging.model) if judging else None
     others = read_answers(against) if against else None
     artifact = open_artifact(name_or_path, settings.base)
@@ -96,33 +127,14 @@ def evaluate_sources(
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
         raise nothing_to_answer(questions, bad)
-    for path in filter(None, (out, summary_file)):
-        check_writable(path)
-
-    dtype = artifact.answering_dtype if settings.dtype == "auto" else settings.dtype
-    model, processor = load(artifact, dtype=dtype, quantization=settings.quantization, any_base=settings.any_base)
-    identity = {
-        "model": model_digest(artifact, dtype, settings.quantization),
-        "questions": digest_of(questions),
-        "settings": f"{ways.num_frames} frames{ways.sampling_in_words}, at most {settings.max_new_tokens} tokens",
-    }
-    with AnswerFile(out, identity, [key_of(question) for question in questions]) as kept:
-        if kept.records:
-            print(f"{len(kept.records)} of {len(questions)} answers are in {out} already")
-        records, summary = evaluate(
-            model,
-            processor,
-            questions,
-            kept=kept,
-            bad=bad,
-            decode=IsolatedDecoder(settings.decode_seconds),
-            num_frames=ways.num_frames,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
-        )
+    on_all(_check_outputs, filter(None, (out, summary_file)))
+    records, summary, kept = _answers(artifact, ways, questions, bad, out, settings)
+    if not is_first_rank():
+        return
     if judging and endpoint:
         verdicts = out.with_name(out.name + ".verdicts.jsonl")
-        summary["judge"] = judge(records, summary["left_out"], endpoint, verdicts, judging.price)
+        parts = [scored_of(questions[place], kept[place]) for place in sorted(kept)]
+        summary["judge"] = judge(records, summary["left_out"], endpoint, verdicts, judging.price, parts=parts)
     if against and others is not None:
         summary["against"] = {"file": str(against), **compare(records, others)}
     if summary_file:
@@ -131,11 +143,77 @@ def evaluate_sources(
     tell(summary, out)
 
 
+def _check_outputs(files: Iterable[Path]) -> None:
+    if is_first_rank():  # which alone writes them
+        for file in files:
+            check_writable(file)
+
+
+def _answers(
+    artifact: Artifact,
+    ways: Asking,
+    questions: Sequence[Question],
+    bad: Mapping[Media, str],
+    out: Path,
+    settings: Settings,
+) -> tuple[list[dict], dict[str, Any], Mapping[int, dict]]:
+    """Answer what has no answer in `out`; returns records in order, the summary, and records by questions' places."""
+    dtype = artifact.answering_dtype if settings.dtype == "auto" else settings.dtype
+    model, processor = on_all(load, artifact, dtype, settings.quantization, settings.any_base)
+    if drawn := settings.drawing:
+        draw_answers(model, drawn.temperature, drawn.top_p)
+    identity = {
+        "model": on_all(model_digest, artifact, dtype, settings.quantization),
+        "questions": digest_of(questions),
+        "settings": f"{ways.num_frames} frames{ways.sampling_in_words}, {settings.in_words}",
+    }
+    with ExitStack() as stack:
+        kept = _kept_by_first_rank(stack, AnswerFile(out, identity, [key_of(question) for question in questions]))
+        stop = stack.enter_context(StopSignals()) if num_launched() > 1 else lambda: 0  # one process leaves at once
+        if kept.records:
+            say(f"{len(kept.records)} of {len(questions)} answers are in {out} already")
+        try:
+            records, summary = evaluate(
+                model,
+                processor,
+                questions,
+                kept=kept,
+                bad=bad,
+                report=say,
+                decode=IsolatedDecoder(settings.decode_seconds),
+                num_frames=ways.num_frames,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+                seed=drawn.seed if drawn else 0,
+                stop=stop,
+            )
+        except Stopped as stopped:
+            name = signal.Signals(stopped.signal).name
+            say(f"{name}: {len(kept.records)} of {len(questions)} answers are in {out}; the same command {GOES_ON}")
+            sys.exit(SIGNAL_BASE + stopped.signal)
+        return records, summary, kept.records
+
+
+def _kept_by_first_rank(stack: ExitStack, file: AnswerFile) -> AnswerFile | Kept:
+    """Open the file of answers on the first rank, which alone writes it; the others know what it holds."""
+    if num_launched() == 1:
+        return stack.enter_context(file)
+    records = on_first_rank(lambda: stack.enter_context(file).records)
+    return file if is_first_rank() else Kept(dict(records))
+
+
+def say(line: str) -> None:
+    """Print a line, once for all processes."""
+    if is_first_rank():
+        print(line, flush=True)
+
+
 def tell(summary: Mapping[str, Any], out: Path) -> None:
     """Print what an evaluation comes to."""
     print_table(summary)
     if "judge" in summary:
         print(judged_in_words(summary["judge"]))
+        print_judged(summary["judge"])
     if "against" in summary:
         print(in_words(summary["against"]))
     left_out = f", {summary['left_out']} left out" if summary["left_out"] else ""
@@ -154,7 +232,7 @@ def asked_of(
         else:
             unanswered.append(each.name)
     if unanswered:
-        print(f"left out: {visible(described(unanswered, 'without an answer'))}")
+        say(f"left out: {visible(described(unanswered, 'without an answer'))}")
 
 
 def sources_of(

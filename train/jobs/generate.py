@@ -11,7 +11,7 @@ from train.answering.generation import answer, media_in
 from train.model.load import quiet_libraries
 from train.results.artifact import open_artifact
 from train.results.asking import ways_of_asking
-from train.results.loading import load
+from train.results.loading import draw_answers, load
 
 
 def generate_answers(
@@ -25,8 +25,12 @@ def generate_answers(
     quantization: str | None,
     max_new_tokens: int,
     num_frames: int | None = None,
+    drawing: tuple[float, float, int] | None = None,
 ) -> None:
-    """Print the answer to each prompt, asked with those before it. files: (kind, path) in order."""
+    """Print the answer to each prompt, asked with those before it.
+
+    files: (kind, path) in order. drawing: temperature, top_p and seed, None for greedy answers.
+    """
     media = [media_at(kind, path) for kind, path in files]
     turns = place_media(prompts, media)
     for item in media:
@@ -37,6 +41,8 @@ def generate_answers(
     ways = ways_of_asking(artifact, num_frames=num_frames, system_prompt=system_prompt)
     media = ways.shown(media)
     model, processor = load(artifact, dtype=dtype, quantization=quantization, any_base=any_base)
+    if drawing:
+        draw_answers(model, *drawing[:2])
     messages = []
     for turn in turns:
         messages.append({"role": "user", "content": turn})
@@ -47,6 +53,7 @@ def generate_answers(
             [(prompt, media_in(prompt, media))],
             num_frames=ways.num_frames,
             max_new_tokens=max_new_tokens,
+            seed=drawing[2] if drawing else 0,
         )
         print(text, flush=True)
         messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})

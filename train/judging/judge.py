@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from data.errors import UserError, visible
 from train.judging.endpoint import Endpoint, ask
 from train.judging.prompt import PROMPT_DIGEST, Verdict, messages, verdict
 from train.scoring.interval import wilson
+from train.scoring.summary import Scored, summarise
 
 AT_ONCE = 8  # requests under way
 TRIES = 3  # for a reply that can be read; then it counts as wrong
 LETTERS_PER_TOKEN = 4  # of English, about
 TOKENS_OF_A_REPLY = 20
+HIGHEST = 5  # score of an answer
 SHOWN = 10  # replies that cannot be read
 
 
@@ -27,11 +30,13 @@ def judge(
     file: Path,
     price: float | None = None,
     report: Callable[[str], None] = print,
+    parts: Sequence[Scored] = (),
 ) -> dict[str, Any]:
     """Have the records of answers judged and return what it comes to.
 
     file: verdicts are appended here; those that it has of the same judge, prompt and answer are not asked for again.
-    price: of a million tokens, to tell the cost before. The result has accuracy (the share of "yes"), interval, score
+    price: of a million tokens, to tell the cost before. parts: where each record counts; what is divided there gets
+    figures of its own. The result has accuracy (the share of "yes"), interval, score
     (mean of 0 to 5), unreadable (replies that count as no and 0) and who judged by which prompt.
     """
     chats = [messages(record["question"], record["expected"], record["predicted"]) for record in records]
@@ -59,7 +64,28 @@ def judge(
         "accuracy_over_all": num_yes / (len(records) + num_left_out),
         "unreadable": len(unreadable),
         "requests": len(due),
+        **_divided(parts, found),
     }
+
+
+def _divided(parts: Sequence[Scored], found: Sequence[Verdict | None]) -> dict[str, Any]:
+    """Return the figures of each source, modality and group, as `summarise` divides them."""
+    if not parts:
+        return {}
+    pairs = list(zip(parts, found, strict=True))
+    of_yes = summarise([replace(part, score=float(each is not None and each.is_yes)) for part, each in pairs])
+    of_score = summarise([replace(part, score=each.score / HIGHEST if each else 0.0) for part, each in pairs])
+
+    def merged(yes: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
+        if "accuracy" not in yes:
+            return {name: merged(yes[name], score[name]) for name in yes}
+        return {
+            **{name: yes[name] for name in ("accuracy", "interval", "questions")},
+            "score": score["accuracy"] * HIGHEST,
+        }
+
+    divided = [name for name in ("sources", "modalities", "groups") if name in of_yes]
+    return {name: merged(of_yes[name], of_score[name]) for name in divided}
 
 
 def in_words(result: Mapping[str, Any]) -> str:

@@ -70,6 +70,15 @@ def none_or_all(function: Callable[..., Any], *args: Any) -> None:
         raise problem
 
 
+def on_all(function: Callable[..., T], *args: Any) -> T:
+    """Return what `function` returns on this rank, unless it raises a UserError on one: then on every. ALL RANKS."""
+    if not dist.is_initialized():
+        return function(*args)
+    found: list[T] = []
+    none_or_all(lambda: found.append(function(*args)))
+    return found[0]
+
+
 def same_on_all(value: str, problem: str) -> None:
     """Raise UserError with the problem where ranks have different values. ALL RANKS."""
     if len(set(gather_object([value]))) > 1:

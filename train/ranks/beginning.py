@@ -8,6 +8,7 @@ import sys
 from data.command import ERRORS, is_first_rank, leave_at_ctrl_c
 from data.isolation.signals import let_signals_through
 
+FROM_CHECKPOINT = "continues from the last checkpoint"  # what the same command does after a process was lost
 PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that a process gets when the one that started it dies
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 
 from data.command import ERRORS, SIGNAL_BASE, show_error
 from data.isolation.signals import signals_held_back
+from train.ranks.beginning import FROM_CHECKPOINT
 from train.ranks.hardware import SCRIPT, Hardware
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -25,8 +26,13 @@ SECOND_CTRL_C_SECONDS = 5.0  # ranks leave at once, unless they wait for each ot
 LOST = "lost the connection"  # in the line of a rank that misses another, see `train.ranks.processes`
 
 
-def launch(hardware: Hardware, arguments: Sequence[str]) -> int:
-    """Train in several processes until the last has ended, and return the exit status of the first that failed.
+def launch(
+    hardware: Hardware, arguments: Sequence[str], script: Path | None = None, goes_on: str = FROM_CHECKPOINT
+) -> int:
+    """Train, or run another script, in several processes until the last has ended, and return the exit status of the
+    first that failed.
+
+    goes_on: what the same command does when a process was killed.
 
     They are sessions of their own: what a terminal sends reaches this process alone, which passes it on once.
     """
@@ -36,7 +42,7 @@ def launch(hardware: Hardware, arguments: Sequence[str]) -> int:
         try:
             for local_rank in range(hardware.num_processes):
                 environment = {**os.environ, **hardware.environment_of(local_rank), ERRORS: errors}
-                ranks.start([sys.executable, str(SCRIPT), *arguments], environment)
+                ranks.start([sys.executable, str(script or SCRIPT), *arguments], environment)
             status = ranks.wait()
         finally:
             ranks.kill()
@@ -47,7 +53,7 @@ def launch(hardware: Hardware, arguments: Sequence[str]) -> int:
         number = hardware.first_rank + ranks.first
         show_error(
             f"process {number} of {hardware.num_everywhere} was killed by {signal.Signals(-status).name}; the same "
-            "command continues from the last checkpoint"
+            f"command {goes_on}"
         )
     for line in lines:
         if LOST not in line or 0 < status < SIGNAL_BASE:  # else it only follows from a signal

@@ -20,6 +20,7 @@ from data.command import tell_error
 from data.errors import UserError, first_line
 from data.packing.rows import Rows
 from data.video_llava import DECODER
+from train.ranks.beginning import FROM_CHECKPOINT
 
 LAYER = re.compile(r"\.layers?\.\d+$")  # the end of the name of a decoder's or tower's layer
 
@@ -62,6 +63,22 @@ def cpu_processes() -> dict[str, Any]:
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return {"use_cpu": not uses_deepspeed(), "ddp_backend": "gloo" if num_launched() > 1 else None}
+
+
+def connect() -> None:
+    """Join the processes that a launcher started to answer questions, each with the whole model. ALL RANKS.
+
+    Each has its own GPU where there are any.
+    """
+    if num_launched() == 1:
+        return
+    if uses_deepspeed() or uses_fsdp():
+        raise UserError(
+            "each process answers with the whole model: launch with multi_gpu.yaml or cpu_2.yaml of "
+            "accelerate_configs/, not with a file that spreads it"
+        )
+    on_cpu = not torch.cuda.is_available()
+    PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
 
 
 def check_connected(accelerator: Accelerator) -> None:
@@ -159,11 +176,11 @@ GLOO_SECONDS = 0.5  # it takes milliseconds, on a busy machine tens of them
 
 
 @contextmanager
-def among_processes() -> Iterator[None]:
+def among_processes(goes_on: str = FROM_CHECKPOINT) -> Iterator[None]:
     """Say in one line that another process was killed, or its machine went away; the exit status is 1 then.
 
-    However a run ends, gloo's threads get the time to drop the tensors of the last exchange, which are Python's: one
-    that came when Python is ending would abort the process (torch 2.14).
+    goes_on: what the same command does. However a run ends, gloo's threads get the time to drop the tensors of the last
+    exchange, which are Python's: one that came when Python is ending would abort the process (torch 2.14).
     """
     try:
         yield
@@ -173,7 +190,7 @@ def among_processes() -> Iterator[None]:
         reason = first_line(error)
         tell_error(
             f"process {os.environ['RANK']} of {num_launched()} lost the connection to another one: {reason}; "
-            "the same command, on all machines, continues from the last checkpoint",
+            f"the same command, on all machines, {goes_on}",
             by_all=True,
         )
         sys.exit(1)

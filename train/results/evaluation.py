@@ -85,6 +85,19 @@ def questions_of(
     ]
 
 
+@dataclass
+class Kept:
+    """Answers in memory, for those who want them by their questions' places; as `AnswerFile` has them in a file."""
+
+    records: dict[int, dict] = field(default_factory=dict)
+
+    def append(self, answers: Mapping[int, dict]) -> None:
+        self.records.update(answers)
+
+    def finish(self) -> list[dict]:
+        return [self.records[place] for place in sorted(self.records)]
+
+
 def key_of(question: Question) -> dict:
     """Return how the record of a question begins."""
     return {
@@ -118,7 +131,7 @@ def evaluate(
     processor: VideoLlavaProcessor,
     questions: Sequence[Question],
     *,
-    kept: AnswerFile | None = None,
+    kept: AnswerFile | Kept | None = None,
     bad: Mapping[Media, str] | None = None,
     report: Callable[[str], None] = print,
     **settings: Any,
@@ -178,16 +191,18 @@ def scored_answer(question: Question, said: str) -> dict:
 
 def summary_of(questions: Sequence[Question], records: Mapping[int, dict]) -> dict[str, Any]:
     """Sum up the records of the questions that were answered, by the questions' places."""
-    return summarise([
-        Scored(
-            points_of(records[place]) if place in records else None,
-            question.source,
-            question.modality,
-            question.rule.metric or ("accept" if question.accept else "exact_match"),
-            question.groups,
-        )
-        for place, question in enumerate(questions)
-    ])  # fmt: skip
+    return summarise([scored_of(question, records.get(place)) for place, question in enumerate(questions)])
+
+
+def scored_of(question: Question, record: Mapping[str, Any] | None) -> Scored:
+    """Return where a question counts, with the score of its record, None where it has none."""
+    return Scored(
+        None if record is None else points_of(record),
+        question.source,
+        question.modality,
+        question.rule.metric or ("accept" if question.accept else "exact_match"),
+        question.groups,
+    )
 
 
 def check_writable(path: Path) -> None:

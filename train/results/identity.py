@@ -8,6 +8,7 @@ from torch import nn
 from transformers import VideoLlavaProcessor
 
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
+from data.command import is_first_rank
 from data.errors import UserError, visible
 from train.model.fingerprint import check_logits, last_logits, reference_inputs, settings_digest
 from train.model.weight_files import ADAPTER_WEIGHTS, BaseIdentity, digest_of_files, identify_base
@@ -17,8 +18,9 @@ SHOWN = 12  # characters of a digest in a message: enough to compare by eye
 
 
 def notice(text: str) -> None:
-    """Tell the user on stderr: stdout is for answers."""
-    print(visible(f"notice: {text}"), file=sys.stderr, flush=True)
+    """Tell the user on stderr, once for all processes: stdout is for answers."""
+    if is_first_rank():
+        print(visible(f"notice: {text}"), file=sys.stderr, flush=True)
 
 
 def missing_fingerprint(artifact: Artifact) -> str:

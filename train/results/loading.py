@@ -1,6 +1,7 @@
 """Load a base model, an adapter on its base, or a merged model, with the processor that belongs to it."""
 
 import warnings
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
@@ -27,7 +28,7 @@ LONGEST_REASON = 240  # letters: a name of a matrix and two shapes
 
 
 def load(
-    artifact: Artifact, *, dtype: str = "auto", quantization: str | None = None, any_base: bool = False
+    artifact: Artifact, dtype: str = "auto", quantization: str | None = None, any_base: bool = False
 ) -> tuple[Answering, VideoLlavaProcessor]:
     """Return model and processor, ready to answer: in eval mode, on the GPU if there is one, an adapter on its base.
 
@@ -45,7 +46,7 @@ def load(
         revision=artifact.revision,
         dtype=dtype,
         quantization=quantization,
-        device_map={"": 0} if torch.cuda.is_available() else None,
+        device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
     )
     model.generation_config = greedy(processor.tokenizer)
     answering = (add_saved_adapter(model, artifact) if artifact.is_adapter else model).eval()
@@ -121,6 +122,12 @@ def processor_of(artifact: Artifact) -> VideoLlavaProcessor:
     if artifact.preprocessing is not None:
         check_processor(artifact.preprocessing, processor, artifact.name_or_path)
     return processor
+
+
+def draw_answers(model: Answering, temperature: float, top_p: float) -> None:
+    """Have a model that `load` returned draw its answers, from the words whose probabilities add up to `top_p`."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base.generation_config.update(do_sample=True, temperature=temperature, top_p=top_p, top_k=0)
 
 
 def greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
