@@ -12,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from data.packing.layout import RowLayout, dense_mask, suffix_positions
+from train.model import flash_rows
 from train.model.attention import SHARED_PREFIX_UNMASKED, unmasked_attention
-from train.model.flash_rows import flash_row, plan_row
+from train.model.flash_rows import LONG_PREFIX, MAX_LENGTHS, LongPrefixes, flash_row, plan_row
 
 SCALE = 0.3
 LAYOUTS = {
@@ -96,11 +97,63 @@ def test_equals_the_dense_mask_for_any_layout(layout, kv_heads, suffixes_only):
     assert max(errors(layout, suffixes_only, states(layout, kv_heads=kv_heads))) <= 1e-12
 
 
+@pytest.fixture
+def long_prefixes_apart(monkeypatch):
+    """Give every prefix a call of its own, as long ones have on Hopper."""
+    monkeypatch.setattr(flash_rows, "has_causal_kernel", lambda states: True)
+    monkeypatch.setattr(flash_rows, "LONG_PREFIX", 1)
+    monkeypatch.setattr(flash_rows, "_long_prefixes", flash_rows.LongPrefixes())
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("groups", LAYOUTS.values(), ids=LAYOUTS)
+def test_equals_the_dense_mask_with_a_call_for_each_prefix(groups, kv_heads, long_prefixes_apart):
+    layout = RowLayout(groups)
+    assert max(errors(layout, False, states(layout, kv_heads=kv_heads))) <= 1e-12
+    assert max(errors(layout, True, states(layout, kv_heads=kv_heads))) <= 1e-12
+
+
+def test_long_prefixes_alone_get_a_call_of_their_own():
+    layout = RowLayout(((5, (2, 3)), (3, (1,)), (5, (4,)), (5, ()), (7, (2,))))
+    plan = plan_row(layout, False, torch.device("cpu"), frozenset({5}))
+    assert plan.long == (slice(0, 5), slice(14, 19))
+    asked = [*range(5, 10), *range(10, 14), *range(19, 23), *range(23, 28), *range(28, 37)]
+    assert plan.queries.tolist() == asked
+
+
+def test_kernels_are_planned_for_few_lengths_of_prefixes():
+    prefixes = LongPrefixes()
+    assert prefixes.among(RowLayout(((LONG_PREFIX, (1,)), (LONG_PREFIX - 1, (1,)), (900, ())))) == {LONG_PREFIX}
+    for length in range(LONG_PREFIX, LONG_PREFIX + 2 * MAX_LENGTHS):
+        prefixes.among(RowLayout(((length, (1,)),)))
+    met = [prefixes.among(RowLayout(((length, (1,)),))) for length in range(LONG_PREFIX, LONG_PREFIX + 2 * MAX_LENGTHS)]
+    assert list(map(len, met)) == [1] * MAX_LENGTHS + [0] * MAX_LENGTHS
+
+
+CLIPS = [((2056, (20,) * 25),), ((2061, (19,)),), ((2056, (20,) * 3), (2056, (31,)), (300, (5, 2)), (700, ()))]
+ON_GPU = [
+    (groups, *shape, dtype, suffixes_only)
+    for shape, dtype, suffixes_only in [
+        ((8, 4, 4), torch.float16, False),
+        ((32, 4, 2), torch.bfloat16, True),
+        ((128, 32, 32), torch.bfloat16, False),
+        ((128, 32, 8), torch.bfloat16, False),
+        ((128, 32, 8), torch.float16, True),
+    ]
+    for groups in (LAYOUTS["mixed"], LAYOUTS["empty prefixes"], LAYOUTS["longer than a kernel block"])
+] + [
+    (groups, 128, 32, kv_heads, torch.bfloat16, suffixes_only)
+    for groups in (
+        ((2056, (20,) * 25),),
+        ((2061, (19,)),),
+        ((2056, (20,) * 3), (2056, (31,)), (300, (5, 2)), (700, ())),
+    )
+    for kv_heads, suffixes_only in ((32, False), (32, True), (8, False))
+]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("suffixes_only", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("head_dim, heads, kv_heads", [(8, 4, 4), (32, 4, 2), (128, 32, 32), (128, 32, 8)])
-@pytest.mark.parametrize("groups", [*LAYOUTS.values(), ((2056, (20,) * 25),), ((900, (20, 33) * 4), (300, ()))])
+@pytest.mark.parametrize("groups, head_dim, heads, kv_heads, dtype, suffixes_only", ON_GPU)
 def test_on_a_gpu_it_errs_as_the_dense_mask_does(groups, head_dim, heads, kv_heads, dtype, suffixes_only):
     """Both round to half precision, in other places: the same size of error, from the same inputs."""
     layout = RowLayout(groups)

@@ -2,6 +2,9 @@
 
 On CUDA one call takes all sequences. The CPU's kernel takes one sequence a call, and as many heads of keys as of
 queries.
+
+On Hopper cuDNN takes half the time of torch's kernel for one long causal sequence. It makes a plan for each new length,
+which takes tens of milliseconds, so only lengths that come back are its: those of prefixes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +15,8 @@ import torch
 
 AMPERE = (8, 0)  # the first compute capability that torch's flash kernels run on
 MAX_HEAD_DIM = 256  # of the same kernels, in multiples of 8
+HOPPER = (9, 0)  # cuDNN has kernels of its own from here on; on an A100 it is no faster
+CUDNN_HEAD_DIM = 128  # at most, in multiples of 8
 CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -26,6 +31,18 @@ def can_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
         and head_dim % 8 == 0
         and head_dim <= MAX_HEAD_DIM
         and torch.cuda.get_device_capability(device) >= AMPERE
+    )
+
+
+def has_causal_kernel(states: torch.Tensor) -> bool:
+    """Return whether `causal_forward` is faster than `flash_forward` for such states (L, H, D)."""
+    head_dim = states.shape[-1]
+    return (
+        states.is_cuda
+        and head_dim % 8 == 0
+        and head_dim <= CUDNN_HEAD_DIM
+        and torch.cuda.get_device_capability(states.device) >= HOPPER
+        and torch.backends.cudnn.is_available()
     )
 
 
@@ -120,6 +137,50 @@ def flash_backward(
         of_key[k] += _of_key_heads(one[1][0], key.shape[1])
         of_value[k] += _of_key_heads(one[2][0], key.shape[1])
     return of_query, of_key, of_value
+
+
+def causal_forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend within one sequence: (L, H, D), of keys (L, H_kv, D) -> as `flash_forward`."""
+    if not query.is_cuda:
+        return flash_forward(query, key, value, _one_sequence(query), scale)
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        *map(_heads_last_in_memory, (query, key, value)), None, True, 0.0, True, False, scale=scale
+    )
+    return out[0].transpose(0, 1), lse.view(query.shape[1], len(query))
+
+
+def causal_backward(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key and value of `causal_forward`."""
+    if not query.is_cuda:
+        return flash_backward(grad, query, key, value, out, lse, _one_sequence(query), scale)
+    length = len(query)
+    no_dropout = torch.zeros((), dtype=torch.int64, device=query.device)
+    gradients = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+        *map(_heads_last_in_memory, (grad, query, key, value, out)), lse.contiguous()[None, :, :, None],
+        no_dropout, no_dropout, None, None, None, length, length, 0.0, True, scale=scale,
+    )  # fmt: skip
+    of_query, of_key, of_value = (each[0].transpose(0, 1) for each in gradients)
+    return of_query, of_key, of_value
+
+
+def _one_sequence(states: torch.Tensor) -> Problem:
+    return Problem.of([(len(states), len(states))], is_causal=True, device=states.device)
+
+
+def _heads_last_in_memory(states: torch.Tensor) -> torch.Tensor:
+    """Reshape (L, H, D) -> (1, H, L, D) whose strides do not depend on the length of the row that it was cut out of:
+    cuDNN makes another plan for other strides."""
+    return _heads_first(states.contiguous())
 
 
 def lse_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,7 +9,10 @@ The backward pass of a flash kernel rebuilds the probabilities exp(score - lse) 
 and needs the output for one dot product a token. Given the merged two, it computes the gradients of its share of the
 keys within the whole softmax; the gradients of both calls add up to those of the dense mask.
 
-Both calls read queries, keys and values where they are. Kernels of variable length take sequences that tile their
+Where there is a faster kernel for one causal sequence (`has_causal_kernel`), long prefixes are its: a call more for
+each, whose output needs no merging, because a prefix sees itself alone.
+
+All calls read queries, keys and values where they are. Kernels of variable length take sequences that tile their
 tensors, so keys that no query of a call sees become a sequence without queries.
 """
 
@@ -21,34 +24,53 @@ from typing import Any
 import torch
 
 from data.packing.layout import RowLayout
-from train.model.flash_kernels import Problem, flash_backward, flash_forward, lse_dtype
+from train.model.flash_kernels import (
+    Problem,
+    causal_backward,
+    causal_forward,
+    flash_backward,
+    flash_forward,
+    has_causal_kernel,
+    lse_dtype,
+)
 
 Rows = slice | torch.Tensor
+LONG_PREFIX = 512  # tokens; shorter ones gain less than another call costs
+MAX_LENGTHS = 32  # of prefixes; clips and pictures under one system prompt have two or three
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The two calls of a row. Queries of `own` are the tokens `queries` of the row; those of `prefix`, None where no
-    suffix stands apart from its prefix, are the rows `suffixes` among them."""
+    """The calls of a row. Queries of `own` are the tokens `queries` of the row; those of `prefix`, None where no suffix
+    stands apart from its prefix, are the rows `suffixes` among them. `long` are prefixes whose tokens ask in calls of
+    their own."""
 
     queries: Rows
     own: Problem
     suffixes: Rows
     prefix: Problem | None
+    long: tuple[slice, ...] = ()
 
 
-@lru_cache(maxsize=4)
-def plan_row(layout: RowLayout, suffixes_only: bool, device: torch.device) -> Plan:
-    """Built once for all layers of a row. suffixes_only: no token of a prefix that has suffixes asks."""
+@lru_cache(maxsize=8)
+def plan_row(layout: RowLayout, suffixes_only: bool, device: torch.device, long: frozenset[int] = frozenset()) -> Plan:
+    """Built once for all layers of a row.
+
+    suffixes_only: no token of a prefix that has suffixes asks. long: lengths of the prefixes that get a call each.
+    """
     own: list[tuple[int, int]] = []  # (queries, keys) of each sequence
     prefix: list[tuple[int, int]] = []
     asking: list[range] = []
     merged: list[range] = []  # among the asking
+    alone: list[slice] = []
     start = num_asking = 0
     for prefix_length, suffix_lengths in layout.groups:
         length = prefix_length + sum(suffix_lengths)
-        is_apart = prefix_length and len(suffix_lengths) >= (1 if suffixes_only else 2)
-        first = prefix_length if suffixes_only and suffix_lengths else 0
+        is_alone = not suffixes_only and prefix_length in long and suffix_lengths
+        if is_alone:
+            alone.append(slice(start, start + prefix_length))
+        is_apart = prefix_length and len(suffix_lengths) >= (1 if suffixes_only or is_alone else 2)
+        first = prefix_length if (suffixes_only or is_alone) and suffix_lengths else 0
         if is_apart:
             own.append((prefix_length - first, prefix_length))
             prefix += [(length - prefix_length, prefix_length), (0, length - prefix_length)]
@@ -67,7 +89,27 @@ def plan_row(layout: RowLayout, suffixes_only: bool, device: torch.device) -> Pl
         own=Problem.of(own, is_causal=True, device=device),
         suffixes=_rows(merged, device),
         prefix=Problem.of(prefix, is_causal=False, device=device) if merged else None,
+        long=tuple(alone),
     )
+
+
+class LongPrefixes:
+    """Lengths of prefixes that get a call of their own: the first `MAX_LENGTHS` that a process meets, since a kernel's
+    plan for a new length takes as long as many calls."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+
+    def among(self, layout: RowLayout) -> frozenset[int]:
+        """Return those of a row."""
+        lengths = {prefix_length for prefix_length, suffixes in layout.groups if suffixes}
+        for length in sorted(each for each in lengths - self._met if each >= LONG_PREFIX):
+            if len(self._met) < MAX_LENGTHS:
+                self._met.add(length)
+        return frozenset(lengths & self._met)
+
+
+_long_prefixes = LongPrefixes()
 
 
 def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
@@ -114,7 +156,10 @@ def attend_row(
         out[rows], lse[:, rows] = merged
     if len(out) == len(query):
         return out, lse
-    return _spread(out, plan.queries, len(query), 0), _spread(lse, plan.queries, len(query), 1)
+    out, lse = _spread(out, plan.queries, len(query), 0), _spread(lse, plan.queries, len(query), 1)
+    for one in plan.long:
+        out[one], lse[:, one] = causal_forward(query[one], key[one], value[one], scale)
+    return out, lse
 
 
 @attend_row.register_fake
@@ -145,16 +190,23 @@ def attend_row_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of query, key and value."""
     plan = _plan(lengths, suffixes_only, query)
-    grad, asking, out, lse = grad[plan.queries], query[plan.queries], out[plan.queries], lse[:, plan.queries]
-    of_query, of_key, of_value = flash_backward(grad, asking, key, value, out, lse, plan.own, scale)
+    asked, asked_lse = [each[plan.queries] for each in (grad, query, out)], lse[:, plan.queries]
+    of_query, of_key, of_value = flash_backward(*asked[:2], key, value, asked[2], asked_lse, plan.own, scale)
     if plan.prefix is not None:
         rows = plan.suffixes
+        direction, suffixes, merged = (each[rows] for each in asked)
         of_suffixes, of_key, of_value = flash_backward(
-            grad[rows], asking[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale, onto=(of_key, of_value)
+            direction, suffixes, key, value, merged, asked_lse[:, rows], plan.prefix, scale, onto=(of_key, of_value)
         )
         of_query[rows] += of_suffixes
     if len(of_query) != len(query):
         of_query = _spread(of_query, plan.queries, len(query), 0)
+    for one in plan.long:
+        of_query[one], more_key, more_value = causal_backward(
+            grad[one], query[one], key[one], value[one], out[one], lse[:, one], scale
+        )
+        of_key[one] += more_key
+        of_value[one] += more_value
     return of_query, of_key, of_value
 
 
@@ -191,7 +243,8 @@ def _plan(lengths: torch.Tensor, suffixes_only: bool, query: torch.Tensor) -> Pl
     layout = RowLayout.from_lengths(lengths)
     if len(query) != sum(layout.group_lengths):
         raise RuntimeError(f"a layout of {sum(layout.group_lengths)} tokens cannot split a row of {len(query)}")
-    return plan_row(layout, suffixes_only, query.device)
+    long = _long_prefixes.among(layout) if not suffixes_only and has_causal_kernel(query) else frozenset()
+    return plan_row(layout, suffixes_only, query.device, long)
 
 
 def _spread(states: torch.Tensor, rows: Rows, length: int, dim: int) -> torch.Tensor:
