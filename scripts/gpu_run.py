@@ -2,7 +2,8 @@
 
     python scripts/gpu_run.py FOLDER [--dry]
 
-On a GPU in bfloat16 on nf4 weights, with a paged optimizer, checkpointing and workers; --dry on the CPU in float32.
+On a GPU in bfloat16 on nf4 weights, with a paged optimizer, checkpointing, compiled layers and workers; --dry on the
+CPU in float32.
 """
 
 import argparse
@@ -24,7 +25,12 @@ ROOT = Path(__file__).parents[1]
 NUM_CLIPS = 12
 QUESTIONS = {"What colour is the shape?": "red", "Which way does it move?": "right", "What is it?": "a square"}
 WAIT = 120  # seconds for the first checkpoint
-ON_GPU = {"optim": "paged_adamw_8bit", "gradient_checkpointing": True, "dataloader_num_workers": 2}
+ON_GPU = {
+    "optim": "paged_adamw_8bit",
+    "gradient_checkpointing": True,
+    "dataloader_num_workers": 2,
+    "torch_compile": True,
+}
 
 
 def main() -> None:

@@ -61,7 +61,15 @@ def send_to_all(launcher: int, number: int, pause: float = 0) -> None:
                 time.sleep(pause)
 
 
-def launch(config: str, script: str, *arguments, folder: Path, num_processes: int = 2, timeout: float = 600) -> str:
+def launch(
+    config: str,
+    script: str,
+    *arguments,
+    folder: Path,
+    num_processes: int = 2,
+    timeout: float = 600,
+    on_gpus: bool = False,
+) -> str:
     """Run the processes to the end and return what they printed; AssertionError with it for a failure, or for
     processes that are still running after `timeout` seconds: then with the lines at which all their threads are."""
     log = folder / f"{config}.log"
@@ -69,7 +77,7 @@ def launch(config: str, script: str, *arguments, folder: Path, num_processes: in
         command_line(config, script, *arguments, options=("--num_processes", num_processes)),
         folder,
         log,
-        on_gpus=config == "fsdp2",
+        on_gpus=on_gpus,
     ) as process:
         try:
             status = process.wait(timeout)

@@ -37,8 +37,7 @@ from scripts.benchmarks.ways import full_logits_loss, labelled_logits_loss
 from train.model.adapters import add_adapter
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.build import SHAPES, random_model
-from train.model.compiled import compile_layers
-from train.model.last_layer import run_last_layer_on_suffixes
+from train.model.compiled import speed_up_layers
 
 ATTENTION = {"sdpa": SHARED_PREFIX, "flash": SHARED_PREFIX_UNMASKED}
 ROWS_PER_STEP = 16  # the recipes'
@@ -143,11 +142,10 @@ class Trained:
         rank = min(setting.rank, SHAPES[shape].decoder.hidden // 4)  # the tiny shape's width is 128
         adapter = {"r": rank, "alpha": 2 * rank, "dropout": 0.05}
         self.model = add_adapter(base.requires_grad_(False), **adapter).train()
-        run_last_layer_on_suffixes(self.model)
+        compilation = {"backend": None, "mode": None} if compiles else None
+        speed_up_layers(self.model, compilation, recomputes=setting.recomputes)
         base.config.use_cache = False  # as Trainer sets it
         self.recompute(setting.recomputes)
-        if compiles:
-            compile_layers(self.model)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self._optimizer()
         self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)
@@ -195,14 +193,22 @@ class Trained:
         }
 
     def plain(self, sizes: list[int], repetitions: int) -> dict[str, Any]:
-        """Measure batches of samples, one clip and one question each, of the fastest of these sizes."""
+        """Measure batches of samples, one clip and one question each, of the fastest of these sizes that fit."""
         found = {}
         for size in sizes:
             questions = self.maker.about_clips(size, 1)
             (batch,) = self._on_device(questions.batches(size))
             with torch.compiler.set_stance("force_eager"):  # as Trainer runs it
-                measured = self._measure(self._pass("sdpa", full_logits_loss, batch), repetitions)
+                try:
+                    measured = self._measure(self._pass("sdpa", full_logits_loss, batch), repetitions)
+                except torch.OutOfMemoryError:
+                    print(f"plain batches of {size} do not fit", flush=True)
+                    self.model.zero_grad()
+                    torch.cuda.empty_cache()
+                    continue
             found[size] = measured["s"] / size, measured["peak_mib"]
+        if not found:
+            return {}
         best = min(found, key=lambda size: found[size][0])
         return {"sample_s": found[best][0], "plain_batch": best, "plain_peak_mib": found[best][1]}
 

@@ -72,14 +72,14 @@ def test_two_processes_are_one_in_4_bits(recipe_file, tmp_path):
     check_two_are_one("zero2", recipe_file, tmp_path, quantization="nf4")
 
 
-def check_two_are_one(config, recipe_file, tmp_path, quantization=None, num_processes=2) -> None:
+def check_two_are_one(config, recipe_file, tmp_path, quantization=None, num_processes=2, on_gpus=False) -> None:
     settings = ["training.gradient_checkpointing=true"]
     if config == "cpu_2":  # workers do not know of DeepSpeed; their server's imports take longer than the run
         settings.append("training.dataloader_num_workers=1")
     quantized = [f"model.quantization={quantization}"] if quantization else []
     two = tmp_path / "two"
     arguments = (recipe_file, f"training.output_dir={two}", *settings, *quantized)
-    launch(config, "train/sft.py", *arguments, folder=tmp_path, num_processes=num_processes)
+    launch(config, "train/sft.py", *arguments, folder=tmp_path, num_processes=num_processes, on_gpus=on_gpus)
     main([str(recipe_file), *quantized])
 
     ours, theirs = columns(two), columns(tmp_path / "one")

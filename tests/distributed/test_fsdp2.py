@@ -31,6 +31,8 @@ def test_layers_are_spread_gradients_are_those_of_one_process_and_weights_come_b
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_the_command_under_fsdp2(quantization, recipe_file: Path, tmp_path):  # noqa: F811
-    check_two_are_one("fsdp2", recipe_file, tmp_path, quantization, num_processes=torch.cuda.device_count())
+@pytest.mark.parametrize("config, quantization", [("fsdp2", None), ("fsdp2", "nf4"), ("zero3", None)])
+def test_the_command_spreads_weights_over_gpus(config, quantization, recipe_file: Path, tmp_path):  # noqa: F811
+    check_two_are_one(
+        config, recipe_file, tmp_path, quantization, num_processes=torch.cuda.device_count(), on_gpus=True
+    )

@@ -4,12 +4,21 @@ import random
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from data.packing.layout import RowLayout, packed_inputs
-from train.model.attention import SHARED_PREFIX_UNMASKED
-from train.model.compiled import compile_layers, speed_up_layers, take_over
-from train.model.last_layer import run_last_layer_on_suffixes
+from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
+from train.model.compiled import (
+    WORTH_COMPILING,
+    can_build_kernels,
+    compile_layers,
+    has_whole_graph,
+    pays_to_compile,
+    speed_up_layers,
+    take_over,
+)
+from train.model.shared_dropout import SharedDropout
 
 NUM_ROWS = 50
 
@@ -27,7 +36,6 @@ def decoder():
     config._attn_implementation = SHARED_PREFIX_UNMASKED
     model = LlamaForCausalLM(config).train()
     model.model.embed_tokens.requires_grad_(False)
-    run_last_layer_on_suffixes(model)
     return model
 
 
@@ -42,6 +50,7 @@ def random_row(seed: int) -> RowLayout:
 
 
 def gradients(model, layout: RowLayout) -> torch.Tensor:
+    torch.manual_seed(1)  # dropout
     inputs = packed_inputs(layout)
     ids = torch.arange(sum(layout.group_lengths))[None] % 50
     logits = model(input_ids=ids, **inputs).logits[:, inputs["suffix_positions"]]
@@ -50,15 +59,24 @@ def gradients(model, layout: RowLayout) -> torch.Tensor:
     return torch.cat([each.grad.flatten() for each in model.parameters() if each.requires_grad])
 
 
+def adapted(model, dropout):
+    """Put adapters on a decoder."""
+    settings = LoraConfig(r=2, lora_dropout=dropout, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(model, settings).train()
+
+
 @pytest.mark.parametrize("recomputes", [False, True], ids=["plain", "checkpointing"])
-def test_rows_of_any_lengths_take_two_graphs_and_give_the_same_gradients(recomputes):
+@pytest.mark.parametrize("adapts", [False, True], ids=["full", "lora"])
+def test_rows_of_any_lengths_take_two_graphs_and_give_the_same_gradients(recomputes, adapts):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # of other tests in this process
-    model = decoder()
+    # Backends that run a graph as it is draw other dropout when they recompute.
+    model = adapted(decoder(), dropout=0.0 if recomputes else 0.5) if adapts else decoder()
+    speed_up_layers(model, None, recomputes=recomputes)
     if recomputes:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    layouts = [random_row(seed) for seed in range(NUM_ROWS)]
+    layouts = [random_row(seed) for seed in range(5 if adapts else NUM_ROWS)]
     expected = [gradients(model, layout) for layout in layouts]
     graphs = []
 
@@ -78,6 +96,40 @@ def test_names_of_weights_stay():
     speed_up_layers(compiled, {"backend": "inductor", "mode": None})
     assert [layer._compiled_call_impl is not None for layer in compiled.model.layers] == [True, True, True, False]
     assert list(compiled.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    "compiles, recomputes, is_shared",
+    [(False, False, True), (True, False, True), (False, True, True), (True, True, False)],
+)
+def test_dropout_is_shared_but_in_graphs_that_recompute(compiles, recomputes, is_shared):
+    model = adapted(decoder(), dropout=0.5)
+    speed_up_layers(model, {"backend": "eager", "mode": None} if compiles else None, recomputes=recomputes)
+    assert any(isinstance(module, SharedDropout) for module in model.modules()) != (compiles and recomputes)
+
+
+def test_layers_are_compiled_unasked_on_a_gpu_alone():
+    model = decoder()
+    speed_up_layers(model, None, may_choose=True)
+    assert not pays_to_compile(model)
+    assert not any(layer._compiled_call_impl for layer in model.model.layers)
+
+
+def test_large_layers_with_a_whole_graph_are_worth_a_minute():
+    config = decoder().config
+    assert has_whole_graph(config, WORTH_COMPILING) and not has_whole_graph(config, WORTH_COMPILING - 1)
+    config._attn_implementation = SHARED_PREFIX
+    assert not has_whole_graph(config, WORTH_COMPILING)
+
+
+def test_a_machine_without_a_compiler_builds_no_kernels(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not can_build_kernels()
+    monkeypatch.setenv("CC", "cat")
+    assert can_build_kernels()
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", "")
+    assert not can_build_kernels()
 
 
 def test_trainer_compiles_nothing_itself(tmp_path):

@@ -100,7 +100,7 @@ def test_equals_the_dense_mask_for_any_layout(layout, kv_heads, suffixes_only):
 @pytest.fixture
 def long_prefixes_apart(monkeypatch):
     """Give every prefix a call of its own, as long ones have on Hopper."""
-    monkeypatch.setattr(flash_rows, "has_causal_kernel", lambda states: True)
+    monkeypatch.setattr(flash_rows, "has_causal_kernel", lambda device, head_dim: True)
     monkeypatch.setattr(flash_rows, "LONG_PREFIX", 1)
     monkeypatch.setattr(flash_rows, "_long_prefixes", flash_rows.LongPrefixes())
 
@@ -118,7 +118,7 @@ def test_long_prefixes_alone_get_a_call_of_their_own():
     plan = plan_row(layout, False, torch.device("cpu"), frozenset({5}))
     assert plan.long == (slice(0, 5), slice(14, 19))
     asked = [*range(5, 10), *range(10, 14), *range(19, 23), *range(23, 28), *range(28, 37)]
-    assert plan.queries.tolist() == asked
+    assert plan.alone.tolist() == asked
 
 
 def test_kernels_are_planned_for_few_lengths_of_prefixes():
@@ -173,25 +173,27 @@ def test_prefixes_that_nobody_reads_are_zero():
     assert out[:, suffix_positions(layout)].any(dim=-1).all()
 
 
-def test_a_row_takes_two_calls_and_copies_no_keys():
-    """All sequences of a call tile the row, those without queries or keys included."""
+def test_a_row_takes_two_calls():
     layout = RowLayout(((5, (2, 3)), (3, ()), (4, (6, 1)), (0, (2, 2))))
     plan = plan_row(layout, False, torch.device("cpu"))
-    assert plan.queries == slice(0, 28)
+    assert plan.is_one_call and not plan.long and not plan.is_silent
     assert plan.own.query_ends == plan.own.key_ends == (0, 5, 7, 10, 13, 17, 23, 24, 26, 28)
     assert plan.own.is_causal and not plan.prefix.is_causal
     assert plan.suffixes.tolist() == [*range(5, 10), *range(17, 24)]
     assert list(plan.prefix.spans()) == [(slice(0, 5), slice(0, 5)), (slice(5, 12), slice(13, 17))]
     assert plan.prefix.key_ends[-1] == 28
     last = plan_row(layout, True, torch.device("cpu"))
-    assert last.own.query_ends[-1] == len(last.queries) == 5 + 3 + 7 + 4
-    assert last.own.key_ends == plan.own.key_ends
+    assert last.own.query_ends[-1] == len(last.alone) == 5 + 3 + 7 + 4
+    assert last.is_silent and last.prefix.key_ends == plan.prefix.key_ends
 
 
 def test_one_clip_is_read_by_slices():
-    plan = plan_row(RowLayout(((9, (2, 3)),)), False, torch.device("cpu"))
-    assert plan.suffixes == slice(9, 14)
-    assert plan_row(RowLayout(((9, (2, 3)),)), True, torch.device("cpu")).queries == slice(9, 14)
+    layout, cpu = RowLayout(((9, (2, 3)),)), torch.device("cpu")
+    assert plan_row(layout, False, cpu).suffixes == slice(9, 14)
+    assert plan_row(layout, True, cpu).alone == slice(9, 14)
+    apart = plan_row(layout, False, cpu, frozenset({9}))
+    assert apart.alone == apart.suffixes == slice(9, 14) and apart.long == (slice(0, 9),)
+    assert apart.own.query_ends == (0, 2, 5)
 
 
 def test_a_layout_of_another_length_is_refused():

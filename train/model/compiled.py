@@ -1,14 +1,29 @@
 """torch.compile for the layers of the decoder: one graph for all of them and for rows of any length."""
 
+import logging
+import os
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 
+import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
+from train.model.attention import SHARED_PREFIX_UNMASKED
+from train.model.flash_kernels import AMPERE
 from train.model.last_layer import decoder_layers, run_last_layer_on_suffixes
+from train.model.shared_dropout import share_dropout
+
+logger = logging.getLogger(__name__)
+
+WORTH_COMPILING = 1_000_000_000  # weights of a decoder: a small one is trained in the minute that compiling takes
+COMPILERS = ("cc", "gcc", "clang")  # one builds what calls Triton's kernels
+
+Compilation = dict[str, str | None]  # backend and mode; None is torch's default
 
 
-def take_over(args: TrainingArguments) -> dict[str, str | None] | None:
+def take_over(args: TrainingArguments) -> Compilation | None:
     """Return backend and mode of the compiler where a recipe asks for torch_compile, and keep Trainer from compiling
     the whole model, which would run the hooks of one layer for another."""
     if not args.torch_compile:
@@ -18,11 +33,45 @@ def take_over(args: TrainingArguments) -> dict[str, str | None] | None:
     return wanted
 
 
-def speed_up_layers(model: nn.Module, compilation: dict[str, str | None] | None) -> None:
-    """Run the last decoder layer on suffixes alone, and compile the others where `take_over` says so."""
+def speed_up_layers(
+    model: nn.Module, compilation: Compilation | None, *, recomputes: bool = False, may_choose: bool = False
+) -> None:
+    """Run the last decoder layer on suffixes alone, and compile the others where `take_over` says so.
+
+    may_choose: the recipe leaves it open; then they are compiled where that pays.
+    """
     run_last_layer_on_suffixes(model)
+    if compilation is None and may_choose and pays_to_compile(model):
+        compilation = {"backend": None, "mode": None}
+        logger.info("compiling the decoder's layers: the first step takes a minute (training.torch_compile: false)")
     if compilation is not None:
         compile_layers(model, compilation["backend"] or "inductor", compilation["mode"])
+    if compilation is None or not recomputes:  # a graph that recomputes cannot have a tensor kept between two layers
+        share_dropout(model)
+
+
+def pays_to_compile(model: nn.Module) -> bool:
+    """Return whether a graph of the layers was seen to be much faster: on a 7B model on one GPU a third."""
+    weight, config = next(model.parameters()), getattr(model, "config", None)
+    return (
+        weight.device.type == "cuda"
+        and isinstance(config, PreTrainedConfig)
+        and has_whole_graph(config, sum(each.numel() for each in decoder_layers(model).parameters()))
+        and torch.cuda.get_device_capability(weight.device) >= AMPERE
+        and can_build_kernels()
+    )
+
+
+def has_whole_graph(config: PreTrainedConfig, num_weights: int) -> bool:
+    """Return whether the layers are large, and nothing breaks their graph; weights of 4 bits count by the byte."""
+    attention = config.get_text_config()._attn_implementation
+    return attention == SHARED_PREFIX_UNMASKED and num_weights >= WORTH_COMPILING
+
+
+def can_build_kernels() -> bool:
+    """Return whether torch's compiler finds what it needs on this machine."""
+    compilers = (os.environ["CC"],) if "CC" in os.environ else COMPILERS
+    return find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 def compile_layers(model: nn.Module, backend: str | Callable = "inductor", mode: str | None = None) -> None:

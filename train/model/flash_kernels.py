@@ -9,6 +9,7 @@ which takes tens of milliseconds, so only lengths that come back are its: those 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -34,14 +35,14 @@ def can_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     )
 
 
-def has_causal_kernel(states: torch.Tensor) -> bool:
-    """Return whether `causal_forward` is faster than `flash_forward` for such states (L, H, D)."""
-    head_dim = states.shape[-1]
+@lru_cache
+def has_causal_kernel(device: torch.device, head_dim: int) -> bool:
+    """Return whether `causal_forward` is faster than `flash_forward` for one long sequence on this device."""
     return (
-        states.is_cuda
+        device.type == "cuda"
         and head_dim % 8 == 0
         and head_dim <= CUDNN_HEAD_DIM
-        and torch.cuda.get_device_capability(states.device) >= HOPPER
+        and torch.cuda.get_device_capability(device) >= HOPPER
         and torch.backends.cudnn.is_available()
     )
 
@@ -114,20 +115,17 @@ def flash_backward(
     lse: torch.Tensor,
     problem: Problem,
     scale: float,
-    onto: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of query, key and value, from that of the output: `out` and `lse` may be those of a softmax
-    over more keys than the problem has. onto: gradients of key and value that those of this problem are added to."""
+    over more keys than the problem has."""
     if query.is_cuda:
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)
-        of_query, *more = torch.ops.aten._flash_attention_backward(
+        return torch.ops.aten._flash_attention_backward(
             grad, query, key, value, out, lse.contiguous(), problem.cu_queries, problem.cu_keys,
             problem.max_queries, problem.max_keys, 0.0, problem.is_causal, no_dropout, no_dropout, scale=scale,
         )  # fmt: skip
-        of_key, of_value = more if onto is None else (old.add_(new) for old, new in zip(onto, more, strict=True))
-        return of_query, of_key, of_value
     of_query = torch.zeros(query.shape, dtype=query.dtype)
-    of_key, of_value = onto or (torch.zeros(states.shape, dtype=states.dtype) for states in (key, value))
+    of_key, of_value = (torch.zeros(states.shape, dtype=states.dtype) for states in (key, value))
     for q, k in problem.spans():
         one = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             _heads_first(grad[q]), _heads_first(query[q]), *_for_each_query_head(query, key[k], value[k]),

@@ -5,15 +5,18 @@ sequence. In the second the suffixes of each group look at their prefix. No key 
 all keys is the mean of the two outputs, weighted by the sums of exponentials that each call has seen:
 out = sum_i exp(lse_i - lse) out_i, where lse = log sum_i exp(lse_i).
 
+Where there is a faster kernel for one causal sequence (`has_causal_kernel`), long prefixes are its: a call more for
+each, whose output needs no merging, because a prefix sees itself alone. The first call then leaves them out.
+
 The backward pass of a flash kernel rebuilds the probabilities exp(score - lse) from the log-sum-exp that it is given,
 and needs the output for one dot product a token. Given the merged two, it computes the gradients of its share of the
-keys within the whole softmax; the gradients of both calls add up to those of the dense mask.
+keys within the whole softmax; the gradients of all calls add up to those of the dense mask.
 
-Where there is a faster kernel for one causal sequence (`has_causal_kernel`), long prefixes are its: a call more for
-each, whose output needs no merging, because a prefix sees itself alone.
+Prefixes are read where they are, thousands of tokens: kernels of variable length take sequences that tile their
+tensors, so keys that no query of the second call sees become a sequence without queries.
 
-All calls read queries, keys and values where they are. Kernels of variable length take sequences that tile their
-tensors, so keys that no query of a call sees become a sequence without queries.
+With a graph of the layer the device waits for this function as long as for all else, so it calls as few operations as
+it can, and plans a row once for all layers.
 """
 
 from collections.abc import Iterable
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from data.packing.layout import RowLayout
@@ -41,55 +45,59 @@ MAX_LENGTHS = 32  # of prefixes; clips and pictures under one system prompt have
 
 @dataclass(frozen=True)
 class Plan:
-    """The calls of a row. Queries of `own` are the tokens `queries` of the row; those of `prefix`, None where no suffix
-    stands apart from its prefix, are the rows `suffixes` among them. `long` are prefixes whose tokens ask in calls of
-    their own."""
+    """The calls of a row, and which of its tokens each takes.
 
-    queries: Rows
+    `own`: causal, over the spans of the tokens `alone`. `prefix`: of the tokens `suffixes` on all keys of the row; None
+    where no suffix stands apart from its prefix. `long`: prefixes that get a call each.
+    """
+
+    length: int
+    alone: Rows
     own: Problem
     suffixes: Rows
     prefix: Problem | None
-    long: tuple[slice, ...] = ()
+    long: tuple[slice, ...]
+    is_one_call: bool  # the first call takes the whole row
+    is_silent: bool  # there are tokens that ask nothing
 
 
-@lru_cache(maxsize=8)
 def plan_row(layout: RowLayout, suffixes_only: bool, device: torch.device, long: frozenset[int] = frozenset()) -> Plan:
-    """Built once for all layers of a row.
-
-    suffixes_only: no token of a prefix that has suffixes asks. long: lengths of the prefixes that get a call each.
-    """
-    own: list[tuple[int, int]] = []  # (queries, keys) of each sequence
-    prefix: list[tuple[int, int]] = []
-    asking: list[range] = []
-    merged: list[range] = []  # among the asking
-    alone: list[slice] = []
-    start = num_asking = 0
+    """Plan a row. suffixes_only: no token of a prefix that has suffixes asks. long: lengths of the prefixes that get a
+    call each."""
+    own: list[int] = []  # lengths of the sequences
+    prefix: list[tuple[int, int]] = []  # (queries, keys) of each sequence
+    alone: list[range] = []
+    suffixes: list[range] = []
+    calls: list[slice] = []
+    start = 0
     for prefix_length, suffix_lengths in layout.groups:
-        length = prefix_length + sum(suffix_lengths)
-        is_alone = not suffixes_only and prefix_length in long and suffix_lengths
-        if is_alone:
-            alone.append(slice(start, start + prefix_length))
-        is_apart = prefix_length and len(suffix_lengths) >= (1 if suffixes_only or is_alone else 2)
-        first = prefix_length if (suffixes_only or is_alone) and suffix_lengths else 0
+        middle, end = start + prefix_length, start + prefix_length + sum(suffix_lengths)
+        is_long = not suffixes_only and prefix_length in long and suffix_lengths
+        if is_long:
+            calls.append(slice(start, middle))
+        leaves_prefix = is_long or (suffixes_only and suffix_lengths)
+        is_apart = prefix_length and len(suffix_lengths) >= (1 if leaves_prefix else 2)
         if is_apart:
-            own.append((prefix_length - first, prefix_length))
-            prefix += [(length - prefix_length, prefix_length), (0, length - prefix_length)]
-            merged.append(range(num_asking + prefix_length - first, num_asking + length - first))
+            prefix += [(end - middle, prefix_length), (0, end - middle)]
+            suffixes.append(range(middle, end))
         else:
-            prefix.append((0, length))
+            prefix.append((0, end - start))
+        alone.append(range(middle if leaves_prefix else start, end))
         if is_apart or not prefix_length:
-            own += [(one, one) for one in suffix_lengths]
+            own += [prefix_length] * bool(prefix_length and not leaves_prefix) + list(suffix_lengths)
         else:
-            own.append((length, length))
-        asking.append(range(start + first, start + length))
-        start += length
-        num_asking += length - first
+            own.append(end - start)
+        start = end
+    num_asking = sum(own) + sum(one.stop - one.start for one in calls)
     return Plan(
-        queries=_rows(asking, device),
-        own=Problem.of(own, is_causal=True, device=device),
-        suffixes=_rows(merged, device),
-        prefix=Problem.of(prefix, is_causal=False, device=device) if merged else None,
-        long=tuple(alone),
+        length=start,
+        alone=_rows(alone, device),
+        own=Problem.of([(one, one) for one in own], is_causal=True, device=device),
+        suffixes=_rows(suffixes, device),
+        prefix=Problem.of(prefix, is_causal=False, device=device) if suffixes else None,
+        long=tuple(calls),
+        is_one_call=sum(own) == start,
+        is_silent=num_asking < start,
     )
 
 
@@ -110,6 +118,16 @@ class LongPrefixes:
 
 
 _long_prefixes = LongPrefixes()
+
+
+def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
+    """Return a slice, which copies nothing, where the ranges follow each other."""
+    numbers = [number for each in ranges for number in each]
+    if not numbers:
+        return slice(0, 0)
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return slice(numbers[0], numbers[-1] + 1)
+    return torch.tensor(numbers, device=device)
 
 
 def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
@@ -148,15 +166,17 @@ def attend_row(
     lengths: those of `RowLayout`, on the CPU.
     """
     plan = _plan(lengths, suffixes_only, query)
-    asking = query[plan.queries]
-    out, lse = flash_forward(asking, key, value, plan.own, scale)
+    rows = plan.suffixes
+    if plan.is_one_call:
+        out, lse = flash_forward(query, key, value, plan.own, scale)
+    else:
+        out = torch.zeros_like(query) if plan.is_silent else torch.empty_like(query)
+        lse = query.new_zeros((query.shape[1], plan.length), dtype=lse_dtype(query.dtype))
+        states = (each[plan.alone] for each in (query, key, value))
+        out[plan.alone], lse[:, plan.alone] = flash_forward(*states, plan.own, scale)
     if plan.prefix is not None:
-        rows = plan.suffixes
-        merged = merge(out[rows], lse[:, rows], *flash_forward(asking[rows], key, value, plan.prefix, scale))
-        out[rows], lse[:, rows] = merged
-    if len(out) == len(query):
-        return out, lse
-    out, lse = _spread(out, plan.queries, len(query), 0), _spread(lse, plan.queries, len(query), 1)
+        on_prefix = flash_forward(query[rows], key, value, plan.prefix, scale)
+        out[rows], lse[:, rows] = merge(out[rows], lse[:, rows], *on_prefix)
     for one in plan.long:
         out[one], lse[:, one] = causal_forward(query[one], key[one], value[one], scale)
     return out, lse
@@ -190,17 +210,24 @@ def attend_row_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of query, key and value."""
     plan = _plan(lengths, suffixes_only, query)
-    asked, asked_lse = [each[plan.queries] for each in (grad, query, out)], lse[:, plan.queries]
-    of_query, of_key, of_value = flash_backward(*asked[:2], key, value, asked[2], asked_lse, plan.own, scale)
+    rows, alone = plan.suffixes, plan.alone
     if plan.prefix is not None:
-        rows = plan.suffixes
-        direction, suffixes, merged = (each[rows] for each in asked)
         of_suffixes, of_key, of_value = flash_backward(
-            direction, suffixes, key, value, merged, asked_lse[:, rows], plan.prefix, scale, onto=(of_key, of_value)
+            grad[rows], query[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale
         )
+    elif not plan.is_one_call:
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
+    if plan.is_one_call:
+        of_query, *more = flash_backward(grad, query, key, value, out, lse, plan.own, scale)
+        of_key, of_value = more if plan.prefix is None else (of_key.add_(more[0]), of_value.add_(more[1]))
+    else:
+        of_query = torch.zeros_like(query) if plan.is_silent else torch.empty_like(query)
+        states = [each[alone] for each in (grad, query, key, value, out)]
+        of_query[alone], more_key, more_value = flash_backward(*states, lse[:, alone], plan.own, scale)
+        of_key[alone] += more_key
+        of_value[alone] += more_value
+    if plan.prefix is not None:
         of_query[rows] += of_suffixes
-    if len(of_query) != len(query):
-        of_query = _spread(of_query, plan.queries, len(query), 0)
     for one in plan.long:
         of_query[one], more_key, more_value = causal_backward(
             grad[one], query[one], key[one], value[one], out[one], lse[:, one], scale
@@ -240,26 +267,25 @@ attend_row.register_autograd(_backward, setup_context=_keep)
 
 
 def _plan(lengths: torch.Tensor, suffixes_only: bool, query: torch.Tensor) -> Plan:
-    layout = RowLayout.from_lengths(lengths)
-    if len(query) != sum(layout.group_lengths):
-        raise RuntimeError(f"a layout of {sum(layout.group_lengths)} tokens cannot split a row of {len(query)}")
-    long = _long_prefixes.among(layout) if not suffixes_only and has_causal_kernel(query) else frozenset()
-    return plan_row(layout, suffixes_only, query.device, long)
+    gets_long = not suffixes_only and has_causal_kernel(query.device, query.shape[-1])
+    plan = _plan_once(lengths.numpy().tobytes(), suffixes_only, query.device, gets_long)
+    if len(query) != plan.length:
+        raise RuntimeError(f"a layout of {plan.length} tokens cannot split a row of {len(query)}")
+    return plan
 
 
-def _spread(states: torch.Tensor, rows: Rows, length: int, dim: int) -> torch.Tensor:
-    """Put states of the asking tokens where they stand in the row, zeros elsewhere."""
-    shape = list(states.shape)
-    shape[dim] = length
-    whole = states.new_zeros(shape)
-    whole[(slice(None),) * dim + (rows,)] = states
-    return whole
+@lru_cache(maxsize=8)
+def _plan_once(lengths: bytes, suffixes_only: bool, device: torch.device, gets_long: bool) -> Plan:
+    """Plan a row for all layers and both passes. lengths: those of `RowLayout`, as bytes: quicker to look up."""
+    layout = RowLayout.from_lengths(torch.from_numpy(np.frombuffer(lengths, dtype=np.int64).copy()))
+    long = _long_prefixes.among(layout) if gets_long else frozenset()
+    with torch.inference_mode(False):  # a row seen in evaluation may be trained on
+        return plan_row(layout, suffixes_only, device, long)
 
 
 def merge(
     out: torch.Tensor, lse: torch.Tensor, other_out: torch.Tensor, other_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output and log-sum-exp over the keys of both."""
-    both = torch.logaddexp(lse, other_lse)
-    share, other_share = ((one - both).exp().t().unsqueeze(-1) for one in (lse, other_lse))  # (S, H, 1), float32
-    return (out * share + other_out * other_share).to(out.dtype), both
+    share = (lse - other_lse).sigmoid_().t().unsqueeze(-1)  # (S, H, 1), float32
+    return (out * share + other_out * (1 - share)).to(out.dtype), torch.logaddexp(lse, other_lse)

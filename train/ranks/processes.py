@@ -45,6 +45,11 @@ def holds_whole_model() -> bool:
     return not (uses_fsdp() or is_deepspeed_zero3_enabled())
 
 
+def can_compile_alone() -> bool:
+    """Tell whether layers may be compiled unasked: not where DeepSpeed or FSDP put hooks of theirs into them."""
+    return not (uses_deepspeed() or uses_fsdp())
+
+
 def device_of_weights() -> dict[str, torch.device] | None:
     """Return the `device_map` by which this process reads a checkpoint: straight onto its own accelerator.
 
