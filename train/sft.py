@@ -43,8 +43,8 @@ from train.progress.loss_picture import draw_losses
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import (
     among_processes,
-    can_compile_alone,
     holds_whole_model,
+    layers_stay_whole,
     name_layers_to_spread,
     refuse_impossible,
     refuse_other_shares,
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
                            begins_with(earlier, checkpoint), token_ids)  # fmt: skip
     tell(describe_trained(model))
     speed_up_layers(model, compilation, recomputes=args.gradient_checkpointing,
-                    may_choose="torch_compile" not in recipe.training and can_compile_alone())  # fmt: skip
+                    may_advise="torch_compile" not in recipe.training and layers_stay_whole())  # fmt: skip
     towers = towers_of_all_ranks(args, model, train, evaluation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args)
     name_layers_to_spread(model)

@@ -8,8 +8,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from data.packing.layout import RowLayout, packed_inputs
+from train.model import compiled
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.compiled import (
+    ADVICE,
     WORTH_COMPILING,
     can_build_kernels,
     compile_layers,
@@ -21,6 +23,7 @@ from train.model.compiled import (
 from train.model.shared_dropout import SharedDropout
 
 NUM_ROWS = 50
+NUM_ADAPTED_ROWS = 5  # their graphs are the same, their layers slower
 
 
 def decoder():
@@ -76,7 +79,7 @@ def test_rows_of_any_lengths_take_two_graphs_and_give_the_same_gradients(recompu
     if recomputes:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    layouts = [random_row(seed) for seed in range(5 if adapts else NUM_ROWS)]
+    layouts = [random_row(seed) for seed in range(NUM_ADAPTED_ROWS if adapts else NUM_ROWS)]
     expected = [gradients(model, layout) for layout in layouts]
     graphs = []
 
@@ -92,10 +95,10 @@ def test_rows_of_any_lengths_take_two_graphs_and_give_the_same_gradients(recompu
 
 
 def test_names_of_weights_stay():
-    plain, compiled = decoder(), decoder()
-    speed_up_layers(compiled, {"backend": "inductor", "mode": None})
-    assert [layer._compiled_call_impl is not None for layer in compiled.model.layers] == [True, True, True, False]
-    assert list(compiled.state_dict()) == list(plain.state_dict())
+    plain, graphs = decoder(), decoder()
+    speed_up_layers(graphs, {"backend": "inductor", "mode": None})
+    assert [layer._compiled_call_impl is not None for layer in graphs.model.layers] == [True, True, True, False]
+    assert list(graphs.state_dict()) == list(plain.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -108,10 +111,14 @@ def test_dropout_is_shared_but_in_graphs_that_recompute(compiles, recomputes, is
     assert any(isinstance(module, SharedDropout) for module in model.modules()) != (compiles and recomputes)
 
 
-def test_layers_are_compiled_unasked_on_a_gpu_alone():
+@pytest.mark.parametrize("pays, may_advise", [(True, True), (True, False), (False, True)])
+def test_advice_to_compile_where_it_pays_and_the_recipe_leaves_it_open(pays, may_advise, monkeypatch, caplog):
+    assert not pays_to_compile(decoder())  # it is on a CPU
+    monkeypatch.setattr(compiled, "pays_to_compile", lambda model: pays)
     model = decoder()
-    speed_up_layers(model, None, may_choose=True)
-    assert not pays_to_compile(model)
+    with caplog.at_level("INFO"):
+        speed_up_layers(model, None, may_advise=may_advise)
+    assert (ADVICE in caplog.text) == (pays and may_advise)
     assert not any(layer._compiled_call_impl for layer in model.model.layers)
 
 

@@ -45,8 +45,8 @@ def holds_whole_model() -> bool:
     return not (uses_fsdp() or is_deepspeed_zero3_enabled())
 
 
-def can_compile_alone() -> bool:
-    """Tell whether layers may be compiled unasked: not where DeepSpeed or FSDP put hooks of theirs into them."""
+def layers_stay_whole() -> bool:
+    """Tell whether neither DeepSpeed nor FSDP puts hooks of theirs into the layers."""
     return not (uses_deepspeed() or uses_fsdp())
 
 
