@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
                            begins_with(earlier, checkpoint), token_ids)  # fmt: skip
     tell(describe_trained(model))
-    speed_up_layers(model, compilation, recomputes=args.gradient_checkpointing,
+    speed_up_layers(model, compilation, recomputes=bool(args.gradient_checkpointing),
                     may_advise="torch_compile" not in recipe.training and layers_stay_whole())  # fmt: skip
     towers = towers_of_all_ranks(args, model, train, evaluation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args)

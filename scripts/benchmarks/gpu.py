@@ -12,6 +12,7 @@ have no gradient), and of attention by its visible pairs: 4 x width a pair forwa
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from data.files import write_whole
 from data.packing.layout import RowLayout
 from data.processor import measure_visual_tokens
 from data.tokens.encoding import IGNORE_INDEX
@@ -107,6 +109,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                         rows.append({**about, "case": "gpu", "setting": name, **case, **plain})
                         finish(rows[-1], speed)
                         print(describe(rows[-1]), flush=True)
+                        if arguments.json:  # whoever cuts the run off keeps the cases that were done
+                            write_whole(arguments.json, json.dumps(rows, indent=2) + "\n")
             if arguments.profile:
                 profiled = trained.profile(arguments.attention[-1], arguments.clips[-1], max(arguments.questions))
                 arguments.profile.with_suffix(f".{name}.txt").write_text(profiled)

@@ -22,11 +22,11 @@ def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
     assert done.returncode == 0, done.stdout + logs
     results = json.loads((tmp_path / "results.json").read_text())
     assert [(step["name"], step["status"]) for step in results["steps"]] == [
+        ("tiny", "passed"),
         ("tests", "passed"),
         ("run", "passed"),
-        ("tiny", "passed"),
     ]
-    rows = results["steps"][-1]["rows"]
+    rows = results["steps"][0]["rows"]
     assert [(row["setting"], row["attention"]) for row in rows] == [("lora", "flash"), ("qlora", "flash")]
     assert all(row["ratio"] > 0 and row["flops"] > 0 and row["tokens"] > 136 for row in rows)
     table = (tmp_path / "table.md").read_text()
@@ -50,6 +50,15 @@ def test_a_step_that_fails_or_hangs_is_named_and_its_children_end(tmp_path):
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
     report(tmp_path, outcomes)
     assert "| hangs | took longer than 3 s |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_step_that_is_cut_off_keeps_the_cases_that_it_had(tmp_path):
+    writes = f"import time; open('{tmp_path}/slow.json', 'w').write('[1, 2]'); time.sleep(600)"
+    (tmp_path / "slow.json").write_text("[0]")  # of an earlier check
+    outcome = perform(Step("slow", (sys.executable, "-c", writes, "--json"), 3), tmp_path, dry=True)
+    assert (outcome.status, outcome.rows) == ("took longer than 3 s", [1, 2])
+    outcome = perform(Step("slow", (sys.executable, "-c", "exit(1)", "--json"), 3), tmp_path, dry=True)
+    assert (outcome.status, outcome.rows) == ("failed", [])
 
 
 def test_an_option_that_is_none(tmp_path):

@@ -172,8 +172,8 @@ def attend_row(
     else:
         out = torch.zeros_like(query) if plan.is_silent else torch.empty_like(query)
         lse = query.new_zeros((query.shape[1], plan.length), dtype=lse_dtype(query.dtype))
-        states = (each[plan.alone] for each in (query, key, value))
-        out[plan.alone], lse[:, plan.alone] = flash_forward(*states, plan.own, scale)
+        alone = plan.alone
+        out[alone], lse[:, alone] = flash_forward(query[alone], key[alone], value[alone], plan.own, scale)
     if plan.prefix is not None:
         on_prefix = flash_forward(query[rows], key, value, plan.prefix, scale)
         out[rows], lse[:, rows] = merge(out[rows], lse[:, rows], *on_prefix)
@@ -211,23 +211,23 @@ def attend_row_backward(
     """Return the gradients of query, key and value."""
     plan = _plan(lengths, suffixes_only, query)
     rows, alone = plan.suffixes, plan.alone
+    on_prefix = None
     if plan.prefix is not None:
-        of_suffixes, of_key, of_value = flash_backward(
-            grad[rows], query[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale
-        )
-    elif not plan.is_one_call:
-        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
+        on_prefix = flash_backward(grad[rows], query[rows], key, value, out[rows], lse[:, rows], plan.prefix, scale)
     if plan.is_one_call:
-        of_query, *more = flash_backward(grad, query, key, value, out, lse, plan.own, scale)
-        of_key, of_value = more if plan.prefix is None else (of_key.add_(more[0]), of_value.add_(more[1]))
+        of_query, of_key, of_value = flash_backward(grad, query, key, value, out, lse, plan.own, scale)
+        if on_prefix is not None:
+            of_key += on_prefix[1]
+            of_value += on_prefix[2]
     else:
         of_query = torch.zeros_like(query) if plan.is_silent else torch.empty_like(query)
-        states = [each[alone] for each in (grad, query, key, value, out)]
-        of_query[alone], more_key, more_value = flash_backward(*states, lse[:, alone], plan.own, scale)
+        of_key, of_value = on_prefix[1:] if on_prefix is not None else (torch.zeros_like(key), torch.zeros_like(value))
+        asking = (grad[alone], query[alone], key[alone], value[alone], out[alone], lse[:, alone])
+        of_query[alone], more_key, more_value = flash_backward(*asking, plan.own, scale)
         of_key[alone] += more_key
         of_value[alone] += more_value
-    if plan.prefix is not None:
-        of_query[rows] += of_suffixes
+    if on_prefix is not None:
+        of_query[rows] += on_prefix[0]
     for one in plan.long:
         of_query[one], more_key, more_value = causal_backward(
             grad[one], query[one], key[one], value[one], out[one], lse[:, one], scale
