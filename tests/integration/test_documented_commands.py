@@ -82,7 +82,7 @@ def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
 
 def is_walk(command: str) -> bool:
     scripts = r"python scripts/(new_model|check_data|preview|generate|evaluate|merge_adapter|push_to_hub)\.py "
-    commands = r"reeltune (new-model|check|preview|generate|merge|push) [^-]"
+    commands = r"reeltune (new-model|check|preview|generate|report|merge|push) [^-]"
     return bool(re.match(f"{scripts}|{commands}|reeltune new-model|accelerate launch .*my_recipe", command))
 
 
@@ -126,7 +126,8 @@ def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
 
     outputs = checkout / "outputs"
     assert json.loads((outputs / "data.json").read_text())["problems"] == []
-    assert (outputs / "preview.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    for page in ("preview.html", "my-run/report.html"):
+        assert (outputs / page).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     for name in ("adapter_model.safetensors", "tokenizer_config.json", "recipe.yaml", "metrics.jsonl"):
         assert (outputs / "my-run" / name).is_file()
     assert list((outputs / "my-run").glob("checkpoint-*")) and list((outputs / "my-run").rglob("events.out.tfevents*"))
@@ -226,7 +227,7 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (lambda command: command.startswith("reeltune ") and not is_walk(command), check_reeltune),
     (re.compile(r"tensorboard ").match, check_tensorboard),
     (
-        re.compile(r"python scripts/(write_schema|write_recipe_table|draw_mask|draw_rooms|draw_pictures)\.py$").match,
+        re.compile(r"python scripts/(write_(schema|recipe_table)|draw_(mask|rooms|pictures|pages))\.py$").match,
         check_generator,
     ),
     (re.compile(r"python scripts/run_demo\.py ").match, check_demo),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.files import write_whole
-from train.run_folder.metrics import METRICS_FILE
+from train.run_folder.file_names import METRICS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

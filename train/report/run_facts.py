@@ -9,13 +9,9 @@ from typing import Any
 from data.errors import UserError
 from train.recipe.yaml_text import read_recipe
 from train.report.evaluations import Evaluation, number, read_evaluations, read_object, read_objects
-from train.run_folder.bad_media import BAD_MEDIA_FILE
 from train.run_folder.checkpoint import checkpoints
-from train.run_folder.left_out import LEFT_OUT_FILE
-from train.run_folder.metrics import METRICS_FILE
-from train.run_folder.provenance import PROVENANCE
+from train.run_folder.file_names import BAD_MEDIA_FILE, LEFT_OUT_FILE, METRICS_FILE, PROVENANCE, RECIPE
 
-RECIPE = "recipe.yaml"
 MIB_PER_GIB = 2**10
 
 

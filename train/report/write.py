@@ -9,7 +9,8 @@ from train.recipe.load import load_recipe
 from train.recipe.recipe import Data
 from train.report.frames import Frames
 from train.report.page import page
-from train.report.run_facts import RECIPE, read_run
+from train.report.run_facts import read_run
+from train.run_folder.file_names import RECIPE
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from data.media.imprint import imprint
 from data.media.media_json import from_json, to_json
 from data.media.reference import Media, identity
 from train.ranks.agreement import any_rank, on_first_rank
+from train.run_folder.file_names import BAD_MEDIA_FILE
 from train.run_folder.metrics import append_line
 
 logger = logging.getLogger(__name__)
 
-BAD_MEDIA_FILE = "bad_media.jsonl"
 Part = Literal["train", "eval"]
 
 

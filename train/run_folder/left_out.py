@@ -6,8 +6,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.files import write_whole
-
-LEFT_OUT_FILE = "left_out.json"
+from train.run_folder.file_names import LEFT_OUT_FILE
 
 
 def write_left_out(output_dir: str | Path, notices: Mapping[str, Sequence[str]]) -> None:

@@ -8,8 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from data.errors import UserError
 from data.files import write_whole
-
-METRICS_FILE = "metrics.jsonl"
+from train.run_folder.file_names import METRICS_FILE
 
 
 def keep_lines_until(path: Path, step: int) -> int:

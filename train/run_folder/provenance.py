@@ -15,8 +15,8 @@ from data.media.reference import Media
 from data.packing.rows import Rows
 from data.progress.bars import shown
 from train.run_folder.bad_media import imprint_now, noted_imprints
+from train.run_folder.file_names import PROVENANCE
 
-PROVENANCE = "provenance.json"
 PACKAGES = ("reeltune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "av", "pillow")
 
 

@@ -1,0 +1,89 @@
+"""Draw pictures of pages for the documents into .github/images: a run's report, TensorBoard's pictures of answers.
+
+python scripts/draw_pages.py [NAME ...]
+
+Trains the demo once more, with evaluations, on the data and the base that `make demo` leaves in outputs/demo; a run
+that is there already is shown as it is. Needs chromium. NAME: of the pages to draw; all, without any.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Browser
+
+from data.command import run_command
+from data.errors import UserError
+from tests.browser import BROWSERS, browser, find_browser, free_port, opened, save_picture, served
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / ".github" / "images"
+RUN = Path("outputs/pages/demo")  # below the checkout, like outputs/demo
+TRAIN = (
+    *("train", "recipes/demo.yaml", f"training.output_dir={RUN}"),
+    "data.eval[0]={path: outputs/demo/held_out_new.json, name: direction, metric: auto}",
+    "data.eval[1]={path: outputs/demo/held_out_easy.json, name: colour_shape_place, metric: auto, max_questions: 300}",
+    *("training.eval_strategy=steps", "training.eval_steps=25", "training.logging_steps=5"),
+)
+WIDE, NARROW = 1280, 390  # pixels of a window
+
+
+def draw_report(started: Browser) -> None:
+    """Draw the top of the report in a wide window, and its answers in the dark on a phone."""
+    page = (RUN / "report.html").resolve().as_uri()
+    with opened(started, page, WIDE, 1480) as shown:
+        save_picture(shown.page, IMAGES / "report.webp")
+    with opened(started, f"{page}#answers", NARROW, 844, "dark", density=2) as shown:
+        save_picture(shown.page, IMAGES / "report_narrow.webp")
+
+
+def draw_samples(started: Browser) -> None:
+    """Draw TensorBoard's page of pictures, the slider of every other question at its first step."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(RUN / "tensorboard"), "--host", "127.0.0.1"]
+    port = free_port()
+    with (
+        served([*command, "--port", str(port)], port) as address,
+        opened(started, f"{address}#images", WIDE, 820) as shown,
+    ):
+        shown.page.locator("img").first.wait_for()
+        sliders = shown.page.locator("paper-slider")
+        for number in range(0, sliders.count(), 2):
+            sliders.nth(number).focus()
+            shown.page.keyboard.press("Home")
+        shown.page.wait_for_timeout(3000)  # pictures fade in
+        save_picture(shown.page, IMAGES / "tensorboard_answers.webp")
+
+
+PAGES: dict[str, Callable[[Browser], None]] = {"report": draw_report, "samples": draw_samples}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PAGES))
+    names = parser.parse_args().names or list(PAGES)
+    if unknown := [name for name in names if name not in PAGES]:
+        raise UserError(f"{', '.join(unknown)}: no such page; give some of {', '.join(PAGES)}")
+    if find_browser() is None:
+        raise UserError(f"none of {', '.join(BROWSERS)} is installed; install chromium")
+    os.chdir(ROOT)
+    train_demo()
+    with browser() as started:
+        for name in names:
+            PAGES[name](started)
+            print(f"drew {name}")
+
+
+def train_demo() -> None:
+    """Train the demo with evaluations, unless that was done before."""
+    from train.commands.app import run
+
+    if not Path("outputs/demo/base/config.json").is_file():
+        raise UserError("outputs/demo/base is not there: run `make demo` first")
+    if not (RUN / "report.html").is_file():
+        run(list(TRAIN))
+
+
+if __name__ == "__main__":
+    run_command(main)
