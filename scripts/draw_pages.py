@@ -40,7 +40,7 @@ def draw_report(started: Browser) -> None:
 
 
 def draw_samples(started: Browser) -> None:
-    """Draw TensorBoard's page of pictures, the slider of every other question at its first step."""
+    """Draw TensorBoard's page of pictures, the slider of some questions at its first step."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(RUN / "tensorboard"), "--host", "127.0.0.1"]
     port = free_port()
     with (
@@ -48,10 +48,11 @@ def draw_samples(started: Browser) -> None:
         opened(started, f"{address}#images", WIDE, 820) as shown,
     ):
         shown.page.locator("img").first.wait_for()
-        sliders = shown.page.locator("paper-slider")
-        for number in range(0, sliders.count(), 2):
+        sliders = shown.page.locator("tf-image-loader paper-slider")
+        for number in range(1, sliders.count(), 4):
             sliders.nth(number).focus()
             shown.page.keyboard.press("Home")
+        shown.page.locator("tf-image-loader").first.scroll_into_view_if_needed()
         shown.page.wait_for_timeout(3000)  # pictures fade in
         save_picture(shown.page, IMAGES / "tensorboard_answers.webp")
 
