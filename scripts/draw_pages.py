@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from playwright.sync_api import Browser
+from typing import TYPE_CHECKING
 
 from data.command import run_command
 from data.errors import UserError
 from tests.browser import BROWSERS, browser, find_browser, free_port, opened, save_picture, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / ".github" / "images"
@@ -30,7 +32,7 @@ TRAIN = (
 WIDE, NARROW = 1280, 390  # pixels of a window
 
 
-def draw_report(started: Browser) -> None:
+def draw_report(started: "Browser") -> None:
     """Draw the top of the report in a wide window, and its answers in the dark on a phone."""
     page = (RUN / "report.html").resolve().as_uri()
     with opened(started, page, WIDE, 1480) as shown:
@@ -39,7 +41,7 @@ def draw_report(started: Browser) -> None:
         save_picture(shown.page, IMAGES / "report_narrow.webp")
 
 
-def draw_samples(started: Browser) -> None:
+def draw_samples(started: "Browser") -> None:
     """Draw TensorBoard's page of pictures, the slider of some questions at its first step."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(RUN / "tensorboard"), "--host", "127.0.0.1"]
     port = free_port()
@@ -57,7 +59,7 @@ def draw_samples(started: Browser) -> None:
         save_picture(shown.page, IMAGES / "tensorboard_answers.webp")
 
 
-PAGES: dict[str, Callable[[Browser], None]] = {"report": draw_report, "samples": draw_samples}
+PAGES: dict[str, Callable[["Browser"], None]] = {"report": draw_report, "samples": draw_samples}
 
 
 def main() -> None:

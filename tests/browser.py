@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Root, as whom containers run, has no sandbox; a container's shared memory is 64 MB.
@@ -33,14 +33,16 @@ class Opened:
     """A page in a window. said: warnings, errors and uncaught exceptions of its console; asked: addresses that it
     asked for, its own and those within it (data:) left out."""
 
-    page: Page
+    page: "Page"
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
     """Start a browser; it ends with the context."""
+    from playwright.sync_api import sync_playwright  # takes a second, which --help has not
+
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=find_browser(), args=list(OPTIONS))
         try:
@@ -51,7 +53,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    started: Browser, address: str, width: int = 1280, height: int = 900, scheme: str = "light", density: float = 1
+    started: "Browser", address: str, width: int = 1280, height: int = 900, scheme: str = "light", density: float = 1
 ) -> Iterator[Opened]:
     """Open an address in a window of this size, for a person who prefers "light" or "dark".
 
@@ -103,7 +105,9 @@ def _answers(address: str) -> bool:
         return False
 
 
-def save_picture(page: Page, path: Path, **settings: Any) -> None:
+def save_picture(page: "Page", path: Path, **settings: Any) -> None:
     """Write what a window shows as WebP, which is small; settings: those of playwright's screenshot."""
+    from PIL import Image
+
     picture = Image.open(BytesIO(page.screenshot(**settings))).convert("RGB")
     picture.save(path, "WEBP", quality=QUALITY, method=6)
