@@ -15,8 +15,8 @@ from data.video_llava import (
     CHAT_TEMPLATE,
     DECODERS,
     INTERPOLATING,
-    KEEPS_NUM_FRAMES,
     NUM_CLASS_TOKENS,
+    SERVED_AS_TRAINED,
     VisualTokens,
     fit,
     num_extra_tokens,
@@ -112,7 +112,7 @@ def complete_processor(processor: VideoLlavaProcessor, config: PreTrainedConfig)
     if isinstance(template, dict):  # several by name
         template = template.get("default")
     if template is not None:
-        template = str(template).removeprefix(KEEPS_NUM_FRAMES)
+        template = str(template).removeprefix(SERVED_AS_TRAINED)
     if template is not None and template != CHAT_TEMPLATE:
         tokens = {name: str(token) for name, token in processor.tokenizer.special_tokens_map.items()}
         if (reason := refusal_of_template(template, tokens)) is not None:

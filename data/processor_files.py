@@ -8,7 +8,7 @@ from typing import Any
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.errors import UserError
-from data.video_llava import KEEPS_NUM_FRAMES
+from data.video_llava import SERVED_AS_TRAINED
 
 OLDEST_TRANSFORMERS = "4.57"  # whose loading `_say_it_for_older_versions` has in mind
 # transformers 5 keeps how a tokenizer was loaded; 4.57 takes some of it as settings of its own.
@@ -34,7 +34,7 @@ def save_processor(processor: VideoLlavaProcessor, folder: str | Path) -> None:
     templates = processor.chat_template, tokenizer.chat_template
     video.do_sample_frames = getattr(video, "num_frames", None) is not None
     if video.do_sample_frames and isinstance(templates[0], str):
-        processor.chat_template = tokenizer.chat_template = KEEPS_NUM_FRAMES + templates[0]
+        processor.chat_template = tokenizer.chat_template = SERVED_AS_TRAINED + templates[0]
     try:
         processor.save_pretrained(folder)
         for part in (processor.image_processor, video):
@@ -78,7 +78,7 @@ def check_saved_processor(processor: VideoLlavaProcessor, folder: str | Path) ->
                 f"the processor saved in {folder} would not be the one that was trained with: {text!r} becomes "
                 f"{found} instead of {ids}; nothing that uses it would answer as trained"
             )
-    if str(saved.chat_template).removeprefix(KEEPS_NUM_FRAMES) != processor.chat_template:
+    if str(saved.chat_template).removeprefix(SERVED_AS_TRAINED) != processor.chat_template:
         raise UserError(f"the processor saved in {folder} has another chat template than the one in use")
 
 

@@ -56,7 +56,21 @@ CHAT_TEMPLATE = (
 )
 # Put in front of the chat template in files that we write. transformers hands a template the arguments that it names,
 # and the processor the others. `transformers serve` asks for 32 frames of every clip: so the processor takes its own.
-KEEPS_NUM_FRAMES = "{%- if num_frames is defined -%}{%- endif %}\n"
+# It also puts the sound of a clip beside it, which a Video-LLaVA has no words for.
+SERVED_AS_TRAINED = (
+    "{%- if num_frames is defined -%}"
+    "{%- set seen = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['content'] is string or not message['content'] -%}"
+    "{%- set seen.messages = seen.messages + [message] -%}"
+    "{%- else -%}"
+    "{%- set parts = message['content'] | rejectattr('type', 'equalto', 'audio') | list -%}"
+    "{%- set seen.messages = seen.messages + [dict(message, content=parts)] -%}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- set messages = seen.messages -%}"
+    "{%- endif %}\n"
+)
 # Put in front of a decoder's own chat template, which knows texts alone: media become placeholders in the text. What
 # stands behind the line break begins a line, as it did before: jinja strips blanks there.
 MEDIA_AS_TEXT = (

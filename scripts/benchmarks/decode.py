@@ -1,7 +1,7 @@
 """Eight frames of a clip, read in three ways, on H.264 clips that are made for it.
 
 plain       the sequential reader of Video-LLaVA's documentation: PyAV decodes up to the last wanted frame
-torchcodec  torchcodec's decoder, seek_mode="exact"; left out where it cannot be imported
+torchcodec  torchcodec's decoder, seek_mode="exact"; left out where it is not, or finds no FFmpeg
 ours        data.video.read_frames
 
 The clips have B-frames and one slice a frame, as cameras and web sites make them. Plain and torchcodec have the threads
@@ -9,7 +9,6 @@ that they take by themselves, ours has one.
 """
 
 import argparse
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> list[Figures]:
     """Measure and print clip by clip; return the figures of each."""
     about: Figures = {"machine": machine(), "av": av.__version__, "torchcodec": None}
     readers: dict[str, Reader] = {"plain": read_in_order, "ours": lambda path: read_frames(path, NUM_FRAMES)}
-    if importlib.util.find_spec("torchcodec"):
+    if has_torchcodec():
         readers["torchcodec"], about["torchcodec"] = read_with_torchcodec, version("torchcodec")
     print("{machine}, PyAV {av}, torchcodec {torchcodec}\n".format(**about) + HEADING, flush=True)
     figures = []
@@ -53,6 +52,17 @@ def run(arguments: argparse.Namespace) -> list[Figures]:
             figures.append({"case": "decode", **clip, "clip_mb": path.stat().st_size / MB, **compared, **about})
             print(describe(figures[-1]), flush=True)
     return figures
+
+
+def has_torchcodec() -> bool:
+    """Return whether torchcodec is here, with an FFmpeg of the machine's that it can use."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_clip(path := Path(folder) / "clip.mp4", 1, 1, 90, 12)
+        try:
+            read_with_torchcodec(path)
+        except (ImportError, RuntimeError):
+            return False
+    return True
 
 
 def compare(readers: dict[str, Reader], path: Path, repetitions: int) -> Figures:

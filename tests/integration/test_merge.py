@@ -12,7 +12,7 @@ from data.batches.pixels import PixelLoader
 from data.errors import UserError
 from data.media.reference import Media
 from data.tokens.encoding import encode_prompt
-from data.video_llava import KEEPS_NUM_FRAMES
+from data.video_llava import SERVED_AS_TRAINED
 from tests.tiny_adapters import save_adapter
 from train.model.build import build_config, build_model
 from train.recipe.yaml_text import to_yaml
@@ -108,7 +108,7 @@ def test_the_folder_is_complete(model_folder, processor, tmp_path):
     assert (settings["eos_token_id"], settings["pad_token_id"], settings["do_sample"]) == (2, 3, False)
     loaded = VideoLlavaProcessor.from_pretrained(tmp_path / "merged")
     assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
-    assert loaded.chat_template == KEEPS_NUM_FRAMES + processor.chat_template
+    assert loaded.chat_template == SERVED_AS_TRAINED + processor.chat_template
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
 
 

@@ -204,3 +204,6 @@ def test_whatever_is_asked_of_the_template_the_processor_takes_its_own_frames(sa
     assert served["pixel_values_videos"].shape[1] == plain["pixel_values_videos"].shape[1] == 6
     assert served["input_ids"].tolist() == plain["input_ids"].tolist()
     assert asked["pixel_values_videos"].shape[1] == 12
+    messages[0]["content"].insert(1, {"type": "audio", "audio": np.zeros(16, dtype=np.float32)})
+    heard = theirs.apply_chat_template([{"role": "user", "content": ""}, *messages], num_frames=32)
+    assert "<audio>" not in heard and heard.endswith(" USER: <video>\nWhat?")
