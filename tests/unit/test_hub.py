@@ -1,18 +1,20 @@
 import json
+import re
 import threading
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard, close_session, constants
+from huggingface_hub import ModelCard, close_session
 from safetensors.torch import load_file, save_file
 
 from data.errors import UserError
-from tests.hub_stand_in import TOKEN, HubStandIn
+from tests.hub_stand_in import TOKEN, standing_in
 from tests.safety.kills import killed
-from tests.serving import serving
 from tests.tiny_adapters import keep_result, random_adapter, save_adapter
 from train.card.cleaned import last_name, without_secrets
 from train.commands.app import run as reeltune
+from train.preprocessing.contract import preprocessing_of, write_preprocessing
+from train.recipe.recipe import Data
 from train.recipe.yaml_text import read_recipe, to_yaml
 from train.results.artifact import open_artifact
 from train.results.hub import collect, push_to_hub
@@ -30,6 +32,8 @@ def run(model_folder, processor, tmp_path):
         "training": {"output_dir": str(folder), "learning_rate": 2.0e-4, "hub_token": TOKEN, "run_name": TOKEN},
     }
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    data = Data(train=[{"path": "train.json"}], num_frames=6, system_prompt=f"My key is {TOKEN}.")
+    write_preprocessing(folder, preprocessing_of(processor, data))
     (folder / "checkpoint-40").mkdir()
     for name in ("checkpoint-40/optimizer.pt", "training_args.bin", "metrics.jsonl", "events.out.tfevents.1", ".netrc"):
         (folder / name).write_text(TOKEN)
@@ -37,6 +41,7 @@ def run(model_folder, processor, tmp_path):
 
 
 SENT_OF_AN_ADAPTER = {
+    "preprocessing.json",
     *("adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml"),
     *("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
 }
@@ -44,13 +49,7 @@ SENT_OF_AN_ADAPTER = {
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A stand-in. The client takes the address of the hub from HF_ENDPOINT when it is imported, long ago here."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    server = HubStandIn()
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    with serving(server):
+    with standing_in(monkeypatch) as server:
         yield server
 
 
@@ -76,7 +75,10 @@ def test_a_private_repository_gets_what_belongs_to_the_model_and_nothing_else(
     run, hub, model_folder, command, tmp_path
 ):
     done = command(run, "me/my-model")
-    assert (done.returncode, done.stdout) == (0, f"sent: {hub.address}/me/my-model/commit/{'0' * 40}\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    (name,) = hub.tags["me/my-model"]
+    assert done.stdout == f"sent: {hub.address}/me/my-model/commit/{'0' * 40}, tag {name}\n"
+    assert re.fullmatch("weights-[0-9a-f]{8}", name) and hub.tags["me/my-model"][name] == hub.files["me/my-model"]
     assert hub.private == {"me/my-model": True} and hub.commits == 1
     files = hub.files["me/my-model"]
     assert files.keys() == SENT_OF_AN_ADAPTER
@@ -111,10 +113,12 @@ def test_dry_run_lists_files_and_card_without_network_or_token(run, monkeypatch)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     lines = []
     push_to_hub(run, "me/my-model", dry_run=True, report=lines.append)
-    sizes = {line.split()[2]: int(line.split()[0].replace(",", "")) for line in lines[:-1]}
-    assert sizes.keys() == SENT_OF_AN_ADAPTER
+    head, *told, total, card = lines
+    assert re.fullmatch(r"me/my-model \(private\), tag weights-[0-9a-f]{8}:", head)
+    sizes = {line.split()[2]: int(line.split()[0].replace(",", "")) for line in told}
+    assert sizes.keys() == SENT_OF_AN_ADAPTER and int(total.split()[0].replace(",", "")) == sum(sizes.values())
     assert sizes["adapter_model.safetensors"] == (run / "adapter_model.safetensors").stat().st_size
-    assert sizes["README.md"] == len(lines[-1].removeprefix("\n").encode())
+    assert sizes["README.md"] == len(card.removeprefix("\n").encode())
 
 
 def test_card_of_an_adapter(run):
@@ -231,3 +235,66 @@ def test_an_adapter_whose_weights_are_not_those_of_training_is_not_sent(model_fo
     save_file({name: 2 * weight for name, weight in weights.items()}, folder / "adapter_model.safetensors")
     with pytest.raises(UserError, match="adapter_model.safetensors is not the file that training saved"):
         collect(folder, "me/my-model")
+
+
+def test_what_has_arrived_is_not_sent_twice(run, hub, command):
+    killed_at("/commit/", run, hub)
+    assert hub.commits == 0 and hub.uploaded
+    hub.uploads.clear()
+    hub.watch = lambda path: None
+    assert command(run, "me/my-model").returncode == 0
+    assert hub.uploads == [] and hub.files["me/my-model"].keys() == SENT_OF_AN_ADAPTER
+
+
+def test_a_connection_that_breaks_says_what_to_do(run, hub, command, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's tries
+    hub.broken = "/lfs/"
+    done = command(run, "me/my-model")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "give the same command again: files that have arrived are not sent twice" in done.stderr
+    assert hub.commits == 0
+
+
+def test_a_branch_and_a_tag_of_one_s_own(run, hub, command):
+    done = command(run, "me/my-model", "--revision", "try-2", "--tag", "v1.0")
+    assert done.returncode == 0 and done.stdout.endswith(", tag v1.0\n"), done.stderr
+    assert hub.files["me/my-model@try-2"].keys() == SENT_OF_AN_ADAPTER and "me/my-model" not in hub.files
+    done = command(run, "me/my-model", "--tag", "v1.0")
+    assert done.returncode == 2 and "--tag: me/my-model has a tag v1.0 already; give another one" in done.stderr
+    assert hub.commits == 1
+    assert command(run, "me/my-model").returncode == command(run, "me/my-model").returncode == 0  # the run's own tag
+    for option, name in (("--tag", "a b"), ("--tag", "-x"), ("--revision", "../x"), ("--tag", "x.lock")):
+        done = command(run, "me/my-model", f"{option}={name}")
+        assert done.returncode == 2 and f"{option}: {name!r} is no name for it" in done.stderr
+
+
+def test_scores_of_the_last_evaluation_are_metrics_of_the_card(run):
+    (run / "provenance.json").write_text(json.dumps({"step": 40}))
+    for step, accuracy in ((0, 0.1), (40, 0.75), (80, 0.9)):  # what is behind step 40 is of a run that was put aside
+        folder = run / "evaluations" / str(step)
+        folder.mkdir(parents=True)
+        part = {"accuracy": accuracy, "questions": 200, "metric": "accept"}
+        other = {"accuracy": 0.5, "questions": 8, "metric": None}
+        sources = {"/home/me/val.json": part, "more.json": other, "bad": {"accuracy": None, "questions": 0}}
+        (folder / "scores.json").write_text(json.dumps({"step": step, "sources": sources}))
+        (folder / "val.jsonl").write_text(TOKEN)
+    files = collect(run, "me/my-model")
+    assert files.keys() == SENT_OF_AN_ADAPTER
+    card = ModelCard(files["README.md"].decode())
+    found = [
+        (each.dataset_name, each.metric_type, each.metric_name, each.metric_value) for each in card.data.eval_results
+    ]
+    assert found == [
+        ("val.json", "accuracy", "accept of 200 answers after step 40", 0.75),
+        ("more.json", "accuracy", "accuracy of 8 answers after step 40", 0.5),
+    ]
+    assert "| val.json | accept | 75.0% | 200 |" in card.text and "/home/me" not in card.content
+    (run / "evaluations" / "40" / "scores.json").write_text("{")
+    assert ModelCard(collect(run, "me/my-model")["README.md"].decode()).data.eval_results is None
+
+
+def test_a_key_in_any_file_of_words_is_not_sent(run):
+    template = run / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# " + TOKEN + " #}")
+    with pytest.raises(UserError, match="chat_template.jinja holds what looks like a key, hf_goo...; remove it"):
+        collect(run, "me/my-model")

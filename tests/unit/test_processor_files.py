@@ -12,7 +12,7 @@ from data.decoding.video import read_frames
 from data.errors import UserError
 from data.processor import set_up_processor
 from data.processor_files import CONVERSATIONS, check_saved_processor, save_processor
-from data.video_llava import KEEPS_NUM_FRAMES, fit, pixel_inputs
+from data.video_llava import SERVED_AS_TRAINED, fit, pixel_inputs
 from tests.llama_tokenizers import KINDS
 from tests.published_layout import write_published_layout
 from train.model.build import build_config, build_processor
@@ -51,7 +51,7 @@ def test_saved_once_and_twice_the_ids_stay(base, tmp_path):
         after = VideoLlavaProcessor.from_pretrained(tmp_path / folder)
         assert [after.tokenizer(text).input_ids for text in TEXTS] == ids
         assert type(after.tokenizer) is type(before.tokenizer)
-        assert after.chat_template == KEEPS_NUM_FRAMES + before.chat_template
+        assert after.chat_template == SERVED_AS_TRAINED + before.chat_template
     once, twice = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("once", "twice"))
     assert once == twice
 

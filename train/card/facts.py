@@ -11,6 +11,7 @@ from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, read_json
 from data.errors import UserError
 from data.video_llava import NUM_FRAMES
 from train.card.cleaned import without_secrets
+from train.card.scores import Scored, last_scores
 from train.recipe.load import read_kept_recipe
 from train.run_folder.provenance import PROVENANCE
 
@@ -24,6 +25,7 @@ COUNTED = ("conversations", "clips", "pictures")
 class Facts:
     """base: where the weights come from that were trained, as the files name it. recipe: plain values, without paths
     and secrets. counts: by part of the data, what is in it. evaluations: (step, loss) of the first and of the last.
+    scores: of the last evaluation by answers. step: the last one of training.
     """
 
     is_adapter: bool
@@ -33,6 +35,8 @@ class Facts:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     evaluations: tuple[tuple[int, float], ...] = ()
     licence: str | None = None
+    scores: tuple[Scored, ...] = ()
+    step: int | None = None
 
     def of(self, section: str, key: str, default: Any = None) -> Any:
         """Return a value of the recipe."""
@@ -61,6 +65,7 @@ def read_facts(folder: Path, recipe: Mapping[str, Any] | None = None, base: str 
     revision = (adapter or {}).get("revision") or model.get("revision")
     named = {"peft": (adapter or {}).get("peft_version"), "transformers": config.get("transformers_version")}
     said, where = _provenance(folder), base or (trained_on if isinstance(trained_on, str) else None)
+    step = said.get("step") if type(said.get("step")) is int else None
     return Facts(
         is_adapter=adapter is not None,
         base=where,
@@ -68,6 +73,8 @@ def read_facts(folder: Path, recipe: Mapping[str, Any] | None = None, base: str 
         versions={name: version for name, version in named.items() if isinstance(version, str) and version},
         counts=_counts(said.get("counts")),
         evaluations=_evaluations(said.get("evaluations")),
+        scores=last_scores(folder, step),
+        step=step,
         licence=licence_of(where, revision if where == trained_on else None) if where else None,
     )
 

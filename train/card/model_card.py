@@ -79,6 +79,18 @@ def _metadata(name: str, facts: Facts, base_on_hub: str | None) -> ModelCardData
         )
         for step, loss in facts.evaluations[-1:]
     ]
+    results += [
+        EvalResult(
+            task_type=task,
+            dataset_type="custom",
+            dataset_name=(source := _plain(_last(scored.source))),
+            dataset_config=source,  # results of one type and config count as one data set's
+            metric_type="accuracy",
+            metric_name=f"{_plain(scored.metric or 'accuracy')} of {scored.questions} answers after step {scored.step}",
+            metric_value=round(scored.accuracy, 6),
+        )
+        for scored in facts.scores
+    ]
     return ModelCardData(
         base_model=base_on_hub,
         base_model_relation=("adapter" if facts.is_adapter else "finetune") if base_on_hub else None,
@@ -129,12 +141,21 @@ def _training(facts: Facts) -> list[str]:
 
 
 def _measured(facts: Facts) -> list[str]:
-    """Return a table of the first and the last evaluation, where there was one."""
+    """Return tables of the answers to each source, and of the loss in the first and the last evaluation."""
+    tables = []
+    if facts.scores:
+        lines = [
+            f"| {_plain(_last(each.source))} | {_plain(each.metric or 'several')} | {each.accuracy:.1%} | "
+            f"{each.questions:,} |"
+            for each in facts.scores
+        ]
+        head = f"| answers after step {facts.scores[0].step} | metric | correct | questions |"
+        tables.append("\n".join([head, "| --- | --- | --- | --- |", *lines]))
     if not facts.evaluations:
-        return []
+        return tables
     rows = [f"| {'before training' if not step else f'after step {step}'} | {loss:.4g} |"
             for step, loss in dict.fromkeys((facts.evaluations[0], facts.evaluations[-1]))]  # fmt: skip
-    return ["\n".join(["| held-out conversations | loss |", "| --- | --- |", *rows])]
+    return [*tables, "\n".join(["| held-out conversations | loss |", "| --- | --- |", *rows])]
 
 
 def _data(facts: Facts) -> str:

@@ -1,0 +1,45 @@
+"""The scores of a run's last evaluation by answers, from output_dir/evaluations/STEP/scores.json."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.checkpoint_files import read_json
+from data.errors import UserError
+
+SCORES = "evaluations/*/scores.json"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The share of right answers to the questions of a source after a step; metric: None where there are several."""
+
+    step: int
+    source: str
+    accuracy: float
+    questions: int
+    metric: str | None
+
+
+def last_scores(folder: Path, last_step: int | None) -> tuple[Scored, ...]:
+    """Return the scores of each source in the newest evaluation up to a step; none where there is no such."""
+    steps = {int(file.parent.name): file for file in folder.glob(SCORES) if file.parent.name.isdecimal()}
+    known = [step for step in steps if last_step is None or step <= last_step]
+    if not known:
+        return ()
+    try:
+        sources = read_json(steps[max(known)]).get("sources")
+    except UserError:
+        return ()  # damaged: then it says nothing
+    return tuple(_scores(max(known), sources if isinstance(sources, dict) else {}))
+
+
+def _scores(step: int, sources: dict[str, Any]) -> Iterator[Scored]:
+    for name, part in sources.items():
+        accuracy, questions = (part.get(key) if isinstance(part, dict) else None for key in ("accuracy", "questions"))
+        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:  # nor is NaN
+            continue
+        if type(questions) is int and questions > 0:
+            metric = part.get("metric")
+            yield Scored(step, name, float(accuracy), questions, metric if isinstance(metric, str) else None)
