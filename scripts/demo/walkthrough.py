@@ -13,12 +13,12 @@ from data.files import write_whole
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from scripts.demo.base_model import make_demo
+from train.merging.merge import merge_adapter
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.results.artifact import open_artifact
 from train.results.evaluation import evaluate, questions_of
 from train.results.loading import load
-from train.results.merge import merge_adapter
 
 ROOT = Path(os.path.relpath(Path(__file__).parents[2]))  # as a user in this folder would type it
 RECIPE = str(ROOT / "recipes" / "demo.yaml")

@@ -15,9 +15,9 @@ from tests.tiny_data import turns
 from train.answering.generation import answer
 from train.card.facts import Facts
 from train.card.model_card import make_card, write_card
+from train.merging.merge import merge_adapter
 from train.results.artifact import open_artifact
 from train.results.loading import load
-from train.results.merge import merge_adapter
 from train.sft import main
 
 EVIL_PROMPT = 'Say "it\'s" in one\tword.\n```\n---\n# A heading {x} \\ `é` 你'

@@ -8,13 +8,13 @@ from safetensors.torch import load_file, save_file
 from data.checkpoint_files import read_json
 from data.errors import UserError
 from tests.tiny_adapters import keep_result, random_adapter
+from train.merging.merge import merge_adapter
 from train.model.build import build_config, build_model
 from train.model.fingerprint import FINGERPRINT, last_logits, read_fingerprint, reference_inputs
 from train.recipe.yaml_text import read_recipe
 from train.results.artifact import open_artifact
 from train.results.hub import collect
 from train.results.loading import load
-from train.results.merge import merge_adapter
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 
 from data.errors import UserError
 from tests.short_run import result, write_recipe
+from train.merging.merge import merge_adapter
 from train.model.fingerprint import FINGERPRINT, last_logits, read_fingerprint, reference_inputs
 from train.model.weight_files import identify_base
 from train.results.artifact import open_artifact
 from train.results.loading import load
-from train.results.merge import merge_adapter
 from train.sft import main
 
 

@@ -22,12 +22,12 @@ from tests.tiny_adapters import random_adapter
 from train.answering.generation import answer
 from train.card.model_card import CARD
 from train.commands.app import run as reeltune
+from train.merging.merge import merge_adapter
 from train.model.weight_files import identify_base
 from train.recipe.load import load_recipe
 from train.results.artifact import open_artifact
 from train.results.asking import ways_of_asking
 from train.results.loading import load
-from train.results.merge import merge_adapter
 from train.sft import fingerprint_writer
 
 SCRIPT = Path(__file__).parents[1] / "ways_of_transformers.py"

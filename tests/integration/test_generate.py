@@ -15,11 +15,11 @@ from train.answering import generation
 from train.answering.generation import answer
 from train.commands import app
 from train.commands.generate import generate
+from train.merging.merge import merge_adapter
 from train.recipe.yaml_text import to_yaml
 from train.results.artifact import open_artifact
 from train.results.hub import collect
 from train.results.loading import load
-from train.results.merge import merge_adapter
 
 
 def user(*parts):

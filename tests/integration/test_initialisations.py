@@ -9,10 +9,10 @@ from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from tests.short_run import result, write_recipe
 from tests.tiny_data import turns
+from train.merging.merge import merge_adapter
 from train.results.artifact import open_artifact
 from train.results.evaluation import evaluate, questions_of
 from train.results.loading import load
-from train.results.merge import merge_adapter
 from train.sft import main
 
 

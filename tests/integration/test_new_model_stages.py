@@ -14,9 +14,9 @@ from tests.tiny_data import MIXED_RECORDS
 from tests.tiny_parts import write_decoder, write_tower
 from train.answering.generation import answer
 from train.jobs.new_model import make_model
+from train.merging.merge import merge_adapter
 from train.results.artifact import open_artifact
 from train.results.loading import load
-from train.results.merge import merge_adapter
 from train.sft import main
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -12,12 +12,12 @@ from data.errors import SettingError, UserError
 from data.tokens.new_tokens import add_new_tokens
 from tests.short_run import result, write_recipe
 from tests.tiny_data import turns
+from train.merging.merge import merge_adapter
 from train.model.build import build_config, build_model
 from train.model.token_rows import MULTIPLE, give_rows
 from train.recipe.load import load_recipe
 from train.results.artifact import open_artifact
 from train.results.loading import load
-from train.results.merge import merge_adapter
 from train.sft import main
 
 TOKENS = ["<time>", "<place>"]

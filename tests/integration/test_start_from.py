@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from data.errors import UserError, UserErrors
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_adapters import keep_result, random_adapter, save_adapter
+from train.merging.merge import merge_adapter
 from train.model.load import load_model
 from train.recipe.load import load_recipe
-from train.results.merge import merge_adapter
 from train.sft import main
 from train.start.adopted import continue_adapter
 from train.start.trainable import load_trainable

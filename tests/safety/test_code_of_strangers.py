@@ -15,10 +15,10 @@ from data.errors import UserError
 from tests.short_run import write_recipe
 from tests.tiny_adapters import save_adapter
 from train.commands.app import run
+from train.merging.merge import merge_adapter
 from train.model.load import load_model
 from train.results.artifact import open_artifact
 from train.results.hub import collect
-from train.results.merge import merge_adapter
 from train.sft import main as train
 
 CLASSES = {

@@ -14,8 +14,8 @@ from train.commands import options
 from train.commands.app import COMMANDS, COMPLETE, NAME, main, name_of, run
 from train.commands.new_model import new_model
 from train.jobs import generate as generating
+from train.merging.verdict import TOLERANCES
 from train.model.build import SHAPES
-from train.results.merge import TOLERANCES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "datasets", "av", "peft", "accelerate", "numpy", "pandas", "PIL", "rich"}

@@ -53,9 +53,13 @@ MAY_IMPORT = {
     "train.benchmarks": ("data", "data.media", "data.sources", "train.scoring"),
     "train.judging": ("data", "data.media", "train.scoring"),
     "train.results": (
-        *("data", "data.progress", "data.media", "data.sources"),
-        *("train.recipe", "train.model", "train.answering", "train.run_folder", "train.preprocessing"),
+        *("data", "data.media", "data.sources"),
+        *("train.recipe", "train.model", "train.answering", "train.preprocessing"),
         *("train.card", "train.scoring"),
+    ),
+    "train.merging": (
+        *("data", "data.progress"),
+        *("train.model", "train.card", "train.run_folder", "train.preprocessing", "train.results"),
     ),
     "train.start": (
         *(
@@ -106,6 +110,7 @@ MAY_IMPORT = {
         "train.report",
         "train.talking",
         "train.serving",
+        "train.merging",
         "train.jobs",
         "train.sft",
     ),

@@ -49,7 +49,11 @@ TOLERANCES = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 1e-1}
 @dataclass(frozen=True)
 class Fingerprint:
     """`logits` (NUM_POSITIONS, vocabulary) float32 and `input_ids` (1, T) long are None where the model could not be
-    run as a whole; `quantization` and `dtype` are those of the base in training."""
+    run as a whole; `quantization` and `dtype` are those of the base in training, or of a merged model.
+
+    Merged models alone have `weights`, the digest of their own, and `checked_to`, the largest relative difference of
+    their logits: they were compared with those of training, in another number type perhaps.
+    """
 
     base: BaseIdentity
     dtype: str
@@ -58,10 +62,12 @@ class Fingerprint:
     settings: str | None = None
     input_ids: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    weights: str | None = None
+    checked_to: float | None = None
 
     @property
     def tolerance(self) -> float:
-        return TOLERANCES[self.dtype]
+        return self.checked_to or TOLERANCES[self.dtype]
 
 
 def agree_on_base(name_or_path: str, revision: str | None) -> BaseIdentity:
@@ -84,26 +90,38 @@ def write_fingerprint(
 
     can_run: whether this process can run the trained model; not where it is spread over ranks or has no towers.
     """
-    values: dict[str, str | None] = {
-        "base_digest": base.digest,
-        "base_commit": base.commit,
-        "dtype": dtype,
-        "quantization": quantization,
-        "adapter": None,
-        "settings": None,
-    }
+    adapter = settings = None
     if (folder / ADAPTER_WEIGHTS).is_file():
-        values["adapter"] = digest_of_files([folder / ADAPTER_WEIGHTS])
-        values["settings"] = settings_digest(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
-    tensors = {}
+        adapter = digest_of_files([folder / ADAPTER_WEIGHTS])
+        settings = settings_digest(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    input_ids = logits = None
     if can_run:
         inputs = reference_inputs(processor)
         device = next(model.parameters()).device.type
         # As in training, where Accelerate does the same: parts that are trained are float32 among halves.
         with torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
-            tensors = {"input_ids": inputs["input_ids"], "logits": last_logits(model, inputs)}
-    known = {name: value for name, value in values.items() if value is not None}
-    save_file(tensors, folder / FINGERPRINT, metadata=known)
+            input_ids, logits = inputs["input_ids"], last_logits(model, inputs)
+    save_fingerprint(folder, Fingerprint(base, dtype, quantization, adapter, settings, input_ids, logits))
+
+
+def save_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
+    """Write a fingerprint beside the model that it tells of."""
+    values = {
+        "base_digest": fingerprint.base.digest,
+        "base_commit": fingerprint.base.commit,
+        "dtype": fingerprint.dtype,
+        "quantization": fingerprint.quantization,
+        "adapter": fingerprint.adapter,
+        "settings": fingerprint.settings,
+        "weights": fingerprint.weights,
+        "checked_to": None if fingerprint.checked_to is None else repr(fingerprint.checked_to),
+    }
+    tensors = {"input_ids": fingerprint.input_ids, "logits": fingerprint.logits}
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if tensor is not None},
+        folder / FINGERPRINT,
+        metadata={name: value for name, value in values.items() if value is not None},
+    )
 
 
 def check_resumed(checkpoint: str | None, base: BaseIdentity) -> None:
@@ -134,9 +152,20 @@ def read_fingerprint(file: Path) -> Fingerprint:
             settings=values.get("settings"),
             input_ids=tensors.get("input_ids"),
             logits=tensors.get("logits"),
+            weights=values.get("weights"),
+            checked_to=_tolerance(values.get("checked_to")),
         )
     except (SafetensorError, OSError, KeyError, ValueError) as problem:
         raise UserError(f"{file} is damaged: {one_line(problem)}") from problem
+
+
+def _tolerance(text: str | None) -> float | None:
+    """Return a number of a fingerprint; ValueError for one that would let everything pass."""
+    if text is None:
+        return None
+    if not 0 < (number := float(text)) <= max(TOLERANCES.values()):
+        raise ValueError(f"checked_to is {text!r}")
+    return number
 
 
 def settings_digest(adapter_config: Mapping[str, Any]) -> str:
@@ -162,13 +191,19 @@ def reference_inputs(processor: VideoLlavaProcessor) -> Mapping[str, torch.Tenso
 
 
 @torch.inference_mode()
-def last_logits(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def last_logits(
+    model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     """Return the logits of the prompt's last positions, float32 (NUM_POSITIONS, vocabulary), on the CPU.
 
-    Leaves the model in the mode that it was in, and passes by what Accelerate wraps around `forward`.
+    device and dtype: of the pixels, where the weights do not say. Leaves the model in the mode that it was in, and
+    passes by what Accelerate wraps around `forward`.
     """
     parameter = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
-    device, dtype = parameter.device, parameter.dtype
+    device, dtype = device or parameter.device, dtype or parameter.dtype
     placed = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
     modes = {module: module.training for module in model.modules()}
     try:

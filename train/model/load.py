@@ -116,6 +116,7 @@ def quiet_libraries() -> None:
     """Leave warnings for developers (renamed arguments and attributes, backends) out of the user's terminal."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # ours stand in their places, one at a time
+    getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)  # in each product: that inputs become float16
     getLogger("matplotlib").setLevel(ERROR)  # it tells of its fonts and of a home that it cannot write to
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
     if not torch.accelerator.is_available():

@@ -16,10 +16,11 @@ def num_rows(have: int, token_ids: Sequence[int]) -> int:
     return have if needed <= have else -(-needed // MULTIPLE) * MULTIPLE
 
 
-def give_rows(model: PreTrainedModel, token_ids: Sequence[int]) -> None:
+def give_rows(model: PreTrainedModel, token_ids: Sequence[int], keeps_known: bool = False) -> None:
     """Give each token a row in the embeddings and in the head that is the mean of the others' rows, in place.
 
-    The same model gets the same rows: nothing is drawn at random.
+    The same model gets the same rows: nothing is drawn at random. keeps_known: leave rows that are there as they are,
+    for an adapter that brings its own, perhaps of the embeddings alone.
     """
     if not token_ids:
         return
@@ -29,13 +30,22 @@ def give_rows(model: PreTrainedModel, token_ids: Sequence[int]) -> None:
         model.resize_token_embeddings(rows, mean_resizing=False)
         if frozen:
             model.requires_grad_(False)
-    new = torch.tensor(sorted({*token_ids, *range(have, rows)}))
-    known = torch.ones(rows, dtype=torch.bool)
+    for layer in embeddings(model):
+        fill_rows(layer.weight, have, token_ids, keeps_known)
+
+
+@torch.no_grad()
+def fill_rows(weight: torch.Tensor, have: int, token_ids: Sequence[int], keeps_known: bool = False) -> None:
+    """Set the rows of tokens, and those behind the first `have`, to the mean of all others, in place.
+
+    keeps_known: those behind the first `have` alone.
+    """
+    new = torch.tensor(sorted({*token_ids, *range(have, len(weight))}), device=weight.device)
+    known = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
     known[new] = False
-    with torch.no_grad():
-        for layer in embeddings(model):
-            weight = layer.weight
-            weight[new.to(weight.device)] = weight[known.to(weight.device)].float().mean(0).to(weight.dtype)
+    filled = new[new >= have] if keeps_known else new
+    if len(filled):
+        weight[filled] = weight[known].float().mean(0).to(weight.dtype)
 
 
 def embeddings(model: nn.Module) -> list[Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +71,12 @@ def digest_of_files(files: Iterable[Path]) -> str:
     """Return the SHA-256 of all tensors in the files, however they are spread over them and in whatever order."""
     files = list(files)
     with shown("hashing weights", sum(file.stat().st_size for file in files), BYTES) as bar:
-        tensors = [item for file in files for item in _tensors_of(file, bar).items()]
-    return hashlib.sha256(json.dumps(sorted(tensors)).encode()).hexdigest()
+        return combined_digest({name: digest for file in files for name, digest in _tensors_of(file, bar).items()})
+
+
+def combined_digest(tensors: Mapping[str, str]) -> str:
+    """Return one digest of the digests of many tensors."""
+    return hashlib.sha256(json.dumps(sorted(tensors.items())).encode()).hexdigest()
 
 
 def _tensors_of(file: Path, bar: Bar) -> dict[str, str]:
@@ -90,7 +94,7 @@ def _tensors_of(file: Path, bar: Bar) -> dict[str, str]:
             return known["tensors"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never read before, or notes that a person changed: the file itself is the truth
-    tensors = _hash_tensors(file, bar)
+    tensors = hash_tensors(file, bar)
     try:
         write_whole(notes, json.dumps({"file": stamp, "tensors": tensors}), is_flushed=False)
     except OSError:
@@ -102,7 +106,7 @@ def _cache() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "digests")
 
 
-def _hash_tensors(file: Path, bar: Bar) -> dict[str, str]:
+def hash_tensors(file: Path, bar: Bar) -> dict[str, str]:
     """Return canonical name -> SHA-256 of type, shape and bytes; a file that is no safetensors is hashed as a whole."""
     if file.suffix != ".safetensors":
         return {file.name: _hash_range(file, 0, file.stat().st_size, "", bar)}

@@ -1,1 +1,1 @@
-"""The result of training: loaded, asked, scored, merged and sent to the hub."""
+"""The result of training: loaded, asked, scored and sent to the hub."""

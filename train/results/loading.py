@@ -1,6 +1,7 @@
 """Load a base model, an adapter on its base, or a merged model, with the processor that belongs to it."""
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def add_saved_adapter(
     assert artifact.adapter_weights is not None
     settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
     check_patterns(artifact.name_or_path, settings, [name for name, _ in model.named_modules()])
-    give_rows(model, token_ids_of(settings))
+    give_rows(model, token_ids_of(settings), keeps_known=True)
     try:
         with safe_open(artifact.adapter_weights, framework="pt") as file:
             saved = set(file.keys())
@@ -78,19 +79,24 @@ def add_saved_adapter(
     except SafetensorError as problem:
         raise UserError(f"{artifact.adapter_weights} is damaged: {one_line(problem)}") from problem
     except Exception as problem:  # whatever PEFT makes of a stranger's file
-        reason = _first_misfit(problem)
+        reason = first_misfit(problem)
         raise UserError(
             f"{artifact.name_or_path} does not fit its base {artifact.base}: {reason}; give the base it was trained on "
             "with --base"
         ) from problem
-    places = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if saved != places:
+    check_places(artifact, saved, get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    return adapted
+
+
+def check_places(artifact: Artifact, saved: Collection[str], places: Collection[str]) -> None:
+    """Raise UserError unless every matrix of an adapter has a place, and every place a matrix."""
+    if different := set(saved) ^ set(places):
+        without, empty = set(saved) - set(places), set(places) - set(saved)
         raise UserError(
-            f"{artifact.name_or_path} does not fit its base {artifact.base}: {len(saved - places)} of its matrices "
-            f"have no place and {len(places - saved)} places got none, such as {min(saved ^ places)}; "
+            f"{artifact.name_or_path} does not fit its base {artifact.base}: {len(without)} of its matrices "
+            f"have no place and {len(empty)} places got none, such as {min(different)}; "
             "give the base it was trained on with --base"
         )
-    return adapted
 
 
 def _config_of(artifact: Artifact, dropout: float | None) -> LoraConfig:
@@ -105,7 +111,7 @@ def _config_of(artifact: Artifact, dropout: float | None) -> LoraConfig:
     return config
 
 
-def _first_misfit(problem: Exception) -> str:
+def first_misfit(problem: Exception) -> str:
     """Return what does not fit in one short line: torch names every matrix, with both shapes, in one error."""
     head, *misfits = [line.strip() for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
     if not misfits:

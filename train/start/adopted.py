@@ -13,6 +13,7 @@ from data.errors import UserError, UserErrors
 from data.processor import set_up_processor
 from data.tokens.new_tokens import add_new_tokens
 from train.model.adapters import target_pattern
+from train.model.bare import bare_model
 from train.model.token_rows import token_ids_of
 from train.model.weight_files import ADAPTER_WEIGHTS
 from train.ranks.agreement import same_on_all
@@ -23,7 +24,7 @@ from train.results.artifact import Artifact, open_artifact
 from train.results.loading import processor_of
 from train.run_folder.checkpoint import checkpoints
 from train.run_folder.open_run import noted_start
-from train.start.earlier_adapter import KEY, EarlierAdapter, bare_model, notice_of, open_earlier
+from train.start.earlier_adapter import KEY, EarlierAdapter, notice_of, open_earlier
 
 PARTS = ("decoder", "decoder+projector")
 
@@ -78,7 +79,7 @@ def adopt(recipe: Recipe, earlier: EarlierAdapter) -> Recipe:
     """
     lora = recipe.lora
     assert lora is not None
-    model = bare_model(earlier.artifact)
+    model = bare_model(earlier.artifact.config)
     found, tokens = _settings_of(earlier, model), _tokens_of(earlier)
     lines = list(_contradictions(lora, found, earlier, model))
     if recipe.model.add_tokens not in ([], tokens):

@@ -1,26 +1,22 @@
 """The adapter of `lora.start_from`: found, and checked against the recipe's base before a weight is loaded."""
 
-import copy
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import VideoLlavaForConditionalGeneration
 from transformers.utils.hub import extract_commit_hash
 
 from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, PROCESSOR_FILES, find_file, read_json
 from data.errors import UserError, one_line
 from train.card.facts import RECIPE
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
+from train.model.bare import bare_model
 from train.model.fingerprint import FINGERPRINT, settings_digest
-from train.model.token_rows import num_rows, token_ids_of
+from train.model.token_rows import token_ids_of
 from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files
 from train.results.artifact import Artifact, open_artifact
 from train.results.identity import difference_of_base
@@ -120,7 +116,7 @@ def _check_places(name: str, artifact: Artifact, settings: dict[str, Any]) -> fr
 
     Returns the names of the adapted layers.
     """
-    model = bare_model(artifact, token_ids_of(settings))
+    model = bare_model(artifact.config, token_ids_of(settings))
     check_patterns(f"{KEY}: {name}", settings, [module for module, _ in model.named_modules()])
     try:
         with safe_open(artifact.adapter_weights, framework="pt") as file:
@@ -147,12 +143,3 @@ def _check_places(name: str, artifact: Artifact, settings: dict[str, Any]) -> fr
     return frozenset(
         each.removesuffix(end).removeprefix("base_model.model.") for each in saved for end in ends if each.endswith(end)
     )
-
-
-def bare_model(artifact: Artifact, token_ids: Sequence[int] = ()) -> nn.Module:
-    """Return a model of the artifact's base that has names and shapes, and no weights."""
-    config: Any = copy.deepcopy(artifact.config)  # a Video-LLaVA's: `load_config` has looked
-    if token_ids:
-        config.text_config.vocab_size = num_rows(config.text_config.vocab_size, token_ids)
-    with torch.device("meta"):
-        return VideoLlavaForConditionalGeneration(config)

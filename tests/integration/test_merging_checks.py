@@ -1,0 +1,173 @@
+"""What a merged model is compared with: faults that are planted while it is written, and afterwards in its files."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
+
+from data.errors import UserError
+from tests.safety.kills import peak_of
+from tests.tiny_adapters import keep_result, random_adapter
+from train.commands.app import run
+from train.merging import merge as merging
+from train.merging.check import check_merged
+from train.merging.layout import layout_of
+from train.merging.merge import merge_adapter
+from train.merging.sums import Sums
+from train.merging.writing import write_model
+from train.model.bare import bare_model
+from train.model.build import build_config
+from train.model.fingerprint import FINGERPRINT
+from train.model.weight_files import canonical
+
+LAYER = "layers.1.mlp.down_proj.weight"
+TOWERS = ("image_tower", "video_tower")
+
+
+@pytest.fixture(scope="module")
+def adapter(model_folder, processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checked") / "adapter"
+    return keep_result(random_adapter(model_folder), model_folder, folder, processor)
+
+
+@pytest.fixture(scope="module")
+def merged(adapter) -> Path:
+    merge_adapter(str(adapter), adapter.parent / "merged", report=lambda line: None)
+    return adapter.parent / "merged"
+
+
+def other_tower(name: str) -> str:
+    first, second = TOWERS
+    return name.replace(first, second) if first in name else name.replace(second, first)
+
+
+# name and the tensors of base and merged model -> the tensor that is wrong
+Fault = Callable[[str, Callable, Callable], torch.Tensor]
+FAULTS: dict[str, Fault] = {
+    "twice the scale": lambda name, base, right: 2 * right(name) - base(name),
+    "a layer without its adapter": lambda name, base, right: base(name) if name.endswith(LAYER) else right(name),
+    "another base": lambda name, base, right: right(name) * 1.01,
+    "swapped towers": lambda name, base, right: right(other_tower(name)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_while_writing_is_caught_before_anything_is_kept(fault, adapter, tmp_path, monkeypatch):
+    class Wrong(Sums):
+        def __call__(self, name: str) -> torch.Tensor:
+            return FAULTS[fault](name, self.weights, super().__call__)
+
+    monkeypatch.setattr(merging, "Sums", Wrong)
+    with pytest.raises(UserError, match="merging failed, nothing was written: the merged model's logits differ from"):
+        merge_adapter(str(adapter), tmp_path / "out", report=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_files_is_caught_by_check_only(fault, model_folder, merged, tmp_path, capsys):
+    shutil.copytree(merged, tmp_path / "merged")
+    saved = load_file(merged / "model.safetensors")
+    base = {canonical(name): tensor for name, tensor in load_file(model_folder / "model.safetensors").items()}
+    wrong = {name: FAULTS[fault](name, lambda each: base[canonical(each)], saved.__getitem__) for name in saved}
+    save_file(wrong, tmp_path / "merged" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="does not answer as it did when it was trained: its logits on a built-in pro"):
+        check_merged(str(tmp_path / "merged"))
+    assert capsys.readouterr().out == "weights: NOT the bytes that merging wrote\n"
+
+
+def test_check_only_is_a_command_with_a_verdict_and_a_status(merged, adapter, tmp_path, capsys):
+    run(["merge", "--check-only", str(merged)])
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "weights: the bytes that merging wrote"
+    assert second.startswith("logits, computed in float32, differ from those of training by ")
+    assert float(second.split(" by ")[1].split(" of ")[0]) < 1e-5 and third.startswith(f"{merged} is the model that")
+
+    shutil.copytree(merged, tmp_path / "short")
+    file = tmp_path / "short" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: weights[name] for name in weights if LAYER not in name}, file, metadata={"format": "pt"})
+    shutil.copytree(merged, tmp_path / "one bit")
+    content = bytearray((tmp_path / "one bit" / "model.safetensors").read_bytes())
+    content[-4] ^= 1  # the lowest bit of a number
+    (tmp_path / "one bit" / "model.safetensors").write_bytes(content)
+    shutil.copytree(merged, tmp_path / "three layers")
+    config = json.loads((merged / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 3
+    (tmp_path / "three layers" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(merged, tmp_path / "none")
+    (tmp_path / "none" / FINGERPRINT).unlink()
+    for arguments, words in [
+        ([str(tmp_path / "short")], "missing keys, such as model.language_model.layers.1.mlp.down_proj.weight"),
+        ([str(tmp_path / "one bit")], "check failed: its weights are not those that merging wrote"),
+        ([str(tmp_path / "three layers")], "unexpected keys, such as"),
+        ([str(tmp_path / "none")], "has no fingerprint.safetensors with logits: there is nothing to compare it with"),
+        ([str(adapter)], "is an adapter"),
+        ([str(merged), "elsewhere"], "--check-only writes nothing: leave elsewhere out"),
+        ([str(merged), "--dtype", "float16"], "takes a merged model and no other option"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            run(["merge", "--check-only", *arguments])
+        assert end.value.code == 2
+        error = capsys.readouterr().err.strip()
+        assert words in error and "\n" not in error, error
+
+
+MB = 10**6
+TRAINED = r".*language_model.*\.(q_proj|down_proj)"
+
+
+def cheap_weight(shape: torch.Size, is_norm: bool) -> torch.Tensor:
+    """Return numbers that look random: 65,536 are drawn, and repeated."""
+    if is_norm:
+        return torch.ones(shape)
+    drawn = torch.randn(2**16, generator=torch.Generator().manual_seed(shape.numel()))
+    return drawn.repeat(-(-shape.numel() // 2**16))[: shape.numel()].reshape(shape) / shape[-1] ** 0.5
+
+
+@pytest.fixture
+def large(processor, tmp_path) -> tuple[Path, Path]:
+    """A model of 400 MB in bfloat16 and four files, and an adapter of all its decoder's layers."""
+    config = build_config("tiny", processor.tokenizer)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.head_dim = 1024, 2816, 16, 256
+    model = bare_model(config)
+    layout = layout_of(model)
+    write_model(
+        tmp_path / "base",
+        model,
+        layout,
+        lambda name: cheap_weight(layout.shapes[name], "norm" in name),
+        dtype=torch.bfloat16,
+        max_shard_size="120MB",
+        generation=GenerationConfig(),
+    )
+    processor.save_pretrained(tmp_path / "base")
+    LoraConfig(r=8, target_modules=TRAINED, base_model_name_or_path=str(tmp_path / "base")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    tensors = {}
+    for name in sorted(name for name in layout.in_decoder if re.fullmatch(TRAINED, name.removesuffix(".weight"))):
+        rows, columns = layout.shapes[name]
+        for part, shape in (("A", (8, columns)), ("B", (rows, 8))):
+            tensors[f"base_model.model.{name.removesuffix('.weight')}.lora_{part}.weight"] = 0.05 * torch.randn(shape)
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    return tmp_path / "base", tmp_path / "adapter"
+
+
+def test_merging_takes_the_memory_of_less_than_a_file_and_a_half(large, tmp_path):
+    base, adapter = large
+    shards = [path.stat().st_size for path in base.glob("*.safetensors")]
+    assert len(shards) == 4 and 390 * MB < sum(shards) < 440 * MB
+    peak = peak_of(
+        lambda: merge_adapter(str(adapter), tmp_path / "out", max_shard_size="120MB", report=lambda line: None)
+    )
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 4
+    limit = 1.5 * max(shards) + (adapter / "adapter_model.safetensors").stat().st_size
+    assert 10 * MB < peak < limit, f"{peak / MB:.0f} MB, limit {limit / MB:.0f} MB"

@@ -1,0 +1,186 @@
+"""An adapter merged into its base: a full model that loads without PEFT, checked before it is kept.
+
+The sum is made in float32, tensor by tensor, in unquantised weights, and rounded once at the end. An adapter trained
+on a 4-bit base is merged into the same base in full precision, or into what the 4 bits stand for: 4-bit weights cannot
+hold the sum, and rounding it to 4 bits again would lose most of what was learned.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import VideoLlavaProcessor
+
+from data.checkpoint_files import find_file
+from data.errors import UserError, one_line
+from data.files import is_disk_problem, remove_killed, whole_folder
+from data.processor_files import save_processor
+from train.card.model_card import CARD, make_card
+from train.merging.adapted import Residuals
+from train.merging.base import Base
+from train.merging.layout import Layout, layout_of, shards_of_size
+from train.merging.references import Reference, adapt, bases_of, check_onto, references, tokens_of
+from train.merging.streamed import arithmetic_of, device, streamed_logits
+from train.merging.sums import Sums
+from train.merging.tensors import Tensors
+from train.merging.writing import check_written, write_model
+from train.model.bare import bare_model, give_buffers
+from train.model.fingerprint import TOLERANCES, Fingerprint, reference_inputs, save_fingerprint
+from train.model.weight_files import identify_base, weight_files
+from train.preprocessing.contract import PREPROCESSING
+from train.results.artifact import Artifact, open_artifact
+from train.results.identity import check_digests
+from train.results.loading import greedy, processor_of
+from train.run_folder.provenance import PROVENANCE
+
+MAX_SHARD_SIZE = "5GB"
+
+
+def merge_adapter(
+    adapter: str,
+    out_dir: Path,
+    base: str | None = None,
+    dtype: str | None = None,
+    onto: str = "full",
+    max_shard_size: str = MAX_SHARD_SIZE,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Merge, write, read again and compare; `report` gets a line for the user on each step.
+
+    `dtype` None keeps that of the base checkpoint. onto: "full", or "quantized" for what the base was in training.
+    The sum is made on the CPU, one tensor at a time; models run one layer at a time. `out_dir` appears only when
+    everything in it is written and checked; UserError otherwise.
+    """
+    artifact = _checked(adapter, base, out_dir, onto, max_shard_size)
+    dtype = dtype or artifact.dtype
+    _refuse_without_room(artifact, out_dir, dtype)
+    check_digests(artifact)
+    report(f"base: {artifact.base} ({artifact.dtype}, {'not quantised' if onto == 'full' else artifact.quantization})")
+    if artifact.quantization and onto == "full":
+        report(f"trained on a base in {artifact.quantization}, which cannot hold the sum: merged into full precision")
+    processor = processor_of(artifact)
+    inputs = reference_inputs(processor)
+
+    adapted = adapt(artifact, tokens_of(artifact))
+    model = bare_model(artifact.config, tokens_of(artifact))
+    layout = layout_of(model)
+    full, quantised = bases_of(artifact, layout)
+    wanted = references(artifact, adapted, full, quantised, inputs, onto=onto, dtype=dtype, report=report)
+    base_weights = quantised if quantised and onto == "quantized" else full
+    sums = Sums(adapted, Residuals(base_weights, adapted), layout)
+    with complete_folder(out_dir) as folder:
+        digests = write_model(
+            folder,
+            model,
+            layout,
+            sums,
+            dtype=getattr(torch, dtype),
+            max_shard_size=max_shard_size,
+            generation=greedy(processor.tokenizer),
+        )
+        _write_beside(folder, artifact, processor, out_dir.name)
+        digest = check_written(folder, digests)
+        found, computed_in = logits_of_written(str(folder), artifact, layout, dtype, inputs)
+        difference = [reference.check(found) for reference in wanted][-1]
+        _keep_fingerprint(folder, artifact, dtype, inputs["input_ids"], wanted[-1], digest)
+    report(
+        f"merged {len(adapted.layers)} layers; logits, computed in {computed_in}, differ from {wanted[-1].whose} by "
+        f"{difference:.1e} of {wanted[-1].limit:.0e}"
+    )
+    size = sum(file.stat().st_size for file in out_dir.iterdir())
+    report(f"saved {out_dir}: {dtype}, {size / 1e9:.3g} GB, read again bit for bit")
+
+
+def _checked(adapter: str, base: str | None, out_dir: Path, onto: str, max_shard_size: str) -> Artifact:
+    """Return what is there of an adapter; UserError for what can be told without reading a weight."""
+    artifact = open_artifact(adapter, base)
+    if not artifact.is_adapter:
+        raise UserError(f"{adapter} is a full model, not an adapter: there is nothing to merge")
+    _refuse_to_overwrite(out_dir)
+    shards_of_size({}, {}, max_shard_size)
+    if onto == "quantized":
+        check_onto(artifact)
+    return artifact
+
+
+def _write_beside(folder: Path, artifact: Artifact, processor: VideoLlavaProcessor, name: str) -> None:
+    """Write what a model needs beside its weights, and what tells of its training."""
+    save_processor(processor, folder)
+    kept = [find_file(artifact.name_or_path, name) for name in (PROVENANCE, PREPROCESSING)]
+    for file in (artifact.recipe_file, *kept):
+        if file:
+            shutil.copyfile(file, folder / file.name)
+    (folder / CARD).write_text(make_card(folder, name, artifact.base), encoding="utf-8")
+
+
+def logits_of_written(
+    name: str, artifact: Artifact, layout: Layout, dtype: str, inputs: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, str]:
+    """Return the logits of a model's files, and the number type that they were computed in.
+
+    artifact: has the config that the model was made with, of which `layout` is.
+    """
+    saved_in = getattr(torch, dtype)
+    computed_in = arithmetic_of(saved_in)
+    model = bare_model(artifact.config, tokens_of(artifact))
+    give_buffers(model, device())
+    logits = streamed_logits(model, Base(Tensors(name), layout, saved_in), inputs, computed_in, "checking")
+    return logits, str(computed_in).removeprefix("torch.")
+
+
+def _keep_fingerprint(
+    folder: Path, artifact: Artifact, dtype: str, input_ids: torch.Tensor, reference: Reference, digest: str
+) -> None:
+    """Leave beside the model what it can be compared with later on."""
+    kept = artifact.fingerprint
+    save_fingerprint(
+        folder,
+        Fingerprint(
+            base=kept.base if kept else identify_base(artifact.base, artifact.revision),
+            dtype=dtype,
+            quantization=None,
+            input_ids=input_ids,
+            logits=reference.logits,
+            weights=digest,
+            checked_to=max(reference.limit, TOLERANCES[dtype]),  # other machines sum in other orders
+        ),
+    )
+
+
+@contextmanager
+def complete_folder(out_dir: Path) -> Iterator[Path]:
+    """Yield a folder to fill beside `out_dir`, flushed and renamed to it at the end, removed when anything fails.
+
+    What a killed merge left there goes too. Raises UserError where the folder cannot be written.
+    """
+    try:
+        remove_killed(out_dir)
+        with whole_folder(out_dir) as folder:
+            yield folder
+    except Exception as problem:
+        if isinstance(problem, UserError) or not is_disk_problem(problem):
+            raise
+        raise UserError(
+            f"cannot write {out_dir}: {one_line(problem)}; nothing was kept: make room and give the same command again"
+        ) from problem
+
+
+def _refuse_without_room(artifact: Artifact, out_dir: Path, dtype: str) -> None:
+    """Raise UserError where the disk has less room than the merged model needs: before merging it, not after."""
+    sizes = [file.stat().st_size for file in weight_files(artifact.base, artifact.revision)]
+    wanted, saved = (getattr(torch, name).itemsize for name in (dtype, artifact.dtype))
+    needed = sum(sizes) * wanted // saved
+    there = next(folder for folder in (out_dir, *out_dir.absolute().parents) if folder.is_dir())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise UserError(
+            f"cannot write {out_dir}: the merged model needs {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
+        )
+
+
+def _refuse_to_overwrite(out_dir: Path) -> None:
+    if out_dir.is_dir() and not any(out_dir.iterdir()):
+        return
+    if out_dir.exists():
+        raise UserError(f"{out_dir} exists already; give a new folder")
