@@ -1,4 +1,4 @@
-"""What a merged model is compared with: faults that are planted while it is written, and afterwards in its files."""
+"""Faults in merged models: planted while they are written, and afterwards in their files."""
 
 import json
 import re
