@@ -55,6 +55,7 @@ def random_shares(seed: int) -> list[float]:
     return [(number + drawn.random()) / MOMENTS for number in range(MOMENTS)]
 
 
+M_MMAP_THRESHOLD = -3  # malloc.h
 CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000  # linux/sched.h
 NOT_ALLOWED = 99
 
@@ -113,7 +114,9 @@ def peak_of(function: Callable[[], object]) -> int:
     if not child:
         status = 1
         try:
-            ctypes.CDLL(None).malloc_trim(0)  # what is free here would be used again uncounted
+            libc = ctypes.CDLL(None)
+            libc.malloc_trim(0)  # what is free here would be used again uncounted
+            libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # tests before have taught malloc to keep what is freed
             os.kill(os.getpid(), signal.SIGSTOP)
             function()
             status = 0

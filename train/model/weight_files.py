@@ -19,7 +19,7 @@ from data.progress.bars import BYTES, Bar, shown
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # transformers' own order: the first of these that is there is loaded.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-PIECE = 2**24  # bytes that are read and hashed at once: threads then wait for the disk, not for each other
+PIECE = 2**22  # bytes that are read and hashed at once: threads then wait for the disk, not for each other
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 THREADS = 4  # hash at the same time: a disk gives more than one core hashes
 # Parts of weights' names that come and go between versions of transformers.
