@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|eval|gpu|help|load|loader|save|scale [--json F]
+python scripts/benchmark.py train|decode|eval|gpu|help|load|loader|save|scale|talk [--json F]
 """
 
 import argparse
@@ -23,6 +23,7 @@ CASES = {
     "loader": "loader",
     "save": "save",
     "scale": "scale",
+    "talk": "talk",
 }
 
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,6 +208,11 @@ def check_gpu_script(command: str, checkout: Path) -> None:
     assert os.access(ROOT / script, os.X_OK) and not folder.startswith("-")
 
 
+def check_extra(command: str, checkout: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert re.search(r"\[(\w+)\]", command)[1] in extras
+
+
 def check_hooks(command: str, checkout: Path) -> None:
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
@@ -238,6 +244,7 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
         ).match,
         check_elsewhere,
     ),
+    (re.compile(r"pip install -e \"\.\[serve\]\"$").match, check_extra),
     (re.compile(r"pre-commit install$").match, check_hooks),
     (re.compile(r"bash scripts/check_gpu\.sh ").match, check_gpu_script),
 ]

@@ -1,7 +1,10 @@
 """The endpoint: what it answers, what it refuses, and what becomes of it meanwhile."""
 
 import base64
+import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -10,13 +13,15 @@ from data.decoding.isolated_decoder import IsolatedDecoder
 from data.media.reference import Media
 from data.web import httpx
 from train.answering.generation import answer
+from train.commands import serve as serving
+from train.commands.app import run as reeltune
 from train.model.build import build_config, build_model
 from train.results.loading import greedy
 from train.serving.endpoint import Endpoint
 from train.serving.files import Files
 from train.serving.opening import key_of
 from train.serving.questions import Reader
-from train.serving.server import Limits, guarded, listen
+from train.serving.server import TOKEN, Limits, guarded, listen
 from train.serving.service import Service
 from train.talking.sampling import Sampling
 from train.talking.talker import Talker
@@ -37,8 +42,9 @@ class Running:
         self.service = Service(talker, limits.max_requests)
         self.bound = listen(host, 0, token)
         self.url = f"http://127.0.0.1:{self.bound.getsockname()[1]}"
-        reader = Reader(NAME, self.files, Sampling(max_tokens=NUM_TOKENS))
-        app = guarded(Endpoint(self.service, reader, self.files).app(), token, host != "127.0.0.1", limits)
+        self.reader = Reader(NAME, self.files, Sampling(max_tokens=NUM_TOKENS))
+        self.endpoint = Endpoint(self.service, self.reader, self.files)
+        app = guarded(self.endpoint.app(), token, host != "127.0.0.1", limits)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.bound],))
@@ -325,3 +331,91 @@ def test_a_token_is_asked_for(talker, tmp_path):
         assert client.chat.completions.create(**asked("Hello")).choices
         with pytest.raises(openai.AuthenticationError, match="Bearer TOKEN"):
             openai.OpenAI(base_url=f"{running.url}/v1", api_key="x", max_retries=0).models.list()
+
+
+def test_a_full_queue_says_when_to_come_again_and_a_client_that_leaves_gives_its_place_back(processor, model, tmp_path):
+    """The first answer waits for the test; the second client leaves; the third finds no place."""
+    talker = Talker(model, processor, num_frames=8, key=key_of)
+    waiting, go_on = threading.Event(), threading.Event()
+    begin = talker.reply
+
+    def slow(*arguments):
+        reply = begin(*arguments)
+        choose = reply.words.add
+
+        def add(token):
+            waiting.set()
+            assert go_on.wait(60)
+            return choose(token)
+
+        reply.words.add = add
+        return reply
+
+    talker.reply = slow
+    with Running(talker, tmp_path, Limits(max_requests=2)) as running, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(running.post, asked("Hello"))
+        assert waiting.wait(60)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/v1/chat/completions", json=asked("Hello"), timeout=0.5)
+        until(lambda: running.state()["requests"] == 1)
+        with pytest.raises(httpx.ReadTimeout), httpx.Client() as client:
+            refused = []
+
+            def ask_meanwhile():
+                until(lambda: running.state()["requests"] == 2)
+                refused.append(running.post(asked("Hello")))
+
+            asking = threading.Thread(target=ask_meanwhile)
+            asking.start()
+            client.post(f"{running.url}/v1/chat/completions", json=asked("Hello"), timeout=3)
+        asking.join()
+        assert refused[0].status_code == 503 and int(refused[0].headers["Retry-After"]) >= 1
+        assert refused[0].json()["error"]["code"] == "queue_full"
+        go_on.set()
+        assert first.result().status_code == 200
+        until(lambda: running.state()["requests"] == 0)
+
+
+def until(condition):
+    """Wait until something holds."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_files_make_room_for_later_ones(tmp_path):
+    files = Files(tmp_path, max_bytes=3000, max_file=1500)
+    sent = [files.upload(io.BytesIO(bytes([number]) * 1000), f"{number}.mp4", "user_data") for number in range(3)]
+    files.hold(sent[0].digest)
+    files.upload(io.BytesIO(b"x" * 1000), "x.mp4", "user_data")
+    assert [each.name for each in files.all()] == ["x.mp4", "2.mp4", "0.mp4"]  # what is asked about stays
+    assert files.num_bytes == 3000 == sum(path.stat().st_size for path in tmp_path.iterdir())
+    again = files.upload(io.BytesIO(b"x" * 1000), "y.mp4", "user_data")
+    files.remove(again.id)
+    assert files.path_of(again.digest).exists()  # another has the same bytes
+
+
+@pytest.mark.parametrize(
+    ("words", "token", "reason"),
+    [
+        ("--host 0.0.0.0", "", "set a token of 16 letters or more in the environment, REELTUNE_TOKEN"),
+        ("--host ::", "", "set a token of 16 letters"),
+        ("--host 0.0.0.0", "short", "REELTUNE_TOKEN must be 16 letters or more"),
+        ("--host no.such.host.invalid", "", "no address of this machine"),
+        ("--host 192.0.2.1", "secret-of-the-tests-0123", "cannot listen at 192.0.2.1"),
+    ],
+)
+def test_where_it_may_not_listen_is_said_before_a_model_is_loaded(words, token, reason, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv(TOKEN, token)
+    with pytest.raises(SystemExit) as end:
+        reeltune(["serve", str(tmp_path), "--port", "0", *words.split()])
+    assert end.value.code == 2 and reason in capsys.readouterr().err
+
+
+def test_the_line_for_missing_libraries_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else object())
+    with pytest.raises(SystemExit) as end:
+        reeltune(["serve", "some/model"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: reeltune serve needs uvicorn: pip install -e '.[serve]'\n"

@@ -45,7 +45,7 @@ def serve(
     max_requests: Annotated[int, Option(min=1, help="that are there at any time; others are told to wait")] = 32,
     max_upload: Annotated[float, Option(min=0.001, metavar="MIB", help="largest file")] = 512.0,
     max_body: Annotated[float, Option(min=0.001, metavar="MIB", help="largest request, with clips in base64")] = 64.0,
-    disk: Annotated[float, Option(min=0.001, metavar="GIB", help="files that are kept, the latest")] = 4.0,
+    disk: Annotated[float, Option(min=0.00001, metavar="GIB", help="files that are kept, the latest")] = 4.0,
     decode_seconds: Annotated[float, Option(min=0.1, help="for a picture or clip, to fetch and to decode it")] = 60.0,
     media_host: Annotated[
         list[str] | None,
