@@ -2,16 +2,28 @@
 
 import base64
 import io
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
+import psutil
 import pytest
 
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.media.reference import Media
 from data.web import httpx
+from tests.documents import PAGES, blocks
 from train.answering.generation import answer
 from train.commands import serve as serving
 from train.commands.app import run as reeltune
@@ -419,3 +431,87 @@ def test_the_line_for_missing_libraries_names_the_extra(monkeypatch, capsys):
         reeltune(["serve", "some/model"])
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: reeltune serve needs uvicorn: pip install -e '.[serve]'\n"
+
+
+def test_two_hundred_requests_of_eight_clients_and_a_clean_stop(model_folder, media_folder, urls, expect, tmp_path):
+    """Half of them are sound, some as streams; memory and disk have limits that all of them together exceed."""
+    memory = 2.5 * 2**20
+    command = [sys.executable, "-c", "from train.commands.app import main; main()", "serve", str(model_folder)]
+    options = ["--port", "0", "--name", NAME, "--max-new-tokens", str(NUM_TOKENS), "--prefix-memory",
+               str(memory / 2**30), "--disk", str(2**16 / 2**30), "--max-requests", "16"]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    clips = [media_folder / f"clip{number}.mp4" for number in range(4)]
+    questions = ["What colour is the shape?", "Which way does it move?"]
+    wanted = {(clip, words): expect(words, Media("video", str(clip))) for clip in clips for words in questions}
+    sound = [
+        (key, asked(key[1], video(data_url(key[0])), stream=is_streamed))
+        for key in wanted
+        for is_streamed in (True, False)
+    ]
+    wrong = [(None, (body, status)) for _, body, status, _ in wrong_bodies(*urls)]
+    requests = [*(sound * 7)[:100], *(wrong * 3)[:100]]
+    random.Random(0).shuffle(requests)
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            lines = iter(process.stderr.readline, "")
+            url = next(found[1] for line in lines if (found := re.search(r"(http://\S+/v1)", line)))
+            threading.Thread(target=lambda: list(lines), daemon=True).start()
+            ask = httpx.Client(base_url=url, timeout=120)
+
+            def send(request):
+                key, body = request
+                if key is None:
+                    answered = ask.post("/chat/completions", json=body[0])
+                    return (
+                        answered.status_code == body[1] and answered.json()["error"]["type"] == "invalid_request_error"
+                    )
+                answered = ask.post("/chat/completions", json=body)
+                return answered.status_code == 200 and said_in(answered) == wanted[key]
+
+            with ThreadPoolExecutor(8) as clients:
+                before = list(clients.map(send, requests[:40]))
+                size = psutil.Process(process.pid).memory_info().rss
+                after = list(clients.map(send, requests[40:]))
+            assert Counter(before + after) == {True: 200}
+            state = ask.get(url.removesuffix("/v1") + "/health").json()
+            assert 0 < state["kept_bytes"] <= memory and state["requests"] == 0
+            assert 0 < state["file_bytes"] <= 2**16
+            assert psutil.Process(process.pid).memory_info().rss < size + 200 * MIB
+            assert len(list(tmp_path.glob(".reeltune-serve*"))) == 1
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def said_in(answered):
+    """Return the text of an answer, be it whole or a stream."""
+    if answered.headers["Content-Type"].startswith("application/json"):
+        return answered.json()["choices"][0]["message"]["content"]
+    *events, last = [line.removeprefix("data: ") for line in answered.text.split("\n\n") if line]
+    assert last == "[DONE]"
+    deltas = [choice["delta"] for event in events for choice in json.loads(event)["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def test_the_documents_code_and_curl_ask_it(talker, media_folder, tmp_path, monkeypatch, capsys, expect):
+    """Run what docs/talking.md shows, at the address of a server with the name that it has there."""
+    page = PAGES["docs/talking.md"]
+    (code,), (curl,) = blocks(page, "python"), [each for each in blocks(page, "text") if each.startswith("curl")]
+    clip = tmp_path / "my_data" / "media" / "street.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes((media_folder / "clip3.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "files").mkdir()
+    wanted = [expect(words, Media("video", str(clip))) for words in ("What colour is the bus?", "Where does it go?")]
+    with Running(talker, tmp_path / "files") as running:
+        running.reader.name = running.endpoint.name = "my-run"
+        exec(code.replace("http://127.0.0.1:8000", running.url), {})
+        assert capsys.readouterr().out == "".join(f"{said}\n" for said in wanted)
+        if shutil.which("curl"):
+            first, second = re.split(r"\n(?=curl)", curl.strip().replace("http://127.0.0.1:8000", running.url))
+            sent = json.loads(subprocess.run(shlex.split(first), capture_output=True, check=True).stdout)
+            second = second.replace("file-ID", sent["id"])
+            answered = json.loads(subprocess.run(shlex.split(second), capture_output=True, check=True).stdout)
+            assert answered["choices"][0]["message"]["content"] == wanted[0]
