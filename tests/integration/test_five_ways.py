@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from huggingface_hub import snapshot_download
 
 from data.media.reference import Media
 from data.processor import set_up_processor
@@ -17,6 +18,7 @@ from data.sources.conversation import with_system_prompt
 from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL
 from scripts.demo.scenes import film, random_scene
 from tests.ffmpeg_libraries import with_ffmpeg
+from tests.hub_stand_in import standing_in
 from tests.short_run import write_recipe
 from tests.tiny_adapters import random_adapter
 from train.answering.generation import answer
@@ -149,3 +151,19 @@ def test_other_frames_would_be_noticed(merged, questions):
     ours = our_answers(merged, questions)
     assert len(set(ours)) >= NUM_CLIPS and all(ours)
     assert our_answers(merged, questions, num_frames=NUM_FRAMES + 2) != ours
+
+
+@pytest.mark.parametrize("which", ["adapter", "merged"])
+def test_pushed_and_downloaded_it_answers_the_same(
+    which, adapter, merged, questions, model_folder, tmp_path, monkeypatch, capsys
+):
+    """Download into an empty folder and run the card's code on it."""
+    out = {"adapter": adapter, "merged": merged}[which]
+    ours = our_answers(out, questions)
+    with standing_in(monkeypatch) as hub:
+        reeltune(["push", str(out), "me/my-model"])
+        assert "preprocessing.json" in hub.files["me/my-model"]
+        here = Path(snapshot_download("me/my-model", local_dir=tmp_path / "here", max_workers=1))
+    names = {"me/my-model": here} | ({"path/to/the/base": model_folder} if which == "adapter" else {})
+    assert answers_of_card(here, names, questions, capsys) == ours
+    assert our_answers(here, questions, base=str(model_folder) if which == "adapter" else None) == ours
