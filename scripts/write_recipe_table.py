@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from transformers import TrainingArguments
 
+from train.recipe.entries import Dataset, EvalDataset
 from train.recipe.keys import plain_keys, sections
 from train.recipe.recipe import Recipe
 from train.recipe.training_keys import DEFAULTS, SET_ELSEWHERE
@@ -33,7 +34,9 @@ def recipe_lines() -> Iterator[Line]:
         if section not in ("", "data.eval"):
             label = f"{section}[]" if section == "data.train" else section
             yield from (_line(f"{label}.{name}", field) for name, field in model.model_fields.items())
-    yield "data.eval[]", "", "The same keys as data.train[]."
+    yield "data.eval[]", "", "The same keys as data.train[], and these:"
+    more = EvalDataset.model_fields.keys() - Dataset.model_fields.keys()
+    yield from (_line(f"data.eval[].{name}", field) for name, field in EvalDataset.model_fields.items() if name in more)
     yield from (_line(name, Recipe.model_fields[name]) for name in plain_keys(Recipe))
 
 

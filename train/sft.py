@@ -26,6 +26,8 @@ from data.command import run_command
 from data.processor import max_positions, set_up_processor
 from data.progress.log import start_logging
 from data.tokens.new_tokens import add_new_tokens
+from train.accuracy.exam import Exam
+from train.accuracy.questions import held_out
 from train.card.model_card import CARD, make_card
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.dataloader_num_workers:
         start_server("train.sft")  # it imports what workers need while the data are read
     reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, max_positions(*base))
-    train, evaluation = reader.train_rows(), reader.eval_rows()
+    train, evaluation, questions = reader.train_rows(), reader.eval_rows(), held_out(recipe.data)
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
     start_up.ended("data")
     base_weights, start = agree_on_base(*base), earlier.digest if earlier else None
@@ -101,8 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     tell(describe_trained(model))
     speed_up_layers(model, compilation, recomputes=bool(args.gradient_checkpointing),
                     may_advise="torch_compile" not in recipe.training and layers_stay_whole())  # fmt: skip
-    towers = towers_of_all_ranks(args, model, train, evaluation)
-    inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation], args)
+    inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation, questions], args)
     name_layers_to_spread(model)
     start_up.ended("model")
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
@@ -112,9 +113,10 @@ def main(argv: list[str] | None = None) -> None:
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(processor, visual_tokens, towers, inputs),
+        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation), inputs),
         processing_class=processor,
         callbacks=[MetricsFile(out), curves, Display(start_up, train, recipe.data.rows_per_step)],
+        ask=questions and Exam(questions, processor, inputs, out, recipe.data.num_frames, recipe.data.max_new_tokens),
         early_stopping_patience=recipe.early_stopping_patience,
         rows_per_step=recipe.data.rows_per_step,
         projector_learning_rate=recipe.model.projector_learning_rate,

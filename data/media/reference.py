@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from mimetypes import guess_type
@@ -11,6 +12,7 @@ from data.media.frame_sampling import UNIFORM, Sampling
 
 Kind = Literal["image", "video"]
 KINDS: tuple[Kind, ...] = ("image", "video")
+Modality = Literal["clip", "picture", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class Media:
     end: float | None = None
     sampling: Sampling = UNIFORM
     place: Place | None = None
+
+
+def modality_of(media: Iterable[Media]) -> Modality:
+    """Return what a question shows: a clip where there is one, a picture where there is only that."""
+    kinds = {item.kind for item in media}
+    return "clip" if "video" in kinds else "picture" if kinds else "text"
 
 
 def identity(item: Media) -> tuple:

@@ -1,7 +1,7 @@
 """Groups of samples that share a prefix, planned before anything is decoded."""
 
 from array import array
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import overload
@@ -56,6 +56,13 @@ class Groups(Sequence[Group]):
         self._samples.append(samples)
         self._prefix_lengths.append(prefix_length)
         self._num_tokens.append(prefix_length + sum(lengths[i] - prefix_length for i in samples))
+
+    def only(self, numbers: Iterable[int]) -> "Groups":
+        """Return those of these numbers, of the same samples."""
+        chosen = Groups(self._sample_lengths.view())
+        for number in numbers:
+            chosen.append(self._samples[number], self._prefix_lengths.view()[number])
+        return chosen
 
     def __len__(self) -> int:
         return len(self._samples)

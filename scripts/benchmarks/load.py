@@ -32,7 +32,8 @@ from scripts.demo.scenes import film, random_scene
 from train.loop.rows import RowReader
 from train.model.build import SHAPES, build_config, build_processor, train_tokenizer
 from train.model.load import quiet_libraries
-from train.recipe.recipe import Data, Dataset
+from train.recipe.entries import Dataset
+from train.recipe.recipe import Data
 from train.run_folder.bad_media import imprint_now
 
 NUM_FILES = 4

@@ -209,6 +209,15 @@ def test_several_files_a_metric_for_all_and_a_recipe_s_own(model_folder, mixed_f
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     status, printed, _ = run(capsys, model_folder, tmp_path / "recipe.yaml", "--out", out, "--max-new-tokens", 1)
     assert status == 0 and " of 3 answers correct" in printed
+    entry = recipe["data"]["eval"][0] | {"metric": "token_f1", "max_questions": 2, "name": "greetings"}
+    recipe["data"] |= {"eval": [entry, {"path": str(mixed_file), "metric": "accept"}], "max_new_tokens": 2}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    run(capsys, model_folder, tmp_path / "recipe.yaml", "--out", out, "--json", summary)
+    parts = json.loads(summary.read_text())["sources"]
+    assert {name: (part["questions"], part["metric"]) for name, part in parts.items()} == {
+        "greetings": (2, "token_f1"),
+        "mixed": (17, "accept"),
+    }
     for wrong, error in [
         ([tmp_path / "recipe.yaml", "--data", mixed_file, "--out", out], "give what to ask: a recipe"),
         (["--out", out], "give what to ask: a recipe"),

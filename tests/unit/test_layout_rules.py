@@ -38,7 +38,8 @@ MAY_IMPORT = {
         *("data.cache", "data.tokens", "data.packing", "data.batches"),
     ),
     "train.ranks": ("data", "data.isolation", "data.packing"),
-    "train.recipe": ("data", "data.media", "data.sources", "train.ranks"),
+    "train.scoring": ("data", "data.media"),
+    "train.recipe": ("data", "data.media", "data.sources", "train.ranks", "train.scoring"),
     "train.model": ("data", "data.progress", "data.packing", "train.ranks"),
     "train.answering": ("data", "data.progress", "data.batches", "data.media", "data.tokens", "train.model"),
     "train.run_folder": ("data", "data.progress", "data.media", "data.packing", "train.ranks", "train.recipe"),
@@ -49,17 +50,20 @@ MAY_IMPORT = {
         *("train.ranks", "train.recipe", "train.model", "train.run_folder"),
     ),
     "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),
-    "train.scoring": ("data", "data.media"),
     "train.benchmarks": ("data", "data.media", "data.sources", "train.scoring"),
     "train.judging": ("data", "data.media", "train.scoring"),
     "train.results": (
-        *("data", "data.media", "data.sources"),
+        *("data", "data.media", "data.sources", "data.tokens"),
         *("train.recipe", "train.model", "train.answering", "train.preprocessing"),
         *("train.card", "train.scoring"),
     ),
     "train.merging": (
         *("data", "data.progress"),
         *("train.model", "train.card", "train.run_folder", "train.preprocessing", "train.results"),
+    ),
+    "train.accuracy": (
+        *("data", "data.batches", "data.media", "data.packing", "data.sources", "train.ranks"),
+        *("train.recipe", "train.answering", "train.run_folder", "train.preprocessing", "train.loop", "train.results"),
     ),
     "train.start": (
         *(
@@ -96,12 +100,11 @@ MAY_IMPORT = {
     "train.sft": (
         *("data", "data.progress", "data.tokens", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
-        *("train.preprocessing", "train.card", "train.progress", "train.report"),
+        *("train.preprocessing", "train.card", "train.accuracy", "train.progress", "train.report"),
     ),
     "train.commands": (
         "data",
         "data.progress",
-        "data.sources",
         "train.ranks",
         "train.recipe",
         "train.model",

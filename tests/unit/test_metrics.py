@@ -145,3 +145,8 @@ def test_the_summary_by_source_modality_and_group(tmp_path):
     assert (pictures["accuracy"], pictures["interval"], pictures["left_out"]) == (None, None, 1)
     assert (words["accuracy"], words["metric"], words["accuracy_over_all"]) == (1.0, "accept", 1.0)
     assert summary["groups"] == {"type": {"motion": clips}}
+
+
+def test_accept_for_all_records_is_about_the_expected_answer_where_one_accepts_nothing():
+    rule = rule_of({}, "r1", "red", "accept")
+    assert score("It is red.", "red", None, rule) == 1 and score("It is not red.", "red", None, rule) == 0

@@ -12,7 +12,7 @@ from tests.short_run import write_recipe
 from tests.terminals import widest
 from train.progress import display as displaying
 from train.progress.display import Display, StartUp
-from train.progress.lines import HEADER, evaluation_line, plan_lines, training_line
+from train.progress.lines import HEADER, evaluation_lines, plan_lines, training_line
 from train.sft import main
 
 LOGS = {"loss": 1.23456, "learning_rate": 2e-4, "step_s": 0.5, "data_wait_s": 0.015, "samples_per_s": 46.28}
@@ -32,9 +32,37 @@ def test_no_line_is_wider_than_a_terminal():
     losses = (1e-5, 123.4, 9999.1, 1e300, float("nan"), float("-inf"))
     lines = [training_line({"loss": loss, **largest}, 1000000, 1000000, 1e7) for loss in losses] + [HEADER]
     assert {len(line) for line in lines} == {len(HEADER)} and "1.00e-05" in lines[0] and "  123.4000  " in lines[1]
-    lines += [evaluation_line({"eval_loss": 9e4, "eval_runtime": 1e6}, 1000000, 1000000)]
+    lines += evaluation_lines({"eval_loss": 9e4, "eval_runtime": 1e6}, 1000000, 1000000)
+    lines += evaluation_lines(
+        {**answered("", "a" * 64, "b"), "eval_questions_per_s": 1e5, "eval_runtime": 1e6}, 1000000, 1000000
+    )
     lines += plan_lines(10**8, 10**7, 10**4, 10**6, 10**6 - 1, 1e3, 10**10, dict.fromkeys(["libraries", "data"], 1e4))
     assert max(map(len, lines)) <= 80
+
+
+def answered(*parts: str) -> dict:
+    """Return the figures of an evaluation in which all is right; "" stands for everything."""
+    names = ("loss", "accuracy", "accuracy_low", "accuracy_high", "questions")
+    figures = (1.5, 1.0, 0.9999, 1.0, 10**9)
+    logs = {"eval_loss": 1.5, "eval_questions_per_s": 2.5}
+    for part in parts:
+        logs |= {f"eval_{part}{'/' * bool(part)}{name}": value for name, value in zip(names, figures, strict=True)}
+    return logs
+
+
+def test_an_evaluation_tells_of_its_parts_where_there_are_several():
+    def parts(*names):
+        return [line.split()[0] for line in evaluation_lines(answered("", *names), 2, 4)[2:]]
+
+    assert evaluation_lines(answered("", "val"), 2, 4) == [
+        "            2/4    1.5000  evaluated, 2.5 questions/s",
+        "                           100.0% of 1,000,000,000 right (100.0% to 100.0%)",
+    ]
+    assert parts("val") == []
+    assert parts("val", "test") == ["val", "test"]
+    assert parts("val", "modality/clip", "modality/text") == ["clip", "text"]
+    assert parts("val", "test", "modality/clip", "modality/text") == ["val", "test", "clip", "text"]
+    assert evaluation_lines({"eval_loss": 1.5}, 2, 4) == ["            2/4    1.5000  evaluated"]
 
 
 def test_the_plan_is_reckoned_from_the_rows():

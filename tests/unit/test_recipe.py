@@ -7,6 +7,7 @@ import pytest
 from transformers import TrainingArguments
 
 from data.errors import UserError
+from train.recipe.evaluated import names_of
 from train.recipe.load import KNOWN_KEYS, load_recipe
 from train.recipe.training_keys import DEFAULTS, SET_ELSEWHERE
 from train.recipe.yaml_text import parse_override, set_override
@@ -55,6 +56,7 @@ def test_defaults_of_a_minimal_recipe(minimal):
                 }
             ],
             "eval": [],
+            "max_new_tokens": 128,
             "system_prompt": None,
             "turns": "as_they_come",
             "num_frames": 8,
@@ -84,6 +86,30 @@ def test_defaults_of_a_minimal_recipe(minimal):
         "early_stopping_patience": None,
         "training": {**DEFAULTS, "output_dir": "outputs/run"},
     }
+
+
+def test_evaluations_begin_before_the_first_step_where_they_ask(minimal):
+    asks = "data.eval=[{path: a/val.jsonl, metric: auto}]"
+    assert load_recipe(minimal, [asks]).training["eval_on_start"] is True
+    assert load_recipe(minimal, [asks, "training.eval_on_start=false"]).training["eval_on_start"] is False
+    assert "eval_on_start" not in load_recipe(minimal, ["data.eval=[{path: a/val.jsonl}]"]).training
+    assert load_recipe(minimal, [asks]).training_arguments().eval_on_start is True
+
+
+def test_sources_to_evaluate_on_have_names_of_their_own():
+    files = [
+        "a/val.json",
+        "b/val.jsonl",
+        "https://me:key@host/a b.tar?key=KEY",
+        "owner/name-1.5",
+        "d/*.tar",
+        "c/val.json",
+    ]
+    sources = [{"path": file} for file in files]
+    assert names_of(sources) == ["val", "val-2", "a-b", "name-1.5", "data", "val-3"]
+    sources[5]["name"] = "val"  # a name that is given is kept
+    sources[0]["name"] = "my own"
+    assert names_of(sources) == ["my own", "val-2", "a-b", "name-1.5", "data", "val"]
 
 
 def test_lora_null_is_full_fine_tuning(minimal):

@@ -42,10 +42,18 @@ def test_what_may_change_between_a_run_and_its_continuation():
     assert HARMLESS == {"resume"}
     assert HARMLESS_DATA == {
         *("train", "eval", "frame_cache", "frame_cache_gib", "feature_cache", "media_cache", "max_download_mib"),
-        "media_hosts",
+        *("media_hosts", "max_new_tokens"),
         *("download_seconds", "on_bad_media", "max_bad_media", "decode_seconds"),
     }
-    assert {"output_dir", "report_to", "save_steps", "logging_steps", "hub_model_id", "ddp_timeout"} < HARMLESS_TRAINING
+    assert {
+        "eval_on_start",
+        "output_dir",
+        "report_to",
+        "save_steps",
+        "logging_steps",
+        "hub_model_id",
+        "ddp_timeout",
+    } < HARMLESS_TRAINING
     assert HARMLESS_TRAINING.isdisjoint({"learning_rate", "seed", "max_steps", "eval_steps", "optim", "weight_decay"})
 
 
@@ -59,7 +67,9 @@ def test_the_table_of_keys_has_all_of_them():
         for key in keys
         if section not in ("data.eval", "training") and key not in KNOWN_KEYS
     }
-    assert told == {*expected, "data.eval[]"}
+    more = {"metric", "max_questions", "name"}
+    assert told == {*expected, "data.eval[]", *(f"data.eval[].{key}" for key in more)}
+    assert set(KNOWN_KEYS["data.eval"]) == {*KNOWN_KEYS["data.train"], *more}
 
 
 @pytest.mark.parametrize("name", describe_arguments(SET_ELSEWHERE))

@@ -211,6 +211,24 @@ def test_wrong_overrides(minimal, override, said):
             "data.feature_cache: is filled before training",
         ),
         (["data.eval=[{path: a, weight: 2}]"], "data.eval: weight is for training"),
+        (
+            ["data.eval=[{path: a, metric: auto, name: V}, {path: b, name: v}]"],
+            "data.eval: name: 'v' is the name of several sources",
+        ),
+        (["data.eval=[{path: a, max_questions: 9}]"], "data.eval: max_questions is for answers, which need a metric"),
+        *(
+            (
+                [f"data.eval=[{{path: a/val.json{metric}}}]", f"training.metric_for_best_model={measure}"],
+                f"training.metric_for_best_model: an evaluation gives no '{measure.removeprefix('eval_')}'; {advice}",
+            )
+            for measure, metric, advice in [
+                ("acuracy", ", metric: auto", "did you mean 'accuracy'?"),
+                ("eval_vl/accuracy", ", metric: auto", "did you mean 'val/accuracy'?"),
+                ("bleu", ", metric: auto", "write loss or accuracy or val/accuracy or val/loss"),
+                ("accuracy", "", "accuracy needs answers: add metric: auto to a source"),
+                ("val/accuracy", "", "accuracy needs answers: add metric: auto to a source"),
+            ]
+        ),
         (["data.frame_cache=frames", "data.frame_sampling=jitter"], "data.frame_cache: jitter takes other frames in"),
         (["data.feature_cache=f", "data.frame_sampling=jitter"], "data.feature_cache: jitter takes other frames in"),
         (
@@ -269,6 +287,13 @@ def test_impossible_combinations(minimal, overrides, said):
         ["data.max_length=8192"],
         ["data.max_length=9000", "data.packing=none", "training.per_device_train_batch_size=4"],
         ["training.eval_strategy=epoch", "training.load_best_model_at_end=true", WITH_EVAL],
+        *(
+            [
+                "data.eval=[{path: a/val.json, metric: accept}, {path: b.json}]",
+                f"training.metric_for_best_model={measure}",
+            ]
+            for measure in ("accuracy", "eval_accuracy", "val/accuracy", "b/loss", "loss")
+        ),
         ["resume=."],
     ],
 )

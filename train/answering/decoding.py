@@ -65,7 +65,8 @@ class Decoding:
         model(**on_device, past_key_values=cache, use_cache=True, logits_to_keep=1)
         layers: Any = cache.layers
         all_ids = np.concatenate([before.ids, ids]) if before else ids
-        return Prefix(all_ids, tuple((layer.keys[0], layer.values[0]) for layer in layers))
+        # Under autocast keys are float32, from their rotation, until attention brings all to one type.
+        return Prefix(all_ids, tuple((each.keys[0].to(each.values.dtype), each.values[0]) for each in layers))
 
     def num_fitting(self, prefix_length: int, prefix: Prefix | None, members: Sequence[Member]) -> int:
         """Return how many of a group's next members there is room for, at least one where nothing is decoded.

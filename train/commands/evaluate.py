@@ -19,7 +19,6 @@ from train.commands.options import (
     FixedSeed,
     Gpus,
     Hardware,
-    MaxNewTokens,
     NumFrames,
     Quantization,
     Temperature,
@@ -28,8 +27,12 @@ from train.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from data.sources.source import Source
+    from train.recipe.recipe import Data as RecipeData
+    from train.scoring.names import Metric as MetricName
 
+    Rules = dict[str, tuple[MetricName | None, int | None]]
+
+MAX_NEW_TOKENS = 128  # as data.max_new_tokens of a recipe that does not say
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
 
@@ -41,7 +44,7 @@ def evaluate(
     judge_model: given.JudgeModel = None, judge_price: given.JudgePrice = None, json: given.Json = None,
     limit: given.Limit = None, batch_size: given.BatchSize = 8, decode_seconds: given.DecodeSeconds = 60.0,
     base: Base = None, dtype: AnsweringDtype = "auto", any_base: AnyBase = False, quantization: Quantization = None,
-    max_new_tokens: MaxNewTokens = 128, num_frames: NumFrames = None, temperature: Temperature = 0.0,
+    max_new_tokens: given.MaxNewTokens = None, num_frames: NumFrames = None, temperature: Temperature = 0.0,
     top_p: TopP = 1.0, seed: FixedSeed = 0, hardware: Hardware = None, gpus: Gpus = None,
 ) -> None:  # fmt: skip
     """Answer every question of data files, of a recipe's data.eval or of a published benchmark, and score the answers.
@@ -50,6 +53,8 @@ def evaluate(
         reeltune evaluate MODEL --data val.json --out predictions.jsonl
         reeltune evaluate MODEL my_recipe.yaml --out a.jsonl --against b.jsonl
         reeltune evaluate MODEL --benchmark mvbench --data MVBench --out c.jsonl
+
+    Of a recipe, each source's metric, max_questions and name count, as in training, and data.max_new_tokens.
 
     A question is each of the assistant's turns, asked with the true history. docs/scoring.md has the metrics:
     exact_match, accept, vqa_accuracy, multiple_choice, yes_no, token_f1 and rouge_l. A record may name its own;
@@ -62,15 +67,10 @@ def evaluate(
     """
     if out is None:
         raise UserError("--out: name the file that the answers are written to; see --help")
-    if (recipe is None) == (not data):
-        raise UserError("give what to ask: a recipe, whose data.eval is asked, or --data F; not both")
-    if judge is None and (judge_model or judge_price):
-        raise UserError("--judge-model and --judge-price: need --judge, the address of the judge")
-    if subset and not benchmark:
-        raise UserError("--subset: only a --benchmark has named parts; remove it")
+    refuse(recipe is None, bool(data), judge is None and bool(judge_model or judge_price), subset and not benchmark)
     drawn = temperature_of(temperature, top_p)
     hosts = tuple(media_host or ()) or None
-    sources, of_recipe = asked_of(recipe) if recipe else (None, None)
+    of_recipe = asked_of(recipe) if recipe else None
     in_several(hardware, gpus, context.obj)
     from train.jobs.evaluate import (
         Drawing,
@@ -82,13 +82,17 @@ def evaluate(
         sources_of,
     )
 
-    options = base, dtype, any_base, quantization, max_new_tokens, limit, batch_size, decode_seconds
-    settings = Settings(*options, hosts, metric, num_frames, of_recipe,
-                        Drawing(drawn, top_p, seed) if drawn else None)  # fmt: skip
+    longest = max_new_tokens or (of_recipe.max_new_tokens if of_recipe else MAX_NEW_TOKENS)
+    options = base, dtype, any_base, quantization, longest, limit, batch_size, decode_seconds
+    values, rules = values_and_rules(of_recipe)
+    settings = Settings(*options, hosts, metric, num_frames, values,
+                        Drawing(drawn, top_p, seed) if drawn else None, rules)  # fmt: skip
     if benchmark:
         asked = benchmark_of(benchmark, data or [], media_root or [], subset or [])
+    elif of_recipe:
+        asked = conversations_of(of_recipe.sources(of_recipe.eval), of_recipe.eval_names)
     else:
-        asked = conversations_of(sources or sources_of(data or [], media_root or [], hosts, column or [], tag or []))
+        asked = conversations_of(sources_of(data or [], media_root or [], hosts, column or [], tag or []))
     judged = Judging(judge, judge_model, judge_price) if judge else None
     evaluate_sources(model, asked, out, json, settings, against, judged)
 
@@ -110,11 +114,30 @@ def in_several(hardware: Path | None, gpus: int | None, arguments: Sequence[str]
     os.environ.update(found.environment)
 
 
-def asked_of(file: Path) -> "tuple[list[Source], dict[str, Any]]":
-    """Return what a recipe evaluates on, and its values. Raises UserError where that is nothing."""
+def refuse(has_no_recipe: bool, has_data: bool, lacks_judge: bool, lacks_benchmark: object) -> None:
+    """Raise UserError for options that do not belong together."""
+    if has_no_recipe != has_data:
+        raise UserError("give what to ask: a recipe, whose data.eval is asked, or --data F; not both")
+    if lacks_judge:
+        raise UserError("--judge-model and --judge-price: need --judge, the address of the judge")
+    if lacks_benchmark:
+        raise UserError("--subset: only a --benchmark has named parts; remove it")
+
+
+def asked_of(file: Path) -> "RecipeData":
+    """Return the data of a recipe. Raises UserError where it evaluates on nothing."""
     from train.recipe.load import load_recipe
 
     recipe = load_recipe(file, [])
     if not recipe.data.eval:
         raise UserError(f"{file}: data.eval is empty: there is nothing to ask; name files there, or give --data")
-    return recipe.data.sources(recipe.data.eval), recipe.dump()
+    return recipe.data
+
+
+def values_and_rules(data: "RecipeData | None") -> "tuple[dict[str, Any] | None, Rules]":
+    """Return the values of a recipe, and the metric and the most questions of each of its sources."""
+    if data is None:
+        return None, {}
+    pairs = zip(data.eval_names, data.eval, strict=True)
+    rules = {name: (entry.own_metric, entry.max_questions) for name, entry in pairs}
+    return {"data": data.model_dump()}, rules

@@ -69,3 +69,6 @@ Json = Annotated[Path | None, Option(help="accuracy and counts are written here"
 Limit = Annotated[int | None, Option(min=1, help="answer the first questions of each --data", show_default="all")]
 BatchSize = Annotated[int, Option(min=1, help="memory for this many questions, each by itself")]
 DecodeSeconds = Annotated[float, Option(help="longest that a clip may take, in seconds")]
+MaxNewTokens = Annotated[
+    int | None, Option(min=1, help="longest answer, in tokens", show_default="128, or as the recipe says")
+]

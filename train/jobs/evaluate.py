@@ -3,23 +3,22 @@
 import json
 import signal
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
 from data.command import SIGNAL_BASE, is_first_rank
 from data.decoding.isolated_decoder import IsolatedDecoder
-from data.errors import UserError, visible
+from data.errors import UserError
 from data.files import write_whole
 from data.media.locate import default_cache
 from data.media.reference import Downloads, Media
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source
-from data.tokens.corpus import described
 from train.answering.exchange import Stopped
 from train.benchmarks.catalogue import read_benchmark
 from train.judging.endpoint import open_endpoint
@@ -41,7 +40,7 @@ from train.results.evaluation import (
     find_bad_media,
     key_of,
     nothing_to_answer,
-    questions_of,
+    questions_in,
     scored_of,
 )
 from train.results.identity import model_digest
@@ -67,7 +66,8 @@ class Settings:
     """Options of loading and asking a model: those of `reeltune evaluate`.
 
     limit: the questions of each source that are asked, the first ones. num_frames: of a clip, None as in training.
-    recipe: values of the recipe that names the questions. drawing: None for greedy answers.
+    recipe: values of the recipe that names the questions. drawing: None for greedy answers. rules: metric and
+    limit that a source has of its own, where there is none for all.
     """
 
     base: str | None
@@ -83,6 +83,7 @@ class Settings:
     num_frames: int | None = None
     recipe: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
+    rules: Mapping[str, tuple[Metric | None, int | None]] = field(default_factory=dict)
 
     @property
     def in_words(self) -> str:
@@ -123,7 +124,9 @@ def evaluate_sources(
     ways = ways_of_asking(artifact, num_frames=settings.num_frames, recipe=settings.recipe)
     questions: list[Question] = []
     for name, source in sources.items():
-        questions += islice(asked_of(source, name, ways, settings.metric), settings.limit)
+        metric, limit = settings.rules.get(name, (None, None))
+        asked = questions_in(source, name, ways, settings.metric or metric, say)
+        questions += islice(asked, settings.limit or limit)
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
         raise nothing_to_answer(questions, bad)
@@ -220,21 +223,6 @@ def tell(summary: Mapping[str, Any], out: Path) -> None:
     print(f"{summary['accuracy']:.1%} of {summary['questions']} answers correct{left_out}: {out}")
 
 
-def asked_of(
-    conversations: Iterable[Conversation], name: str, ways: Asking, metric: Metric | None
-) -> Iterator[Question]:
-    """Yield the questions of a source; tell at its end which conversations have no answer to compare with."""
-    unanswered = []
-    for each in conversations:
-        if each.has_answer:
-            shown = replace(each, media=tuple(ways.shown(each.media)))
-            yield from questions_of(shown, ways.system_prompt, name, metric)
-        else:
-            unanswered.append(each.name)
-    if unanswered:
-        say(f"left out: {visible(described(unanswered, 'without an answer'))}")
-
-
 def sources_of(
     data: Sequence[str],
     media_roots: Sequence[str | None],
@@ -256,8 +244,12 @@ def sources_of(
     ]
 
 
-def conversations_of(sources: Sequence[Source]) -> dict[str, Iterable[Conversation]]:
-    """Return the conversations of each source by the name of its file, or by its path where two have one name."""
+def conversations_of(
+    sources: Sequence[Source], names: Sequence[str] | None = None
+) -> dict[str, Iterable[Conversation]]:
+    """Return the conversations of each source by its name: else that of its file, its path where two have one."""
+    if names:
+        return {name: read_conversations(source) for name, source in zip(names, sources, strict=True)}
     short = [PurePath(str(source)).name or str(source) for source in sources]
     return {
         name if short.count(name) == 1 else str(source): read_conversations(source)

@@ -5,7 +5,7 @@ Every private method of Trainer that is overridden stands here. A new version ma
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformers import (
 from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
+from data.packing.divided import Part
 from data.processor_files import save_processor
 from train.loop.full_weights import restore_weights
 from train.loop.interruption import EvaluationInterrupted, Interruption
@@ -38,10 +39,16 @@ from train.run_folder.checkpoint import EVALUATION_PENDING
 REPORTERS = (TensorBoardCallback, WandbCallback, MLflowCallback, TrackioCallback)
 
 
+Losses = dict[Part, tuple[float, float]]  # the sum over labelled tokens, and their number
+# Asks the held-out questions: model, step, losses, bad media, the signal that has arrived -> figures by name.
+Ask = Callable[[Any, int, Losses, Mapping[str, str], Callable[[], int]], dict[str, float]]
+
+
 class HookedTrainer(Trainer):
     """description: of the run, see `train.run_folder.provenance`; it goes into every checkpoint and the final folder.
     keep_fingerprint: called there with the folder and the trained model, see `train.model.fingerprint`.
     early_stopping_patience: evaluations without a better metric after which training ends.
+    ask: what has the model answer in each evaluation, see `train.accuracy.exam`.
     """
 
     def __init__(
@@ -51,9 +58,11 @@ class HookedTrainer(Trainer):
         description: dict[str, Any] | None = None,
         keep_fingerprint: Callable[[Path, nn.Module], None] | None = None,
         early_stopping_patience: int | None = None,
+        ask: Ask | None = None,
         **kwargs: Any,
     ):
         super().__init__(args=args, **kwargs)
+        self.ask = ask
         for shown in (PrinterCallback, ProgressCallback, *REPORTERS):  # `train.progress` stands in their places
             self.remove_callback(shown)
         self.output_dir = Path(str(args.output_dir))
@@ -98,7 +107,8 @@ class HookedTrainer(Trainer):
         self.interruption.listen()
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        except EvaluationInterrupted:
+        except EvaluationInterrupted as left:
+            self.interruption.signal = self.interruption.signal or left.signal  # it may be another rank's
             if not self._owed:  # else the checkpoint is the one that this run continues from
                 assert self.model is not None
                 self._save_checkpoint(self.model, None)
@@ -191,7 +201,7 @@ class HookedTrainer(Trainer):
 
 
 class Beginning(TrainerCallback):
-    """Calls the trainer's `begin` when everything is restored and no step is taken."""
+    """Calls the trainer's `begin` when everything is restored and no step is taken, and sees to the last step."""
 
     def __init__(self, trainer: HookedTrainer):
         self.trainer = trainer
@@ -200,3 +210,12 @@ class Beginning(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.begin(control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Have the last step evaluated where answers were there before the first. At the end of an epoch it is anyway.
+
+        transformers 5.23 does so too where eval_strategy is steps.
+        """
+        is_last = state.global_step >= state.max_steps
+        if is_last and self.trainer.ask is not None and args.eval_strategy != IntervalStrategy.EPOCH:
+            control.should_evaluate = True

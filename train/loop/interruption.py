@@ -22,6 +22,10 @@ class EvaluationInterrupted(Exception):
     An exception like KeyboardInterrupt, because a return value would pass for the result of a whole evaluation.
     """
 
+    def __init__(self, signal: signal.Signals):
+        super().__init__(signal.name)
+        self.signal = signal
+
 
 class Interruption(TrainerCallback):
     """The first signal asks for an end at the next step; Ctrl-C a second time leaves at once.
@@ -69,8 +73,8 @@ class Interruption(TrainerCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._agreed():
-            raise EvaluationInterrupted
+        if self._agreed() and self.signal is not None:
+            raise EvaluationInterrupted(self.signal)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._agreed():

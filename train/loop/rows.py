@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.media.frame_sampling import Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
+from data.packing.divided import DividedRows
 from data.packing.mixture import Mixture
 from data.packing.rows import Rows
 from data.packing.streaming import RowStream
@@ -18,7 +19,8 @@ from data.sources.source import Source, file_sizes
 from data.tokens.corpus import load_corpus
 from data.tokens.encoding import Sample, encode_all
 from data.video_llava import VisualTokens
-from train.recipe.recipe import Data, Dataset
+from train.recipe.entries import Dataset
+from train.recipe.recipe import Data
 from train.run_folder.bad_media import Part
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,15 @@ class RowReader:
         return rows
 
     def eval_rows(self) -> Rows | None:
-        """Return the rows to evaluate on, None without any. Sampling stays uniform, so that figures compare."""
-        return self._load(self.data.eval, "eval") if self.data.eval else None
+        """Return the rows to evaluate on, None without any. Sampling stays uniform, so that figures compare.
+
+        Where the model is asked, losses are told for each source and modality as accuracies are.
+        """
+        if not self.data.asks:
+            return self._load(self.data.eval, "eval") if self.data.eval else None
+        sources = self.data.sources(self.data.eval)
+        named = zip(self.data.eval_names, sources, strict=True)
+        return DividedRows({name: self._load_together([source], "eval") for name, source in named}, self.seed)
 
     def _load(self, entries: Sequence[Dataset], part: Part) -> RowDataset | Mixture:
         """Read the data files into memory; where a weight is not 1, each source gets rows of its own."""

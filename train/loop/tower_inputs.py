@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Sequence, Set
+from typing import Protocol
 
 from torch import nn
 from transformers import TrainingArguments, VideoLlavaProcessor
@@ -11,9 +13,16 @@ from data.cache.feature_cache import FeatureLoader
 from data.cache.frame_cache import FrameCache
 from data.decoding.container import num_cores, share_of_cores
 from data.decoding.isolated_decoder import IsolatedDecoder
-from data.packing.rows import Rows
+from data.media.reference import Media
 from train.loop.ready_features import replace_towers
 from train.recipe.recipe import Data
+
+
+class HasMedia(Protocol):
+    """Rows, or questions."""
+
+    def media(self) -> Set[Media]: ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +46,14 @@ def load_tower_inputs(
     data: Data,
     model: nn.Module,
     processor: VideoLlavaProcessor,
-    parts: list[Rows | None],
+    parts: Sequence[HasMedia | None],
     args: TrainingArguments,
 ) -> PixelLoader | FeatureLoader:
     """Return what loads the towers' inputs. With data.feature_cache the towers are replaced by it. ALL RANKS."""
     pixels = pixel_loader(data, processor, args.dataloader_num_workers)
     if not data.feature_cache:
         return pixels
-    media = set().union(*(rows.media() for rows in parts if rows is not None))
+    media = set().union(*(part.media() for part in parts if part is not None))
     features = replace_towers(model, pixels, data.feature_cache, media, args)
     logger.info(f"features of {len(media)} pictures and clips are in {data.feature_cache}; the towers are released")
     return features

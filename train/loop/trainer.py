@@ -14,12 +14,13 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.media.bad_media import BadMedia
+from data.packing.divided import DividedRows, Part
 from data.packing.rank_sampler import num_micro_batches
 from data.packing.rows import LeftOut, Rows
 from data.packing.streaming import StepCollator
 from data.tokens.encoding import IGNORE_INDEX
 from train.loop.figures import Figures
-from train.loop.hooks import HookedTrainer
+from train.loop.hooks import HookedTrainer, Losses
 from train.loop.loss import labelled_positions, token_loss
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.projector_rate import give_projector_its_rate
@@ -28,6 +29,7 @@ from train.ranks.processes import check_connected
 from train.run_folder.bad_media import BadMediaGuard
 
 Batch = dict[str, Any]  # what `data.batches.collator` returns
+EVERYTHING: Part = ("all", "clip")  # where nobody asks for parts
 
 
 class RowTrainer(HookedTrainer):
@@ -189,14 +191,33 @@ class RowTrainer(HookedTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate, with the mean over tokens in place of transformers' mean over batches."""
-        self._eval_totals.zero_()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        total, num_tokens = self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist()
-        assert output.metrics is not None
-        output.metrics[f"{metric_key_prefix}_loss"] = total / max(num_tokens, 1)
-        output.metrics[f"{metric_key_prefix}_bad_media"] = self.bad_media.num_left_out("eval", self.state.global_step)
-        return output
+        """Evaluate, with the mean over tokens in place of transformers' mean over batches; then have the model
+        answer."""
+        loaders: dict[Part, DataLoader] = {EVERYTHING: dataloader}
+        if isinstance(self.eval_dataset, DividedRows):
+            loaders = {part: self.get_eval_dataloader(rows) for part, rows in self.eval_dataset.parts.items()}
+        losses, outputs = {}, []
+        for part, loader in loaders.items():
+            self._eval_totals.zero_()
+            outputs.append(
+                super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+            )
+            losses[part] = tuple(self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist())
+        metrics = {**(outputs[0].metrics or {}), **self._figures_of(losses, metric_key_prefix)}
+        return outputs[0]._replace(metrics=metrics, num_samples=sum(output.num_samples or 0 for output in outputs))
+
+    def _figures_of(self, losses: Losses, prefix: str) -> dict[str, float]:
+        """Return the figures of an evaluation by name. ALL RANKS."""
+        step = self.state.global_step
+        total, num_tokens = (sum(each[place] for each in losses.values()) for place in (0, 1))
+        figures: dict[str, float] = {
+            "loss": total / max(num_tokens, 1),
+            "bad_media": self.bad_media.num_left_out("eval", step),
+        }
+        if self.ask is not None:
+            bad = self.bad_media.reasons("eval", step)
+            figures |= self.ask(self.model, step, losses, bad, lambda: self.interruption.signal or 0)
+        return {f"{prefix}_{name}": value for name, value in figures.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to each training line what went through since the last one. ALL RANKS reach it."""

@@ -52,15 +52,20 @@ class Preprocessing:
 
 def preprocessing_of(processor: VideoLlavaProcessor, data: Data) -> Preprocessing:
     """Return how a recipe's data become inputs, with the processor that `set_up_processor` made for it."""
-    way: Way = "fps" if data.frame_sampling == "fps" else "uniform"
     return Preprocessing(
         num_frames=data.num_frames,
-        sampling=Sampling(way, data.frames_per_second),
+        sampling=sampling_of(data),
         trained_with=data.frame_sampling,
         system_prompt=data.system_prompt,
         versions=versions(LIBRARIES),
         **_of_processor(processor, data.num_frames),
     )
+
+
+def sampling_of(data: Data) -> Sampling:
+    """Return how the frames of clips are chosen for answers, in training and afterwards."""
+    way: Way = "fps" if data.frame_sampling == "fps" else "uniform"
+    return Sampling(way, data.frames_per_second)
 
 
 def write_preprocessing(folder: Path, kept: Preprocessing) -> None:

@@ -18,13 +18,15 @@ TENSORBOARD = "tensorboard"  # the folder in output_dir
 # Group -> the figures in it, in the order in which TensorBoard's page of custom scalars shows them.
 GROUPS = {
     "loss": ("loss", "eval_loss", "train_loss"),
+    "accuracy": ("eval_accuracy", "eval_accuracy_low", "eval_accuracy_high"),
     "speed": (
         *("samples_per_s", "supervised_tokens_per_s", "step_s", "data_wait_s", "save_s"),
-        *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"),
+        *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_questions_per_s"),
         *("train_runtime", "train_samples_per_second", "train_steps_per_second"),
     ),
     "data": (
         *("epoch", "questions", "clips", "pictures", "supervised_tokens", "eval_bad_media"),
+        *("eval_questions", "eval_left_out"),
         *("num_input_tokens_seen", "total_flos"),
     ),
     "memory": ("peak_memory_mib",),
@@ -33,13 +35,25 @@ GROUPS = {
 OTHERS = "other"  # what a later version of transformers may log
 NAMES = {key: f"{group}/{key}" for group, keys in GROUPS.items() for key in keys}
 NAMES |= {"loss": "loss/train", "eval_loss": "loss/eval", "train_loss": "loss/mean_of_train"}
+NAMES |= {"eval_accuracy": "accuracy/eval", "eval_accuracy_low": "accuracy/low", "eval_accuracy_high": "accuracy/high"}
+OF_PARTS = ("accuracy", "loss")  # figures of a source or modality that are curves, in the group of that name
 
 
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a log line by the names of their curves, the losses first."""
     numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
     known = {name: numbers[key] for key, name in NAMES.items() if key in numbers}
-    return known | {f"{OTHERS}/{key}": value for key, value in numbers.items() if key not in NAMES}
+    parts = {name: value for key, value in numbers.items() if (name := _of_part(key))}
+    others = {f"{OTHERS}/{key}": value for key, value in numbers.items() if key not in NAMES and "/" not in key}
+    return known | parts | others
+
+
+def _of_part(key: str) -> str | None:
+    """Return accuracy/source/val for eval_val/accuracy, None for what is no curve: `output_dir/evaluations` has all."""
+    part, slash, figure = key.removeprefix("eval_").rpartition("/")
+    if not slash or figure not in OF_PARTS:
+        return None
+    return f"{figure}/{part if '/' in part else f'source/{part}'}"
 
 
 def tensorboard(args: TrainingArguments, step: int) -> TensorBoardTracker:
@@ -143,7 +157,10 @@ class Curves(TrainerCallback):
 
 def layout() -> dict[str, dict[str, list]]:
     """Return the charts of TensorBoard's page of custom scalars: the losses in one, and first."""
-    charts = {"loss": {"training and evaluation": ["Multiline", [NAMES["loss"], NAMES["eval_loss"]]]}}
+    charts = {
+        "loss": {"training and evaluation": ["Multiline", [NAMES["loss"], NAMES["eval_loss"]]]},
+        "accuracy": {"with its 95 % interval": ["Margin", [NAMES[key] for key in GROUPS["accuracy"]]]},
+    }
     others = {group: keys for group, keys in GROUPS.items() if group not in charts}
     return charts | {group: {key: ["Multiline", [NAMES[key]]] for key in keys} for group, keys in others.items()}
 

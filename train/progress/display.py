@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from data.packing.rows import Rows
 from data.progress.bars import SCREEN, Bar, open_bar
 from data.progress.durations import duration
-from train.progress.lines import HEADER, evaluation_line, pace_line, plan_lines, summary_line, training_line
+from train.progress.lines import HEADER, evaluation_lines, pace_line, plan_lines, summary_line, training_line
 
 STEPS_TO_A_PACE = 3  # after which the time left is told; the first is not counted, it warms up
 
@@ -40,6 +40,7 @@ class Display(TrainerCallback):
         self.start_up, self.rows, self.rows_per_step = start_up, rows, rows_per_step
         self._bar: Bar | None = None
         self._evaluation: Bar | None = None
+        self._evaluated: DataLoader | None = None
         self._step_ends: list[float] = []  # the first, and the latest
         self._num_steps = 0  # of this process
 
@@ -90,7 +91,8 @@ class Display(TrainerCallback):
         if "loss" in logs:
             logger.info(training_line(logs, state.global_step, state.max_steps, self._seconds_left(state)))
         elif "eval_loss" in logs:
-            logger.info(evaluation_line(logs, state.global_step, state.max_steps))
+            for line in evaluation_lines(logs, state.global_step, state.max_steps):
+                logger.info(line)
         elif "train_runtime" in logs:
             logger.info(summary_line(logs))
 
@@ -105,13 +107,16 @@ class Display(TrainerCallback):
         if not state.is_world_process_zero or eval_dataloader is None:
             return
         if self._evaluation is None:
-            self._evaluation = open_bar("evaluation", len(eval_dataloader), "batches")
+            self._evaluation = open_bar("evaluation", 0, "batches")
+        if eval_dataloader is not self._evaluated:  # each source and modality has one
+            self._evaluation.total = (self._evaluation.total or 0) + len(eval_dataloader)
+            self._evaluated = eval_dataloader
         self._evaluation.advance()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._evaluation is not None:
             SCREEN.close(self._evaluation)
-            self._evaluation = None
+            self._evaluation = self._evaluated = None
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

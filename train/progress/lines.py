@@ -7,6 +7,7 @@ from data.progress.durations import duration
 
 HEADER = "           step      loss         lr  questions/s  wait     memory      left"
 MIB_PER_GIB = 1024
+LONGEST_NAME = 15  # letters of a source in the column of steps
 SMALLEST_LOSS, LARGEST_LOSS = 1e-3, 1e4  # with four digits behind the point
 
 
@@ -32,10 +33,30 @@ def _speed(value: float) -> str:
     return f"{value:.1f}" if value >= 1 else f"{value:.3f}"
 
 
-def evaluation_line(logs: Mapping[str, Any], step: int, num_steps: int) -> str:
-    """Return a line for an evaluation, its loss below the losses of training."""
+def evaluation_lines(logs: Mapping[str, Any], step: int, num_steps: int) -> list[str]:
+    """Return a line for an evaluation, its loss below the losses of training; where the model was asked, one for its
+    answers and one for each source and modality of several."""
     seconds = f" in {duration(logs['eval_runtime'])}" if "eval_runtime" in logs else ""
-    return f"{f'{step}/{num_steps}':>15}{_loss(logs['eval_loss']):>10}  evaluated{seconds}"
+    asked = f", {_speed(logs['eval_questions_per_s'])} questions/s" if "eval_questions_per_s" in logs else ""
+    lines = [f"{f'{step}/{num_steps}':>15}{_loss(logs['eval_loss']):>10}  evaluated{seconds}{asked}"]
+    if asked:
+        lines.append(f"{'':27}{_answers(logs, '')}")
+    parts = [key.removeprefix("eval_").removesuffix("/accuracy") for key in logs if key.endswith("/accuracy")]
+    modalities = [name for name in parts if "/" in name]
+    for name in (*(parts[: -len(modalities) or None] if len(parts) > len(modalities) + 1 else ()), *modalities):
+        label = name.removeprefix("modality/")
+        loss = logs.get(f"eval_{name}/loss")
+        shown = label if len(label) <= LONGEST_NAME else f"{label[: LONGEST_NAME - 1]}…"
+        lines.append(f"{shown:>15}{'' if loss is None else _loss(loss):>10}  {_answers(logs, f'{name}/')}")
+    return lines
+
+
+def _answers(logs: Mapping[str, Any], part: str) -> str:
+    """Return "97.5% of 200 right (94.3% to 99.0%)"."""
+    share, low, high, number = (
+        logs[f"eval_{part}{name}"] for name in ("accuracy", "accuracy_low", "accuracy_high", "questions")
+    )
+    return f"{share:.1%} of {number:,} right ({low:.1%} to {high:.1%})"
 
 
 def summary_line(logs: Mapping[str, Any]) -> str:

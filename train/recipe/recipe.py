@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from data.files import write_whole
 from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
-from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source, is_address
+from train.recipe.entries import Count, Dataset, EvalDataset, Positive, Section
+from train.recipe.evaluated import names_of
 from train.recipe.keys import Harmless
 from train.recipe.training_keys import DEFAULTS, TrainingSection
 from train.recipe.yaml_text import to_yaml
@@ -37,19 +38,7 @@ Initialisation = Annotated[str, Field(pattern=r"^(gaussian|olora|orthogonal|piss
 MAX_FRAMES = 1024  # 263,000 tokens: a hundred times what Video-LLaVA was trained with
 # Names or addresses, no URLs: the colons are those of IPv6.
 HostName = Annotated[str, Field(pattern=r"^([^\s/@:\[\]]+|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$")]
-Column = Literal[KEYS]  # pyrefly: ignore[not-a-type]: a tuple of names
-Tag = Literal[TAGS]  # pyrefly: ignore[not-a-type]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Unknown keys are errors and nothing is converted: `true` is no number, `8` is no text."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Model(Section):
@@ -110,41 +99,16 @@ class Lora(Section):
     """Biases of adapted layers; PEFT's `all` would train the towers' biases."""
 
 
-class Dataset(Section):
-    """One file of conversations."""
-
-    path: str
-    """JSON, JSONL, Parquet, Arrow or tar files, several as data-{000..009}.tar or data-*.tar; https addresses of tar
-    files; a data set's folder; or its name on the hub, owner/name. Relative paths start where the command is run."""
-    revision: str | None = None
-    """Branch, tag or commit of a data set on the hub."""
-    split: str | None = None
-    """Split of a data set; null where it has but one."""
-    files: str | None = None
-    """Its data files by a pattern, e.g. data/train-*.parquet, instead of split."""
-    media_root: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Folder of the clips and pictures, which their paths may not leave; of several, the first that has a file; null is
-    the folder of the data file, unbounded. In a data set from the hub, a folder of it."""
-    outside_media_root: bool = False
-    """Media paths may leave media_root."""
-    columns: dict[Column, str] = {}
-    """Names of a record's keys in this source, e.g. {query: question, response: answer, videos: clip}."""
-    tags: dict[Tag, str] = {}
-    """Names in its turns, where these are neither from/value nor role/content: role_tag, content_tag, user_tag,
-    assistant_tag and system_tag, as in LLaMA-Factory."""
-    weight: Positive = 1.0
-    """In training: how often an epoch uses the conversations of this source; where one is not 1, each is packed by
-    itself."""
-
-
 class Data(Section):
     """The data to learn from, and how they become batches."""
 
     # Where the files lie is harmless: what is in them has a fingerprint of its own.
     train: Annotated[list[Dataset], Field(min_length=1), Harmless()]
     """Files to train on, every conversation as often in an epoch as the weight of its source says."""
-    eval: Annotated[list[Dataset], Harmless()] = []
+    eval: Annotated[list[EvalDataset], Harmless()] = []
     """Files to evaluate on."""
+    max_new_tokens: Annotated[Count, Harmless()] = 128
+    """Tokens of an answer in an evaluation, at most."""
     system_prompt: str | None = None
     """Put before every conversation that brings none."""
     turns: Literal["as_they_come", "strict"] = "as_they_come"
@@ -204,13 +168,23 @@ class Data(Section):
         )
         return [
             Source(
-                **entry.model_dump(exclude={"weight"}),
+                **entry.model_dump(exclude={"weight", "metric", "max_questions", "name"}),
                 downloads=downloads,
                 in_place=in_place,
                 strict_turns=self.turns == "strict",
             )
             for entry in entries
         ]
+
+    @property
+    def eval_names(self) -> list[str]:
+        """The names of the sources to evaluate on, each another."""
+        return names_of([entry.model_dump() for entry in self.eval])
+
+    @property
+    def asks(self) -> bool:
+        """True where evaluations have the model answer."""
+        return any(entry.metric for entry in self.eval)
 
 
 class Recipe(Section):
@@ -228,6 +202,13 @@ class Recipe(Section):
     early_stopping_patience: Count | None = None
     """Evaluations without a better metric_for_best_model before training ends."""
     training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
+
+    @field_validator("training")
+    @classmethod
+    def _begin_with_the_base(cls, training: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        """Evaluate before the first step where evaluations have the model answer, unless the recipe says otherwise."""
+        data = others.data.get("data")
+        return {"eval_on_start": True, **training} if data is not None and data.asks else training
 
     def training_arguments(self) -> "TrainingArguments":
         """Build them, which looks at the devices. Raises UserError for what transformers finds impossible."""

@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from train.recipe.evaluated import measures
 from train.recipe.recipe import Recipe
-from train.recipe.training_keys import FIXED, METRICS
+from train.recipe.training_keys import FIXED
 
 # The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
 Combination = tuple[tuple[tuple[str, ...], ...], str]
@@ -111,6 +114,14 @@ def _frames(recipe: Recipe) -> Iterator[Combination]:
 def _sources(recipe: Recipe) -> Iterator[Combination]:
     if any(weight != 1 for weight in _weights(recipe.data.eval)):
         yield _together("data.eval"), "weight is for training, evaluation takes everything once; remove it"
+    names = Counter(source["name"].casefold() for source in map(dict, recipe.data.eval) if source.get("name"))
+    if twice := [name for name, number in names.items() if number > 1]:
+        yield _together("data.eval"), f"name: {twice[0]!r} is the name of several sources; give each one of its own"
+    if any(source.get("max_questions") and not source.get("metric") for source in map(dict, recipe.data.eval)):
+        yield (
+            _together("data.eval"),
+            "max_questions is for answers, which need a metric; add metric: auto, or remove it",
+        )
 
 
 def _streaming(recipe: Recipe) -> Iterator[Combination]:
@@ -221,11 +232,26 @@ def _fixed_arguments(recipe: Recipe) -> Iterator[Combination]:
             shown = "is left out" if value is None else f"stays {json.dumps(value)}"
             yield _together(f"training.{key}"), f"{shown}: {reason}"
     metric = recipe.training.get("metric_for_best_model")
-    if metric is not None and metric not in METRICS:
-        yield (
-            _together("training.metric_for_best_model"),
-            f"an evaluation gives no {metric!r}; write loss, or remove it",
-        )
+    if metric is not None:
+        yield from _measured(metric.removeprefix("eval_"), [dict(source) for source in recipe.data.eval])
+
+
+def _measured(metric: str, sources: list[dict[str, Any]]) -> Iterator[Combination]:
+    """Refuse a measure that no evaluation of these sources gives."""
+    known = measures(sources)
+    if metric in known:
+        return
+    with_answers = measures([{"metric": "auto", **source} for source in sources] or [{"metric": "auto"}])
+    if metric in with_answers:
+        advice = "accuracy needs answers: add metric: auto to a source in data.eval, or write loss"
+    elif nearest := get_close_matches(metric, known, n=1):
+        advice = f"did you mean {nearest[0]!r}?"
+    else:
+        advice = f"write {' or '.join(known)}, or remove it"
+    yield (
+        _together("training.metric_for_best_model", "data.eval"),
+        f"an evaluation gives no {metric!r}; {advice}",
+    )
 
 
 def _together(*paths: str) -> tuple[tuple[str, ...], ...]:

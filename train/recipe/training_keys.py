@@ -45,7 +45,7 @@ SET_ELSEWHERE = {
 }
 
 # Arguments that keep one value, because a guarantee needs it or because another would have no effect here.
-_NO_METRICS = "there are no metrics but the loss; remove it"
+_NO_METRICS = "what is measured says metric in data.eval; remove it"
 _OWN_ORDER = "rows have an order of their own, from training.seed; remove it"
 _UPLOAD = "nothing is uploaded while training; use scripts/push_to_hub.py afterwards, which looks at what it sends"
 FIXED: dict[str, tuple[Any, str]] = {
@@ -73,12 +73,13 @@ FIXED: dict[str, tuple[Any, str]] = {
     "do_eval": (False, "data.eval and training.eval_strategy say so; remove it"),
     "do_predict": (False, "use scripts/evaluate.py; remove it"),
 }
-METRICS = ("loss", "eval_loss")  # what an evaluation measures
 
-# What may change between a run and its continuation: where and what it reports, keeps and loads with.
+# What may change between a run and its continuation: where and what it reports, keeps and loads with. The evaluation
+# before the first step decides nothing.
 HARMLESS = {
     "output_dir", "run_name", "report_to", "project", "disable_tqdm", "save_steps", "save_strategy", "save_total_limit",
-    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_pin_memory",
+    "eval_on_start", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers",
+    "dataloader_pin_memory",
 }  # fmt: skip
 HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "include_num", "ddp_timeout")
 

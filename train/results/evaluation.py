@@ -3,27 +3,29 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import VideoLlavaProcessor
 
-from data.errors import UserError
+from data.errors import UserError, visible
 from data.files import try_to_write
 from data.media.bad_media import BadMedia
 from data.media.locate import shown
-from data.media.reference import Media
+from data.media.reference import Media, Modality, modality_of
 from data.media.storage import check_media
 from data.sources.conversation import Conversation, is_answer, with_system_prompt
+from data.tokens.corpus import described
 from train.answering.generation import answer_together, media_in
 from train.results.answer_file import AnswerFile
+from train.results.asking import Asking
 from train.results.loading import Answering
 from train.scoring.comparison import points_of
 from train.scoring.metric import RIGHT_FROM, Rule, rule_of, score
 from train.scoring.names import GRADED, Metric
-from train.scoring.summary import Modality, Scored, summarise
+from train.scoring.summary import Scored, summarise
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ class Question:
 
     @property
     def modality(self) -> Modality:
-        """A clip where there is one, a picture where there is only that."""
-        kinds = {item.kind for item in self.media}
-        return "clip" if "video" in kinds else "picture" if kinds else "text"
+        return modality_of(self.media)
 
 
 def questions_of(
@@ -83,6 +83,25 @@ def questions_of(
         )
         for turn, number in enumerate(answered, start=1)
     ]
+
+
+def questions_in(
+    conversations: Iterable[Conversation],
+    source: str,
+    ways: Asking,
+    metric: Metric | None,
+    report: Callable[[str], None] = print,
+) -> Iterator[Question]:
+    """Yield the questions of a source; tell at its end which conversations have no answer to compare with."""
+    unanswered = []
+    for each in conversations:
+        if each.has_answer:
+            shown = replace(each, media=tuple(ways.shown(each.media)))
+            yield from questions_of(shown, ways.system_prompt, source, metric)
+        else:
+            unanswered.append(each.name)
+    if unanswered:
+        report(f"left out: {visible(described(unanswered, 'without an answer'))}")
 
 
 @dataclass

@@ -44,6 +44,10 @@ class BadMediaGuard:
         """Return the `media_key` of what is left out in this optimizer step without another try."""
         return {key for (of, key), line in self._lines.items() if of == part and line["step"] <= step}
 
+    def reasons(self, part: Part, step: int) -> dict[str, str]:
+        """Return `media_key` -> what is wrong, of what is left out in this optimizer step."""
+        return {key: line["reason"] for (of, key), line in self._lines.items() if of == part and line["step"] <= step}
+
     def num_left_out(self, part: Part, step: int) -> int:
         """Return the number of files that are left out in this optimizer step."""
         return len(self._files(part, step))

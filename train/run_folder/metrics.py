@@ -8,6 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from data.errors import UserError
 from data.files import write_whole
+from train.run_folder.evaluations import keep_evaluations_until
 from train.run_folder.file_names import METRICS_FILE
 
 
@@ -31,7 +32,8 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
 
 
 class MetricsFile(TrainerCallback):
-    """A file of every log line. A resumed run goes on behind its checkpoint's step: later lines are dropped."""
+    """A file of every log line. A resumed run goes on behind its checkpoint's step: later lines and evaluations are
+    dropped."""
 
     def __init__(self, output_dir: str | Path):
         self.path = Path(output_dir) / METRICS_FILE
@@ -40,7 +42,9 @@ class MetricsFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            keep_lines_until(self.path, state.global_step)
+            step = state.global_step or -1  # before the first step everything comes anew
+            keep_lines_until(self.path, step)
+            keep_evaluations_until(self.path.parent, step)
 
     def on_log(
         self,

@@ -32,14 +32,14 @@ class Rule:
 def rule_of(record: Mapping[str, Any], name: str, expected: str, metric: Metric | None = None) -> Rule:
     """Return how a record of one question says that it is scored. Raises UserError with its `name`.
 
-    metric: in place of the record's own.
+    metric: in place of the record's own; accept is then about the expected answer where a record accepts nothing.
     """
     own = record.get("metric")
     if own is not None and own not in METRICS:
         raise UserError(f"{name}, metric: expected one of {', '.join(METRICS)}; got {shown(own)}")
     rule = Rule(metric or own, _texts(record, "answers", name), _texts(record, "choices", name))
     match rule.metric:
-        case "accept" if not record.get("accept"):
+        case "accept" if metric is None and not record.get("accept"):
             raise UserError(f"{name}: the metric accept needs a list of texts in 'accept'")
         case "vqa_accuracy" if not rule.answers:
             raise UserError(f"{name}: the metric vqa_accuracy needs a list of people's answers in 'answers'")

@@ -3,11 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from data.media.reference import Modality
 from train.scoring.interval import wilson
-
-Modality = Literal["clip", "picture", "text"]
 
 
 @dataclass(frozen=True)
