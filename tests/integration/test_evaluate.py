@@ -340,3 +340,20 @@ def test_columns_and_turns_of_the_data(model_folder, tmp_path, capsys):
         UserError, match="--column: 'ask=query' is not NAME=WHAT_THE_DATA_CALL_IT, where NAME is one of id"
     ):
         jobs_evaluate.named("--column", ["ask=query"], jobs_evaluate.KEYS)
+
+
+def test_another_model_is_asked_the_same(model_folder, mixed_file, tmp_path, capsys):
+    """A model against itself ties everywhere; its answers lie beside; both start anew once all is over."""
+    out, summary = tmp_path / "new" / "out.jsonl", tmp_path / "new" / "scores.json"
+    command = [model_folder, "--data", mixed_file, "--out", out, "--json", summary, "--max-new-tokens", 2]
+    status, printed, _ = run(capsys, *command, "--limit", 4, "--against", model_folder)
+    compared = json.loads(summary.read_text())["against"]
+    assert status == 0 and (compared["questions"], compared["ties"], compared["changed"]) == (
+        4,
+        4,
+        {"lost": [], "won": []},
+    )
+    assert f"against {model_folder}, 4 questions:" in printed
+    beside = out.with_name("out.jsonl.against.jsonl")
+    assert beside.read_bytes() == out.read_bytes()
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, beside.name, summary.name]

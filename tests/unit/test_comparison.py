@@ -27,6 +27,10 @@ def test_wins_losses_and_ties_are_those_of_each_question():
         "  77.8% here, 33.3% there; 5 won, 1 lost, 3 tied",
         "  McNemar's exact test: p = 0.219",
         "  not compared: 1 only here, 1 only there",
+        *(
+            f"  {name}: {number}: q? -> y, there y; expected x"
+            for name, number in zip(["lost"] + ["won"] * 5, "923456", strict=True)
+        ),
     ]
 
 

@@ -72,15 +72,8 @@ def evaluate(
     hosts = tuple(media_host or ()) or None
     of_recipe = asked_of(recipe) if recipe else None
     in_several(hardware, gpus, context.obj)
-    from train.jobs.evaluate import (
-        Drawing,
-        Judging,
-        Settings,
-        benchmark_of,
-        conversations_of,
-        evaluate_sources,
-        sources_of,
-    )
+    from train.jobs.evaluate import benchmark_of, conversations_of, evaluate_sources, sources_of
+    from train.jobs.evaluation_settings import Drawing, Judging, Settings
 
     longest = max_new_tokens or (of_recipe.max_new_tokens if of_recipe else MAX_NEW_TOKENS)
     options = base, dtype, any_base, quantization, longest, limit, batch_size, decode_seconds

@@ -28,7 +28,12 @@ Subset = Annotated[
     Option(help="a part of the benchmark alone, such as short or yes_no; again for more", show_default="all"),
 ]
 Against = Annotated[
-    Path | None, Option(help="an earlier --out, compared with question by question", show_default=False)
+    str | None,
+    Option(
+        help="an earlier --out, or another model, which is asked the same: compared question by question",
+        metavar="FILE|MODEL",
+        show_default=False,
+    ),
 ]
 Judge = Annotated[
     str | None,

@@ -1,11 +1,11 @@
 """The questions of data files, answered and scored."""
 
+import gc
 import json
 import signal
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,6 +21,7 @@ from data.sources.forms import KEYS, TAGS
 from data.sources.source import Source
 from train.answering.exchange import Stopped
 from train.benchmarks.catalogue import read_benchmark
+from train.jobs.evaluation_settings import Judging, Settings
 from train.judging.endpoint import open_endpoint
 from train.judging.judge import in_words as judged_in_words
 from train.judging.judge import judge
@@ -45,61 +46,11 @@ from train.results.evaluation import (
 )
 from train.results.identity import model_digest
 from train.results.loading import draw_answers, load
-from train.scoring.comparison import compare, in_words, read_answers
-from train.scoring.names import BENCHMARKS, Metric
+from train.scoring.comparison import compare, in_words, is_answers, read_answers
+from train.scoring.names import BENCHMARKS
 from train.scoring.table import print_judged, print_table
 
 GOES_ON = "goes on with the answers that are kept"  # what the same command does
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Answers that are drawn: the same for a seed, whatever else is asked."""
-
-    temperature: float
-    top_p: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of loading and asking a model: those of `reeltune evaluate`.
-
-    limit: the questions of each source that are asked, the first ones. num_frames: of a clip, None as in training.
-    recipe: values of the recipe that names the questions. drawing: None for greedy answers. rules: metric and
-    limit that a source has of its own, where there is none for all.
-    """
-
-    base: str | None
-    dtype: str
-    any_base: bool
-    quantization: str | None
-    max_new_tokens: int
-    limit: int | None
-    batch_size: int
-    decode_seconds: float
-    media_hosts: tuple[str, ...] | None = None
-    metric: Metric | None = None
-    num_frames: int | None = None
-    recipe: Mapping[str, Any] | None = None
-    drawing: Drawing | None = None
-    rules: Mapping[str, tuple[Metric | None, int | None]] = field(default_factory=dict)
-
-    @property
-    def in_words(self) -> str:
-        """Return what the answers depend on beside the model, its frames and the questions."""
-        drawn = self.drawing
-        words = f"at most {self.max_new_tokens} tokens"
-        return words if drawn is None else f"{words}, drawn at {drawn.temperature}, {drawn.top_p}, seed {drawn.seed}"
-
-
-@dataclass(frozen=True)
-class Judging:
-    """The judge that the user names, and the price of a million of its tokens."""
-
-    url: str
-    model: str | None
-    price: float | None
 
 
 @among_processes(GOES_ON)
@@ -109,18 +60,49 @@ def evaluate_sources(
     out: Path,
     summary_file: Path | None,
     settings: Settings,
-    against: Path | None = None,
+    against: str | None = None,
     judging: Judging | None = None,
 ) -> None:
     """Write every answer to `out` as it comes, and print the share of the correct ones. ALL RANKS.
 
-    against: the answers of an earlier evaluation, to compare with.
+    against: the answers of an earlier evaluation, to compare with, or a model, which is asked the same; its answers lie
+    beside `out`.
     """
     quiet_libraries()
     connect()
     endpoint = open_endpoint(judging.url, judging.model) if judging else None
-    others = read_answers(against) if against else None
+    others = read_answers(Path(against)) if against and is_answers(against) else None
     artifact = open_artifact(name_or_path, settings.base)
+    other = open_artifact(against) if against and others is None else None
+    if other:
+        sources = {name: list(source) for name, source in sources.items()}  # they are read twice
+    ways, questions, bad = _asked(artifact, sources, settings)
+    on_all(_check_outputs, filter(None, (out, summary_file)))
+    records, summary, kept = _answers(artifact, ways, questions, bad, out, settings, has_another=other is not None)
+    if other:
+        gc.collect()  # the first model, before the second comes
+        beside = out.with_name(f"{out.name}.against.jsonl")
+        others = _answers(other, *_asked(other, sources, settings), beside, settings)[0]
+    if not is_first_rank():
+        return
+    if other:
+        AnswerFile(out, {}, []).forget_note()
+    if judging and endpoint:
+        verdicts = out.with_name(out.name + ".verdicts.jsonl")
+        parts = [scored_of(questions[place], kept[place]) for place in sorted(kept)]
+        summary["judge"] = judge(records, summary["left_out"], endpoint, verdicts, judging.price, parts=parts)
+    if against and others is not None:
+        summary["against"] = {"file": against, **compare(records, others)}
+    if summary_file:
+        with named_problems(summary_file):
+            write_whole(summary_file, json.dumps(summary, indent=2) + "\n")
+    tell(summary, out)
+
+
+def _asked(
+    artifact: Artifact, sources: Mapping[str, Iterable[Conversation]], settings: Settings
+) -> tuple[Asking, list[Question], dict[Media, str]]:
+    """Return how a model is asked, what, and what is wrong with media of it. UserError where nothing is left."""
     ways = ways_of_asking(artifact, num_frames=settings.num_frames, recipe=settings.recipe)
     questions: list[Question] = []
     for name, source in sources.items():
@@ -130,20 +112,7 @@ def evaluate_sources(
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
         raise nothing_to_answer(questions, bad)
-    on_all(_check_outputs, filter(None, (out, summary_file)))
-    records, summary, kept = _answers(artifact, ways, questions, bad, out, settings)
-    if not is_first_rank():
-        return
-    if judging and endpoint:
-        verdicts = out.with_name(out.name + ".verdicts.jsonl")
-        parts = [scored_of(questions[place], kept[place]) for place in sorted(kept)]
-        summary["judge"] = judge(records, summary["left_out"], endpoint, verdicts, judging.price, parts=parts)
-    if against and others is not None:
-        summary["against"] = {"file": str(against), **compare(records, others)}
-    if summary_file:
-        with named_problems(summary_file):
-            write_whole(summary_file, json.dumps(summary, indent=2) + "\n")
-    tell(summary, out)
+    return ways, questions, bad
 
 
 def _check_outputs(files: Iterable[Path]) -> None:
@@ -159,8 +128,12 @@ def _answers(
     bad: Mapping[Media, str],
     out: Path,
     settings: Settings,
+    has_another: bool = False,
 ) -> tuple[list[dict], dict[str, Any], Mapping[int, dict]]:
-    """Answer what has no answer in `out`; returns records in order, the summary, and records by questions' places."""
+    """Answer what has no answer in `out`; returns records in order, the summary, and records by questions' places.
+
+    has_another: the command is not over then, and a second start finds these answers.
+    """
     dtype = artifact.answering_dtype if settings.dtype == "auto" else settings.dtype
     model, processor = on_all(load, artifact, dtype, settings.quantization, settings.any_base)
     if drawn := settings.drawing:
@@ -171,7 +144,9 @@ def _answers(
         "settings": f"{ways.num_frames} frames{ways.sampling_in_words}, {settings.in_words}",
     }
     with ExitStack() as stack:
-        kept = _kept_by_first_rank(stack, AnswerFile(out, identity, [key_of(question) for question in questions]))
+        kept = _kept_by_first_rank(
+            stack, AnswerFile(out, identity, [key_of(question) for question in questions], has_another)
+        )
         stop = stack.enter_context(StopSignals()) if num_launched() > 1 else lambda: 0  # one process leaves at once
         if kept.records:
             say(f"{len(kept.records)} of {len(questions)} answers are in {out} already")

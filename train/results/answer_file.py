@@ -24,12 +24,15 @@ NOTE = ".unfinished.json"  # behind a dot and the name of the file of answers
 class AnswerFile:
     """The answers to some questions, each a JSON object that begins with what `keys` has for its question.
 
-    `identity` is everything on which the answers depend, such as {"model": digest}. Raises UserError in one line for a
-    disk that is full or a file that another evaluation writes; what was appended before is kept.
+    `identity` is everything on which the answers depend, such as {"model": digest}. With `keeps_note` a second start
+    goes on with them even when all are there. Raises UserError in one line for a disk that is full or a file that
+    another evaluation writes; what was appended before is kept.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, str], keys: Sequence[Mapping[str, object]]):
-        self.path, self.keys = path, keys
+    def __init__(
+        self, path: Path, identity: Mapping[str, str], keys: Sequence[Mapping[str, object]], keeps_note: bool = False
+    ):
+        self.path, self.keys, self.keeps_note = path, keys, keeps_note
         self.identity = dict(identity)
         self.note = path.with_name(f".{path.name}{NOTE}")
         self.records: dict[int, dict] = {}  # by the question's place
@@ -80,8 +83,14 @@ class AnswerFile:
         ordered = [self.records[place] for place in sorted(self.records)]
         with named_problems(self.path):
             write_whole(self.path, b"".join(map(_line, ordered)))
-            self.note.unlink()
+            if not self.keeps_note:
+                self.note.unlink()
         return ordered
+
+    def forget_note(self) -> None:
+        """Let the next start begin anew: for answers that were finished with their note kept."""
+        with named_problems(self.path):
+            self.note.unlink(missing_ok=True)
 
     def _take_up(self) -> None:
         """Read the answers of an earlier start; drop a line that it has not written to its end."""

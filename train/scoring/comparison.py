@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.errors import UserError, visible
 from train.scoring.interval import mcnemar
 
+SHOWN = 5  # questions that were won, and as many that were lost
+LONGEST = 60  # letters of a question or an answer in a line
 SAME = 1e-9  # scores that differ by less are equal: they come from JSON and from sums
+
+
+def is_answers(name: str) -> bool:
+    """Tell whether this names a file of answers, also one that is not there; else it is a model."""
+    return Path(name).is_file() or name.endswith((".jsonl", ".json"))
 
 
 def read_answers(file: Path) -> list[dict]:
@@ -41,6 +48,10 @@ def compare(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any
     if not pairs:
         raise UserError("--against: the files have no question in common; evaluate both models on the same data")
     points = [(points_of(mine), points_of(theirs)) for mine, theirs in pairs]
+    changed = {
+        "lost": [pair for pair, (mine, theirs) in zip(pairs, points, strict=True) if theirs > mine + SAME],
+        "won": [pair for pair, (mine, theirs) in zip(pairs, points, strict=True) if mine > theirs + SAME],
+    }
     wins = sum(mine > theirs + SAME for mine, theirs in points)
     losses = sum(theirs > mine + SAME for mine, theirs in points)
     return {
@@ -53,7 +64,13 @@ def compare(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any
         "accuracy": sum(mine for mine, _ in points) / len(pairs),
         "accuracy_there": sum(theirs for _, theirs in points) / len(pairs),
         "p": mcnemar(wins, losses),
+        "changed": {name: [_changed(*pair) for pair in some[:SHOWN]] for name, some in changed.items()},
     }
+
+
+def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    asked = {name: ours[name] for name in ("id", "question", "expected")}
+    return {**asked, "here": ours["predicted"], "there": theirs["predicted"]}
 
 
 def points_of(record: Mapping[str, Any]) -> float:
@@ -70,7 +87,19 @@ def in_words(compared: Mapping[str, Any]) -> str:
         f"{compared['losses']:,} lost, {compared['ties']:,} tied\n"
         f"  McNemar's exact test: p = {compared['p']:.3g}"
         + (f"\n  not compared: {alone[0]:,} only here, {alone[1]:,} only there" if any(alone) else "")
+        + "".join(f"\n  {name}: {_told(each)}" for name, some in compared["changed"].items() for each in some)
     )
+
+
+def _told(changed: Mapping[str, Any]) -> str:
+    """Return a question that changed as one line."""
+    asked, expected, here, there = (_short(str(changed[name])) for name in ("question", "expected", "here", "there"))
+    return visible(f"{changed['id']}: {asked} -> {here}, there {there}; expected {expected}")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _key(record: Mapping[str, Any]) -> str:
