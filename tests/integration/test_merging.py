@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from tempfile import gettempdir
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import VideoLlavaForConditionalGeneration
 
 from data.errors import UserError
+from tests.safety.kills import files_of_at_most
 from tests.tiny_adapters import keep_result, random_adapter
 from train.merging.merge import merge_adapter
 from train.model.build import build_config, build_model
@@ -145,3 +147,10 @@ def test_a_base_of_pickles(model_folder, tmp_path):
     merge_adapter(str(adapter), tmp_path / "from-pickles", base=str(tmp_path / "pickled"), report=silent)
     name = "model.safetensors"
     assert (tmp_path / "from" / name).read_bytes() == (tmp_path / "from-pickles" / name).read_bytes()
+
+
+def test_a_full_temporary_folder_is_one_line(model_folder, tmp_path):
+    adapter = strange_adapter(model_folder, tmp_path / "adapter", target_modules=Q)
+    with files_of_at_most(100), pytest.raises(UserError, match=f"cannot write into {gettempdir()}: .*; make room the"):
+        merge_adapter(str(adapter), tmp_path / "out", report=silent)
+    assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import dot_natural_key
 
-from data.errors import UserError
+from data.errors import UserError, one_line
+from data.files import is_disk_problem
 from data.video_llava import DECODER
 from train.model.token_rows import embeddings
 
@@ -47,8 +48,13 @@ def layout_of(model: PreTrainedModel) -> Layout:
         groups.setdefault(id(tensor), []).append(name)
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     of_tokens = {id(layer.weight) for layer in embeddings(model)}
-    with TemporaryDirectory() as folder:
-        in_files = write_settings(model, Path(folder))
+    try:
+        with TemporaryDirectory() as folder:
+            in_files = write_settings(model, Path(folder))
+    except Exception as problem:
+        if not is_disk_problem(problem):
+            raise
+        raise UserError(f"cannot write into {gettempdir()}: {one_line(problem)}; make room there") from problem
     return Layout(
         shapes={name: tensor.shape for name, tensor in tensors.items()},
         parameters=frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)),

@@ -57,6 +57,8 @@ def merge_adapter(
     dtype = dtype or artifact.dtype
     _refuse_without_room(artifact, out_dir, dtype)
     check_digests(artifact)
+    model = bare_model(artifact.config, tokens_of(artifact))
+    layout = layout_of(model)
     report(f"base: {artifact.base} ({artifact.dtype}, {'not quantised' if onto == 'full' else artifact.quantization})")
     if artifact.quantization and onto == "full":
         report(f"trained on a base in {artifact.quantization}, which cannot hold the sum: merged into full precision")
@@ -64,8 +66,6 @@ def merge_adapter(
     inputs = reference_inputs(processor)
 
     adapted = adapt(artifact, tokens_of(artifact))
-    model = bare_model(artifact.config, tokens_of(artifact))
-    layout = layout_of(model)
     full, quantised = bases_of(artifact, layout)
     wanted = references(artifact, adapted, full, quantised, inputs, onto=onto, dtype=dtype, report=report)
     base_weights = quantised if quantised and onto == "quantized" else full

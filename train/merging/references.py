@@ -9,7 +9,7 @@ from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError
 from train.merging.adapted import Adapted, Residuals, put_adapter
 from train.merging.base import Base, Quantization, multiply_in_8_bits
-from train.merging.layout import Layout, layout_of
+from train.merging.layout import Layout
 from train.merging.streamed import arithmetic_of, device, streamed_logits
 from train.merging.tensors import Tensors
 from train.merging.verdict import QUANTISED_TOLERANCE, TOLERANCES, compare
@@ -32,12 +32,12 @@ class Reference:
         return compare(found, self.logits, self.limit, "the merged model's logits", self.whose)
 
 
-def adapt(artifact: Artifact, token_ids: list[int], in_8_bits: bool = False) -> Adapted:
-    """Return the adapter on a bare model that can be run. in_8_bits: with a decoder that multiplies in 8 bits."""
+def adapt(artifact: Artifact, token_ids: list[int], in_8_bits: Layout | None = None) -> Adapted:
+    """Return the adapter on a bare model that can be run. in_8_bits: its layout, where the decoder multiplies so."""
     model = bare_model(artifact.config, token_ids)
     give_buffers(model, device())
-    if in_8_bits:
-        multiply_in_8_bits(model, layout_of(model))
+    if in_8_bits is not None:
+        multiply_in_8_bits(model, in_8_bits)
     return put_adapter(artifact, model)
 
 
@@ -115,7 +115,7 @@ def _on_quantised(
     """
     kept, kind = artifact.fingerprint, base.quantization
     assert kind is not None
-    adapted = adapt(artifact, base.token_ids, in_8_bits=kind.kind == "int8")
+    adapted = adapt(artifact, base.token_ids, in_8_bits=base.layout if kind.kind == "int8" else None)
     what = f"running on {kind.kind}"
     logits = streamed_logits(adapted.model, Residuals(base, adapted), inputs, arithmetic_of(kind.dtype), what)
     if kept is not None and kept.logits is not None:
