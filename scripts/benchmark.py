@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|eval|gpu|help|load|loader|save|scale|talk [--json F]
+python scripts/benchmark.py train|decode|eval|gpu|help|load|loader|memory|save|scale|talk [--json F]
 """
 
 import argparse
@@ -21,6 +21,7 @@ CASES = {
     "help": "command_help",
     "load": "load",
     "loader": "loader",
+    "memory": "memory",
     "save": "save",
     "scale": "scale",
     "talk": "talk",

@@ -46,7 +46,7 @@ SCRIPTS = sorted(
 REFUSE = """
 import contextlib, io, json, runpy, sys
 from train.commands.app import run
-for words in (["train"], ["check"], ["preview", "--out", "page.html"]):
+for words in (["train"], ["check"], ["estimate"], ["preview", "--out", "page.html"]):
     with contextlib.suppress(SystemExit):
         run([*words, sys.argv[1]])
 sys.argv = ["train/sft.py", sys.argv[1]]

@@ -49,6 +49,10 @@ MAY_IMPORT = {
         *("data.tokens", "data.packing", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.run_folder"),
     ),
+    "train.estimating": (
+        *("data", "data.progress", "data.media", "data.cache", "data.tokens", "data.packing", "data.batches"),
+        *("train.ranks", "train.recipe", "train.model", "train.loop"),
+    ),
     "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.benchmarks": ("data", "data.media", "data.sources", "train.scoring"),
     "train.judging": ("data", "data.media", "train.scoring"),
@@ -95,12 +99,13 @@ MAY_IMPORT = {
         "data.packing",
         *("data.batches", "data.inspection"),
         *("train.ranks", "train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
+        "train.estimating",
         *("train.scoring", "train.benchmarks", "train.judging", "train.results"),
     ),
     "train.sft": (
         *("data", "data.progress", "data.tokens", "data.batches"),
-        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.start"),
-        *("train.preprocessing", "train.card", "train.accuracy", "train.progress", "train.report"),
+        *("train.ranks", "train.recipe", "train.model", "train.run_folder", "train.loop", "train.estimating"),
+        *("train.start", "train.preprocessing", "train.card", "train.accuracy", "train.progress", "train.report"),
     ),
     "train.commands": (
         "data",

@@ -13,6 +13,7 @@ from data.progress.log import start_logging
 from train.commands.chat import chat
 from train.commands.check import check
 from train.commands.env import env
+from train.commands.estimate import estimate
 from train.commands.evaluate import evaluate
 from train.commands.generate import generate
 from train.commands.in_order import InOrder
@@ -30,6 +31,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     train: "Train what a recipe describes, on all GPUs of this machine.",
     check: "Read all records of a recipe, decode all files: is all well?",
     preview: "Show what the model will see, and which words are trained.",
+    estimate: "Count the memory and time that a recipe will take.",
     generate: "Ask a model about clips and pictures.",
     chat: "Talk to a model about clips and pictures, word by word.",
     serve: "Answer at an endpoint with OpenAI's interface.",

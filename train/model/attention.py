@@ -122,6 +122,11 @@ def _masks(
     return masks
 
 
+def forget_masks() -> None:
+    """Build the masks of the next row anew, though it be the last one again: whoever counts memory counts them too."""
+    _masks.cache_clear()
+
+
 for name, attention in ((SHARED_PREFIX, shared_prefix_attention), (SHARED_PREFIX_UNMASKED, unmasked_attention)):
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, sdpa_mask)

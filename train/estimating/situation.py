@@ -1,0 +1,141 @@
+"""A recipe and what there is on this machine -> the situation that is counted: base, data, largest row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from transformers import TrainingArguments, VideoLlavaProcessor
+
+from data.errors import UserError
+from data.packing.layout import RowLayout
+from data.packing.rank_sampler import num_micro_batches
+from data.packing.rows import PlannedRows, Row
+from data.processor import load_config, max_positions, measure_visual_tokens, set_up_processor
+from data.tokens.new_tokens import add_new_tokens
+from data.video_llava import VisualTokens, empty_pixels
+from train.estimating.ledger import attention_flops
+from train.estimating.model_shapes import feature_layers
+from train.estimating.need import Situation
+from train.estimating.rows import BlankMedia, assumed_rows, collate
+from train.loop.rows import RowReader
+from train.model.build import SHAPES, WORDS, build_config, build_processor, train_tokenizer
+from train.recipe.recipe import Recipe
+from train.recipe.training_arguments import build_training_arguments, device_defaults
+
+# Models whose published config.json has the sizes of one of `train.model.build.SHAPES`:
+# https://huggingface.co/LanguageBind/Video-LLaVA-7B-hf/blob/main/config.json
+PUBLISHED = {"LanguageBind/Video-LLaVA-7B-hf": "7b"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of a recipe's base without its weights. is_here: its own files say so, not what was published."""
+
+    config: Any
+    processor: VideoLlavaProcessor
+    visual_tokens: VisualTokens
+    token_ids: Sequence[int]
+    is_here: bool
+
+
+@dataclass(frozen=True)
+class RowsOfData:
+    """The rows of an epoch. largest: the micro-batch of the largest; share: of its tokens that the mean one has."""
+
+    largest: Sequence[Row]
+    number: int | None
+    share: float
+
+
+def look_at_base(recipe: Recipe) -> Base:
+    """Read config and processor. Raises UserError where neither they nor a published geometry are at hand."""
+    name, revision, num_frames = recipe.model.name_or_path, recipe.model.revision, recipe.data.num_frames
+    try:
+        processor, visual_tokens, _ = set_up_processor(name, revision, num_frames=num_frames)
+        config, is_here = load_config(name, revision), True
+    except UserError as problem:
+        if name not in PUBLISHED:
+            raise UserError(f"{problem}; without its config nothing can be counted") from problem
+        tokenizer = train_tokenizer([WORDS])
+        shape, is_here = PUBLISHED[name], False
+        config = build_config(shape, tokenizer, num_frames)
+        processor = build_processor(tokenizer, SHAPES[shape].edge)
+        visual_tokens = measure_visual_tokens(processor, num_frames)
+    return Base(config, processor, visual_tokens, add_new_tokens(processor, recipe.model.add_tokens), is_here)
+
+
+def look_at_data(recipe: Recipe, base: Base, seed: int) -> RowsOfData | str:
+    """Return the rows of the recipe's data, or why they are not known."""
+    if not base.is_here:
+        return "without the base's tokenizer their tokens cannot be counted"
+    if recipe.data.streaming:
+        return "they are read while training"
+    limit = max_positions(recipe.model.name_or_path, recipe.model.revision)
+    try:
+        rows = RowReader(recipe.data, base.processor.tokenizer, base.visual_tokens, seed, limit).train_rows()
+    except UserError as problem:
+        return str(problem)
+    return largest_rows(recipe, cast("PlannedRows", rows))
+
+
+def largest_rows(recipe: Recipe, rows: PlannedRows) -> RowsOfData:
+    """Return the micro-batch of the rows with most tokens."""
+    plans = list(rows.rows(0))
+    lengths = [rows.num_tokens(plan) for plan in plans]
+    order = sorted(range(len(plans)), key=lengths.__getitem__, reverse=True)
+    chosen = order[: recipe.training["per_device_train_batch_size"]]
+    largest = [row for number in chosen if (row := rows[plans[number]]) is not None]
+    return RowsOfData(largest, len(rows), sum(lengths) / len(lengths) / lengths[order[0]])
+
+
+def assumed(recipe: Recipe, base: Base, questions: int | None) -> RowsOfData:
+    size = recipe.training["per_device_train_batch_size"]
+    return RowsOfData(assumed_rows(recipe.data, base.processor, base.visual_tokens, questions, size), None, 1.0)
+
+
+def situation(
+    recipe: Recipe, base: Base, rows: RowsOfData, on_gpu: bool, args: TrainingArguments | None = None
+) -> Situation:
+    """Return what `train.estimating.need.count` counts. args: of the run that is beginning; None: of one process."""
+    section = recipe.training
+    batch_size, num_processes = section["per_device_train_batch_size"], args.world_size if args else 1
+    return Situation(
+        base.config,
+        _batch_maker(recipe, base, rows.largest),
+        args or build_training_arguments({**device_defaults(recipe.model.dtype), **section}),
+        on_gpu,
+        num_micro_batches(recipe.data.rows_per_step, batch_size, num_processes),
+        num_processes,
+        base.token_ids,
+        _attention_work(recipe, base, rows.largest),
+    )
+
+
+def _attention_work(recipe: Recipe, base: Base, rows: Sequence[Row]) -> int:
+    """Return the FLOPs of the decoder's attention, forward and twice that backward, and once more where recomputed."""
+    layout = RowLayout(tuple(group.shape for row in rows for group, _ in row))
+    times = 4 if recipe.training.get("gradient_checkpointing") else 3
+    text = base.config.text_config
+    return times * text.num_hidden_layers * attention_flops(layout, text.hidden_size)
+
+
+def _batch_maker(recipe: Recipe, base: Base, rows: Sequence[Row]) -> Callable[[], dict[str, Any]]:
+    pixels = empty_pixels(base.processor, ("video",), recipe.data.num_frames)["pixel_values_videos"]
+    media = BlankMedia(tuple(pixels.shape[2:]), recipe.data.num_frames)
+    if recipe.data.feature_cache:
+        layers, tokens = feature_layers(base.config)[0], measure_visual_tokens(base.processor, 1).video
+        shape = len(layers), tokens, base.config.vision_config.hidden_size
+        media = replace(media, shape=shape, dtype=getattr(torch, recipe.model.dtype))
+    return lambda: collate(rows, recipe.data, base.processor, base.visual_tokens, media)
+
+
+def describe_row(rows: RowsOfData, visual_tokens: VisualTokens) -> str:
+    """Return what is in a micro-batch, in words."""
+    groups = [(group, samples) for row in rows.largest for group, samples in row]
+    media = [item.kind for _, samples in groups for item in samples[0].media]
+    questions = sum(len(samples) for _, samples in groups)
+    tokens = sum(sum(group.shape[1]) + group.shape[0] for group, _ in groups)
+    clips, pictures = media.count("video"), media.count("image")
+    parts = [f"{clips} clips" * bool(clips), f"{pictures} pictures" * bool(pictures), f"{questions} conversations"]
+    return f"{', '.join(filter(None, parts))}, {tokens:,} tokens"

@@ -1,0 +1,88 @@
+"""What a recipe will take, in memory and time, without weights and without a GPU."""
+
+import json
+from pathlib import Path
+
+from data.errors import UserError
+from data.files import write_whole
+from train.estimating.fit import Change, as_overrides, fewest, possible_changes
+from train.estimating.gpus import Gpu, find_gpu, fits, gpu_at_hand
+from train.estimating.need import Need, Situation, count
+from train.estimating.report import all_gpus, for_machines, in_gib, lines_of_gpus, lines_of_memory
+from train.estimating.situation import (
+    Base,
+    RowsOfData,
+    assumed,
+    describe_row,
+    look_at_base,
+    look_at_data,
+    situation,
+)
+from train.model.load import quiet_libraries
+from train.recipe.load import load_recipe
+from train.recipe.recipe import Recipe
+from train.recipe.settings import in_words_of_recipes
+
+
+@in_words_of_recipes()
+def estimate_recipe(
+    path: Path, overrides: list[str], gpu: str | None, fit: bool, questions: int | None, json_file: Path | None
+) -> None:
+    """Print the estimate; with `fit` also the fewest changes that make the recipe fit `gpu`."""
+    recipe = load_recipe(path, overrides)
+    gpus = [find_gpu(gpu)] if gpu else ([at_hand] if (at_hand := gpu_at_hand()) else all_gpus())
+    if fit and len(gpus) != 1:
+        raise UserError("--fit: there is no GPU here; say which one is meant, e.g. --gpu 24GB")
+    quiet_libraries()
+    base = look_at_base(recipe)
+    if not base.is_here:
+        print(f"{recipe.model.name_or_path} is not on this machine: counted with its published sizes")
+    need, rows, counted = _count(recipe, base, questions)
+    print(f"a micro-batch: {describe_row(rows, base.visual_tokens)}; {counted.micro_batches} an optimizer step")
+    is_quantised = recipe.model.quantization is not None
+    print(*lines_of_memory(need), *lines_of_gpus(need, gpus, is_quantised, rows, counted), sep="\n")
+    report = for_machines(need, gpus, is_quantised, rows, counted)
+    if not fits(need, gpus[0]) and len(gpus) == 1:
+        print("it does not fit" + ("" if fit else "; --fit looks for the fewest changes"))
+    if fit:
+        report["changes"] = _say_changes(path, overrides, recipe, base, questions, gpus[0], rows)
+    if json_file:
+        try:
+            write_whole(json_file, json.dumps(report, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--json: cannot write {json_file}: {error.strerror}") from error
+
+
+def _count(recipe: Recipe, base: Base, questions: int | None, says: bool = True) -> tuple[Need, RowsOfData, Situation]:
+    rows = "--questions was given" if questions else look_at_data(recipe, base, recipe.training["seed"])
+    if isinstance(rows, str):
+        if says:
+            print(f"rows are assumed, not those of the data: {rows}")
+        rows = assumed(recipe, base, questions)
+    counted = situation(recipe, base, rows, on_gpu=True)
+    return count(recipe, counted), rows, counted
+
+
+def _say_changes(
+    path: Path, overrides: list[str], recipe: Recipe, base: Base, questions: int | None, gpu: Gpu, rows: RowsOfData
+) -> list[str] | None:
+    """Print the fewest changes, and return them as overrides; none where it fits, None where no change helps."""
+    needs: dict[tuple[str, ...], Need] = {}
+
+    def need_with(change: Change) -> Need:
+        key = tuple(as_overrides(change))
+        if key not in needs:
+            needs[key] = _count(load_recipe(path, [*overrides, *key]), base, questions, says=False)[0]
+        return needs[key]
+
+    if fits(need_with({}), gpu):
+        print(f"it fits {gpu.name} as it is")
+        return []
+    longest = max(group.prefix_length + sum(group.suffix_lengths) for row in rows.largest for group, _ in row)
+    found = fewest(possible_changes(recipe, longest), lambda change: fits(need_with(change), gpu))
+    if found is None:
+        print(f"no change that is tried here makes it fit {gpu.name}; take a smaller model, or several GPUs with FSDP")
+        return None
+    changes = as_overrides(found)
+    print(f"it fits {gpu.name} with {' '.join(changes)} ({in_gib(need_with(found).peak)})")
+    return changes
