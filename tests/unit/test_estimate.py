@@ -13,7 +13,7 @@ from data.processor import load_config, set_up_processor
 from train.commands.app import run
 from train.estimating.fit import as_overrides, fewest, possible_changes
 from train.estimating.foresight import foreseen
-from train.estimating.gpus import GIB, GPUS, Gpu, find_gpu, fits, seconds
+from train.estimating.gpus import GIB, GPUS, Gpu, find_gpu, fits, seconds, slack
 from train.estimating.ledger import Ledger, attention_flops
 from train.estimating.model_shapes import bare_model
 from train.estimating.need import Need, count, layers_are_alike
@@ -200,15 +200,18 @@ def test_the_line_of_training_warns_of_a_gpu_that_is_too_small(model_folder, bas
     assert foreseen(recipe, base, None, args, Gpu("Abacus", 9)).endswith("around them")
 
 
-def test_the_command_prints_parts_and_proposes_changes(model_folder, tmp_path, capsys):
+def test_the_command_prints_parts_and_proposes_changes(model_folder, base, tmp_path, capsys):
     recipe, report = tmp_path / "recipe.yaml", tmp_path / "estimate.json"
-    recipe_of(model_folder, data={"max_tokens_per_row": 1024, "max_length": 512}).write(recipe)
-    run(["estimate", str(recipe), "--gpu", "0.685GiB", "--fit", "--json", str(report)])
+    made = recipe_of(model_folder, data={"max_tokens_per_row": 512, "max_length": 512})
+    made.write(recipe)
+    need = need_of(made, base)
+    size = f"{(need.peak + slack(need)) / GIB * 0.999:.6f}GiB"  # a little too small
+    run(["estimate", str(recipe), "--gpu", size, "--fit", "--json", str(report)])
     printed, found = capsys.readouterr().out, json.loads(report.read_text())
     assert "rows are assumed, not those of the data" in printed and "TOO SMALL" in printed
-    assert "it fits 0.685GiB with training.gradient_checkpointing=true" in printed
+    assert f"it fits {size} with training.gradient_checkpointing=true" in printed
     assert sum(found["parts"].values()) == found["peak_bytes"] and found["changes"]
-    assert not found["gpus"]["0.685GiB"]["fits"]
+    assert not found["gpus"][size]["fits"]
 
 
 def test_a_base_that_is_not_here_is_said(model_folder, monkeypatch):

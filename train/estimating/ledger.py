@@ -1,4 +1,4 @@
-"""What is in memory while a step runs on shapes, and the work that the step is."""
+"""The tensors that live while a step runs on shapes, and the work that the step is."""
 
 import weakref
 from collections import Counter

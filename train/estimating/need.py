@@ -22,7 +22,7 @@ WINDOW = re.compile(r"(forward|backward) (\d+)")
 
 @dataclass(frozen=True)
 class Situation:
-    """What a recipe does not say. on_gpu: train on a GPU, or on this CPU. micro_batches: of an optimizer step.
+    """All that a recipe does not say. on_gpu: train on a GPU, or on this CPU. micro_batches: of an optimizer step.
     attention_flops: of a micro-batch; kernels' own formulas count pairs that a mask hides."""
 
     config: Any

@@ -30,7 +30,7 @@ PUBLISHED = {"LanguageBind/Video-LLaVA-7B-hf": "7b"}
 
 @dataclass(frozen=True)
 class Base:
-    """What is known of a recipe's base without its weights. is_here: its own files say so, not what was published."""
+    """A recipe's base without its weights. is_here: its own files say so, not what was published."""
 
     config: Any
     processor: VideoLlavaProcessor
@@ -84,14 +84,20 @@ def largest_rows(recipe: Recipe, rows: PlannedRows) -> RowsOfData:
     plans = list(rows.rows(0))
     lengths = [rows.num_tokens(plan) for plan in plans]
     order = sorted(range(len(plans)), key=lengths.__getitem__, reverse=True)
-    chosen = order[: recipe.training["per_device_train_batch_size"]]
+    chosen = order[: batch_size(recipe)]
     largest = [row for number in chosen if (row := rows[plans[number]]) is not None]
     return RowsOfData(largest, len(rows), sum(lengths) / len(lengths) / lengths[order[0]])
 
 
 def assumed(recipe: Recipe, base: Base, questions: int | None) -> RowsOfData:
-    size = recipe.training["per_device_train_batch_size"]
-    return RowsOfData(assumed_rows(recipe.data, base.processor, base.visual_tokens, questions, size), None, 1.0)
+    """Return rows as large as the recipe lets them be."""
+    rows = assumed_rows(recipe.data, base.processor, base.visual_tokens, questions, batch_size(recipe))
+    return RowsOfData(rows, None, 1.0)
+
+
+def batch_size(recipe: Recipe) -> int:
+    """Return how many rows a micro-batch has: a step may have fewer than a batch could."""
+    return min(recipe.training["per_device_train_batch_size"], recipe.data.rows_per_step)
 
 
 def situation(
@@ -99,13 +105,13 @@ def situation(
 ) -> Situation:
     """Return what `train.estimating.need.count` counts. args: of the run that is beginning; None: of one process."""
     section = recipe.training
-    batch_size, num_processes = section["per_device_train_batch_size"], args.world_size if args else 1
+    num_processes = args.world_size if args else 1
     return Situation(
         base.config,
         _batch_maker(recipe, base, rows.largest),
         args or build_training_arguments({**device_defaults(recipe.model.dtype), **section}),
         on_gpu,
-        num_micro_batches(recipe.data.rows_per_step, batch_size, num_processes),
+        num_micro_batches(recipe.data.rows_per_step, section["per_device_train_batch_size"], num_processes),
         num_processes,
         base.token_ids,
         _attention_work(recipe, base, rows.largest),

@@ -31,7 +31,7 @@ MAKERS = {**dict.fromkeys(TOWERS, "activations of the towers"), PROJECTOR: "acti
 
 @dataclass(frozen=True)
 class Step:
-    """What a step on shapes has shown.
+    """The memory and work of a step on shapes.
 
     peaks: of each window of the step the most that lived in it at once, beside weights and states, by the part that
     made it. Windows are "start", "forward N" and "backward N" of layers, "forward head", "backward head", "optimizer".

@@ -1,4 +1,4 @@
-"""What a recipe will take, in memory and time, without weights and without a GPU."""
+"""The memory and time that a recipe will take, without weights and without a GPU."""
 
 import json
 from pathlib import Path
