@@ -62,7 +62,7 @@ def test_a_mistake_in_a_recipe_is_said_before_anything_that_takes_long_is_import
     code = [sys.executable, "-c", REFUSE, str(tmp_path / "recipe.yaml")]
     done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
     lines = done.stderr.splitlines()
-    assert len(lines) == 8 and len(set(lines)) == 2  # each command has a word on both mistakes
+    assert len(lines) == 10 and len(set(lines)) == 2  # each command has a word on both mistakes
     assert (
         f"error: {tmp_path / 'recipe.yaml'}: training.output_dir: " in lines[0] and "training.lr: is no key" in lines[1]
     )
