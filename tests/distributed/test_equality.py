@@ -1,4 +1,4 @@
-"""Two processes compute what one computes: losses, gradient norms, evaluation and the final adapter."""
+"""Two processes compute what one computes: losses, gradient norms, answers and the final adapter."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from tests.launching import launch
 from train.sft import main
 
-SAME = ("loss", "grad_norm", "learning_rate", "questions", "clips", "pictures", "supervised_tokens", "eval_loss")
+SAME = ("loss", "grad_norm", "learning_rate", "questions", "clips", "pictures", "supervised_tokens", "eval_loss",
+        "eval_accuracy", "eval_accuracy_low", "eval_questions", "eval_left_out", "eval_modality/clip/loss")  # fmt: skip
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
         "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "modules_to_save": ["multi_modal_projector"]},
         "data": {
             "train": [{"path": str(mixed_file)}],
-            "eval": [{"path": str(mixed_file)}],
+            "eval": [{"path": str(mixed_file), "name": "held_out", "metric": "auto"}],
+            "max_new_tokens": 4,
             "max_length": 512,
             "packing": "none",
             "rows_per_step": 3,
@@ -54,7 +56,15 @@ def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
 
 def columns(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in SAME if name in line} for line in lines if line.keys() & set(SAME[::7])]
+    return [
+        {name: line[name] for name in SAME if name in line} for line in lines if line.keys() & {"loss", "eval_loss"}
+    ]
+
+
+def answers(folder: Path, step: int) -> list[dict]:
+    """Return the answers of an evaluation, whichever rank they are from."""
+    lines = (folder / "evaluations" / str(step) / "held_out.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def bad_media(folder: Path) -> list[dict]:
@@ -83,9 +93,11 @@ def check_two_are_one(config, recipe_file, tmp_path, quantization=None, num_proc
     main([str(recipe_file), *quantized])
 
     ours, theirs = columns(two), columns(tmp_path / "one")
-    assert len(ours) == 9 and "eval_loss" in ours[-1]
+    assert len(ours) == 10 and ours[-1]["eval_questions"] and ours[-1]["eval_left_out"]
     for our, their in zip(ours, theirs, strict=True):
         assert our == pytest.approx(their, abs=1e-4)
+    for step in (0, 8):
+        assert answers(two, step) == answers(tmp_path / "one", step)
     assert {line["file"] for line in bad_media(two)} == {str(tmp_path / "clip3.mp4")}
     assert bad_media(two) == bad_media(tmp_path / "one")
     ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (two, tmp_path / "one"))
