@@ -182,6 +182,13 @@ def check_reeltune(command: str, checkout: Path) -> None:
         load_recipe(checkout / words[1], [word for word in words if "=" in word])
 
 
+def check_launched_evaluation(command: str, checkout: Path) -> None:
+    """Know the config and the options; `tests/distributed/test_evaluate_in_two.py` evaluates in two processes."""
+    launch, words = command.split(" scripts/evaluate.py ")
+    load_config_from_file(str(ROOT / launch.removeprefix("accelerate launch --config_file ")))
+    check_reeltune(f"reeltune evaluate {words}", checkout)
+
+
 def check_tensorboard(command: str, checkout: Path) -> None:
     folder = command.removeprefix("tensorboard --logdir ")
     assert shutil.which("tensorboard", path=Path(sys.executable).parent)
@@ -228,7 +235,8 @@ def check_walk(command: str, checkout: Path) -> None:
 RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
     (re.compile(r"make [a-z]").match, check_make),
     (re.compile(r"\. ").match, check_activate),
-    (lambda command: command.startswith("accelerate launch ") and not is_walk(command), check_launch),
+    (re.compile(r"accelerate launch .*scripts/evaluate\.py ").match, check_launched_evaluation),
+    (re.compile(r"accelerate launch (?!.*my_recipe).*train/sft\.py ").match, check_launch),
     (is_walk, check_walk),
     (lambda command: command.startswith("reeltune ") and not is_walk(command), check_reeltune),
     (re.compile(r"tensorboard ").match, check_tensorboard),
