@@ -19,6 +19,7 @@ from train.recipe.load import load_recipe
 from train.results.artifact import open_artifact
 from train.results.evaluation import evaluate, questions_of
 from train.results.loading import load
+from train.run_folder.evaluations import SCORES, evaluations
 
 ROOT = Path(os.path.relpath(Path(__file__).parents[2]))  # as a user in this folder would type it
 RECIPE = str(ROOT / "recipes" / "demo.yaml")
@@ -43,11 +44,13 @@ def run_demo(overrides: list[str]) -> None:
     train(overrides)
     heading("4. Ask the adapter the same questions")
     after, kept_after = score(adapter, "new", quantization), score(adapter, "easy", quantization)
+    in_training = last_accuracy(adapter)
     heading("5. Merge the adapter into the base, and ask once more")
     merge_adapter(adapter, merged)
     once_more = score(merged, "new", None)
     results = {
         "accuracy_before": before["accuracy"],
+        "accuracy_in_training": in_training,
         "accuracy_after": after["accuracy"],
         "accuracy_merged": once_more["accuracy"],
         "kept_before": kept_before["accuracy"],
@@ -83,6 +86,16 @@ def score(model: str | Path, questions: str, quantization: str | None) -> dict[s
     print(f"{model}: {summary['accuracy']:.1%} of {summary['questions']} {questions} questions correct")
     print(f"  {first['media'][0]}  {first['question']}  {first['predicted']}  (expected: {first['expected']})")
     return summary
+
+
+def last_accuracy(adapter: str) -> float | None:
+    """Return and show what training said of the new questions at its end; None where its recipe asks none."""
+    folders = evaluations(adapter)
+    if not folders:
+        return None
+    accuracy = json.loads((folders[-1] / SCORES).read_text(encoding="utf-8"))["accuracy"]
+    print(f"training said {accuracy:.1%} of the new questions")
+    return accuracy
 
 
 def heading(text: str) -> None:
