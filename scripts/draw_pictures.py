@@ -34,7 +34,7 @@ TRAIN = (
     "training.save_steps=10 training.logging_steps=2",
     f"training.output_dir={WORK}/run",
 )
-KILLED_AFTER = " 14/20    0."  # a line of the log, behind the checkpoint of step 10; the bar of an evaluation has no loss
+KILLED_AFTER = " 14/20    0."  # a line of the log, behind the checkpoint of step 10; an evaluation has no loss
 
 
 def main() -> None:
