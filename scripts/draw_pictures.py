@@ -19,13 +19,13 @@ from rich.text import Text
 
 from data.command import run_command
 from data.errors import UserError
+from tests.browser import BROWSERS, find_browser
 from tests.distributed.terminal import REELTUNE, Terminal
 from tests.terminals import left_on_screen
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / ".github" / "images"
 WORK = Path("outputs/pictures")  # below the checkout, like outputs/demo
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PAGE_SIZE = (1180, 980)  # pixels of the browser's window: the page is as wide as it gets, and the first clips are seen
 PALETTE = 256  # colours, which keep the PNG far below 200 kB
 COLUMNS = 80  # of the terminal
@@ -43,7 +43,7 @@ def main() -> None:
         raise UserError("outputs/demo/base is not there: run `make demo` first")
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = find_browser()
     if browser is None:
         print(f"none of {', '.join(BROWSERS)} is installed: preview.png stays as it is")
     else:

@@ -7,8 +7,7 @@ from typing import Any
 
 from data.checkpoint_files import read_json
 from data.errors import UserError
-
-SCORES = "evaluations/*/scores.json"
+from train.run_folder.evaluations import EVALUATIONS, SCORES
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,9 @@ class Scored:
 
 def last_scores(folder: Path, last_step: int | None) -> tuple[Scored, ...]:
     """Return the scores of each source in the newest evaluation up to a step; none where there is no such."""
-    steps = {int(file.parent.name): file for file in folder.glob(SCORES) if file.parent.name.isdecimal()}
+    steps = {
+        int(file.parent.name): file for file in folder.glob(f"{EVALUATIONS}/*/{SCORES}") if file.parent.name.isdecimal()
+    }
     known = [step for step in steps if last_step is None or step <= last_step]
     if not known:
         return ()

@@ -130,16 +130,6 @@ def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
     return torch.tensor(numbers, device=device)
 
 
-def _rows(ranges: Iterable[range], device: torch.device) -> Rows:
-    """Return a slice, which copies nothing, where the ranges follow each other."""
-    numbers = [number for each in ranges for number in each]
-    if not numbers:
-        return slice(0, 0)
-    if numbers[-1] - numbers[0] == len(numbers) - 1:
-        return slice(numbers[0], numbers[-1] + 1)
-    return torch.tensor(numbers, device=device)
-
-
 def flash_row(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, suffixes_only: bool, scale: float
 ) -> torch.Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-EVALUATIONS = "evaluations"
-SCORES = "scores.json"
+from train.run_folder.evaluations import EVALUATIONS, SCORES
+
 ENDING = ".jsonl"  # behind the name of a source
 
 
