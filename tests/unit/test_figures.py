@@ -5,8 +5,10 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
 
-from train.loop.figures import MEMORY_SECONDS, MIB, STATM, peak_memory_mib
+from train.loop import figures as measuring
+from train.loop.figures import MEMORY_SECONDS, MIB, STATM, Figures, peak_memory_mib
 
 NUM_MIB = 96  # much more than what else a test process takes meanwhile
 pytestmark = pytest.mark.skipif(
@@ -34,3 +36,18 @@ def test_memory_that_was_held_for_a_while_is_the_peak():
     time.sleep(10 * MEMORY_SECONDS)
     del held
     assert before + NUM_MIB / 2 < peak_memory_mib() < before + 2 * NUM_MIB
+
+
+def test_an_evaluation_is_no_part_of_a_step(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: now[0])
+    figures = Figures()
+    figures.add({"questions": 8, "clips": 1, "pictures": 0, "supervised_tokens": 16})
+    now[0] += 3.0
+    with pytest.raises(KeyboardInterrupt), figures.paused():
+        now[0] += 50.0
+        raise KeyboardInterrupt
+    now[0] += 1.0
+    figures.add_step(waited=0.5)
+    taken = figures.take(Accelerator(cpu=True), saving_seconds=0.0)
+    assert (taken["step_s"], taken["samples_per_s"], taken["supervised_tokens_per_s"]) == (4.0, 2.0, 4.0)

@@ -4,7 +4,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +40,15 @@ class Figures:
         """Count an optimizer step whose data were waited for, in seconds."""
         self._num_steps += 1
         self._waited += waited
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of an evaluation out of that of the steps."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - began
 
     def take(self, accelerator: Accelerator, saving_seconds: float) -> dict[str, float]:
         """Return the figures and begin anew; nothing where no step was made. ALL RANKS.

@@ -23,7 +23,7 @@ from train.loop.figures import Figures
 from train.loop.hooks import HookedTrainer, Losses
 from train.loop.loss import labelled_positions, token_loss
 from train.loop.nonfinite import NonFiniteGuard
-from train.loop.projector_rate import give_projector_its_rate
+from train.loop.optimizer import give_projector_its_rate, page_states
 from train.model.empty_towers import accept_empty_batches
 from train.ranks.processes import check_connected
 from train.run_folder.bad_media import BadMediaGuard
@@ -113,6 +113,8 @@ class RowTrainer(HookedTrainer):
 
     def begin(self, control: TrainerControl) -> None:
         super().begin(control)
+        if self.optimizer is not None:
+            page_states(self.optimizer)
         rows: Any = self.train_dataset
         num_done = 0 if self.args.ignore_data_skip else self.state.global_step  # what transformers will skip
         rows.begin(num_done, self.output_dir, writes=self.args.should_save)
@@ -193,18 +195,19 @@ class RowTrainer(HookedTrainer):
     ) -> EvalLoopOutput:
         """Evaluate, with the mean over tokens in place of transformers' mean over batches; then have the model
         answer."""
-        loaders: dict[Part, DataLoader] = {EVERYTHING: dataloader}
-        if isinstance(self.eval_dataset, DividedRows):
-            loaders = {part: self.get_eval_dataloader(rows) for part, rows in self.eval_dataset.parts.items()}
-        losses, outputs = {}, []
-        for part, loader in loaders.items():
-            self._eval_totals.zero_()
-            outputs.append(
-                super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-            )
-            losses[part] = tuple(self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist())
-        metrics = {**(outputs[0].metrics or {}), **self._figures_of(losses, metric_key_prefix)}
-        return outputs[0]._replace(metrics=metrics, num_samples=sum(output.num_samples or 0 for output in outputs))
+        with self._figures.paused():
+            loaders: dict[Part, DataLoader] = {EVERYTHING: dataloader}
+            if isinstance(self.eval_dataset, DividedRows):
+                loaders = {part: self.get_eval_dataloader(rows) for part, rows in self.eval_dataset.parts.items()}
+            losses, outputs = {}, []
+            for part, loader in loaders.items():
+                self._eval_totals.zero_()
+                outputs.append(
+                    super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+                )
+                losses[part] = tuple(self.accelerator.reduce(self._eval_totals.to(self.args.device)).tolist())
+            metrics = {**(outputs[0].metrics or {}), **self._figures_of(losses, metric_key_prefix)}
+            return outputs[0]._replace(metrics=metrics, num_samples=sum(output.num_samples or 0 for output in outputs))
 
     def _figures_of(self, losses: Losses, prefix: str) -> dict[str, float]:
         """Return the figures of an evaluation by name. ALL RANKS."""
