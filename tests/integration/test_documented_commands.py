@@ -108,7 +108,7 @@ def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
     printed = {}
     for command in walk():
         if not command.startswith("accelerate"):
-            printed[command] = run_script(command)
+            printed[command] = run_script(command.replace("--shape 7b", "--shape tiny"))  # 7b has 15 GB
             continue
         small = "" if "name_or_path" in command else " model.name_or_path=outputs/tiny"  # the 7B weights are not here
         result = run(command + small, checkout)

@@ -100,7 +100,7 @@ MAY_IMPORT = {
         *("data.batches", "data.inspection"),
         *("train.ranks", "train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
         "train.estimating",
-        *("train.scoring", "train.benchmarks", "train.judging", "train.results"),
+        *("train.scoring", "train.benchmarks", "train.judging", "train.results", "train.merging"),
     ),
     "train.sft": (
         *("data", "data.progress", "data.tokens", "data.batches"),

@@ -16,11 +16,15 @@ from transformers import (
 )
 
 from data.decoding.decode import decode
+from data.errors import UserError
 from data.media.reference import Media
 from data.processor import set_up_processor
 from tests.tiny_parts import CHATML, DECODERS, EXTRA_TOKENS, TOWERS, write_all, write_decoder, write_tower
 from train.answering.generation import answer
+from train.jobs import new_model as jobs_new_model
 from train.jobs.new_model import make_model
+from train.model.build import random_model
+from train.model.random_weights import RandomWeights
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "new_model.py"
 
@@ -253,7 +257,46 @@ def test_a_template_that_cannot_be_trained_with_is_left_out(template, reason, pa
 def test_nothing_is_overwritten(new_model, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert new_model("--out", tmp_path, "--shape", "tiny") == 2
-    assert "there is a model already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_weights_are_the_same_in_however_many_files_they_lie(tmp_path, monkeypatch):
+    for name, size in (("whole", "1GB"), ("parts", "1MB")):
+        monkeypatch.setattr(jobs_new_model, "SHARD_SIZE", size)
+        make_model(tmp_path / name, "tiny", None, None, "bfloat16", seed=3)
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) == 3
+    whole, parts = (
+        VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / name, dtype="auto").state_dict()
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
+    drawn = {hash(tensor.float().numpy().tobytes()) for tensor in whole.values() if tensor.ndim > 1}
+    assert len(drawn) == sum(tensor.ndim > 1 for tensor in whole.values()), "no matrix is another one's twin"
+
+
+def test_a_model_drawn_tensor_by_tensor_is_like_one_in_memory(new_model, tmp_path):
+    make_model(tmp_path / "model", "tiny", None, None, "float32", seed=0)
+    drawn = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "model").state_dict()
+    made = random_model("tiny", torch.float32, seed=0)[0].state_dict()
+    assert {name: tensor.shape for name, tensor in drawn.items()} == {name: made[name].shape for name in made}
+    for name, tensor in made.items():
+        spread = float(drawn[name].std()), float(tensor.std())
+        if tensor.ndim > 1:
+            assert spread[0] == pytest.approx(spread[1], rel=0.1), name
+            assert abs(drawn[name].mean()) < spread[1] / 10, name
+        elif not name.endswith("class_embedding"):
+            assert torch.equal(drawn[name], tensor), name
+
+
+def test_a_killed_or_failing_start_leaves_no_model(tmp_path, monkeypatch):
+    def fails(self, name):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RandomWeights, "__call__", fails)
+    with pytest.raises(UserError, match="cannot write .*No space left on device"):
+        make_model(tmp_path / "model", "tiny", None, None, "float32", 0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("options", [[], ["--shape", "tiny", "--vision", "a", "--text", "b"], ["--vision", "a"]])

@@ -24,6 +24,7 @@ def write_model(
     dtype: torch.dtype,
     max_shard_size: str,
     generation: GenerationConfig,
+    doing: str = "merging",
 ) -> dict[str, str]:
     """Write a model of the bare `model`'s build, parameters rounded to `dtype`; returns the tensors' digests.
 
@@ -46,7 +47,7 @@ def write_model(
             bar.advance(sizes[name])
 
     digests: dict[str, str] = {}
-    with shown("merging", sum(sizes.values()), BYTES) as bar:
+    with shown(doing, sum(sizes.values()), BYTES) as bar:
         for file, inside in split.filename_to_tensors.items():
             order = in_file_order(inside, dtypes)
             digests |= write_file(folder / file, order, shapes, dtypes, made(order, bar))

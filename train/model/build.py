@@ -166,25 +166,34 @@ def build_model(config: VideoLlavaConfig, seed: int = 0) -> VideoLlavaForConditi
     model = VideoLlavaForConditionalGeneration(config)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.weight.normal_(std=1 / math.sqrt(module.in_features))
-            elif isinstance(module, torch.nn.Conv2d):
-                module.weight.normal_(std=1 / math.sqrt(module.weight[0].numel()))
-            elif isinstance(module, torch.nn.Embedding):
-                module.weight.normal_()
+            if (deviation := deviation_of(module)) is not None:
+                weight: Any = module.weight
+                weight.normal_(std=deviation)
     return model
+
+
+def deviation_of(module: torch.nn.Module) -> float | None:
+    """Return the standard deviation of a matrix, None for a module that has none."""
+    if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+        return 1 / math.sqrt(module.weight[0].numel())
+    return 1.0 if isinstance(module, torch.nn.Embedding) else None
 
 
 def random_model(
     shape: str, dtype: torch.dtype, seed: int
 ) -> tuple[VideoLlavaForConditionalGeneration, VideoLlavaProcessor]:
     """Build the model and the processor of one of SHAPES, every matrix random."""
-    tokenizer = train_tokenizer([WORDS])
-    config = build_config(shape, tokenizer)
+    config, processor = config_and_processor(shape)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # 7b: 14 GB in bfloat16 and never 28
     try:
         model = build_model(config, seed)
     finally:
         torch.set_default_dtype(default)
-    return model, build_processor(tokenizer, SHAPES[shape].edge)
+    return model, processor
+
+
+def config_and_processor(shape: str) -> tuple[VideoLlavaConfig, VideoLlavaProcessor]:
+    """Return those of one of SHAPES, which fit each other."""
+    tokenizer = train_tokenizer([WORDS])
+    return build_config(shape, tokenizer), build_processor(tokenizer, SHAPES[shape].edge)
