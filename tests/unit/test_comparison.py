@@ -5,7 +5,8 @@ import json
 import pytest
 
 from data.errors import UserError
-from train.scoring.comparison import compare, in_words, read_answers
+from train.scoring.comparison import compare, read_answers
+from train.scoring.table import print_compared
 
 
 def answer(name, correct, **more):
@@ -13,7 +14,7 @@ def answer(name, correct, **more):
     return {**record, "correct": correct, **more}
 
 
-def test_wins_losses_and_ties_are_those_of_each_question():
+def test_wins_losses_and_ties_are_those_of_each_question(capsys):
     ours = [answer(number, number < 7) for number in range(10)]
     # The other has its own paths and another order: it is right at 0, 1 and 9, and lacks 8.
     others = [answer(number, number in (0, 1, 9), media=["there/a.mp4"]) for number in (9, 3, 2, 1, 0, 4, 5, 6, 7)]
@@ -22,16 +23,27 @@ def test_wins_losses_and_ties_are_those_of_each_question():
     assert (compared["questions"], compared["only_here"], compared["only_there"]) == (9, 1, 1)
     assert (compared["accuracy"], compared["accuracy_there"]) == (7 / 9, 3 / 9)
     assert compared["p"] == pytest.approx(2 * (1 + 6) / 2**6)  # 0 or 1 of six coins, both ways
-    assert in_words({"file": "b.jsonl", **compared}).splitlines() == [
-        "against b.jsonl, 9 questions:",
-        "  77.8% here, 33.3% there; 5 won, 1 lost, 3 tied",
-        "  McNemar's exact test: p = 0.219",
-        "  not compared: 1 only here, 1 only there",
+    print_compared({"file": "b.jsonl", **compared})
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
+        "against b.jsonl",
+        "      questions   here  there  won  lost  tied  McNemar's p",
+        "both          9  77.8%  33.3%    5     1     3        0.219",
+        "not compared: 1 only here, 1 only there",
+        "      question  expected  here  there",
         *(
-            f"  {name}: {number}: q? -> y, there y; expected x"
+            f"{name:<4}  {number}: q?     x         y     y"
             for name, number in zip(["lost"] + ["won"] * 5, "923456", strict=True)
         ),
     ]
+
+
+def test_long_questions_and_answers_stay_within_the_terminal(capsys):
+    ours = [answer("n" * 40, True, question="why \x1b[31m" + "so " * 99, predicted="here" * 30)]
+    print_compared({"file": "b.jsonl", **compare(ours, [{**ours[0], "correct": False, "predicted": "there " * 30}])})
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80 and "\x1b" not in printed
+    assert all(word in printed for word in ("why", "here", "there", "..."))
 
 
 def test_equal_questions_are_compared_in_their_order_and_grades_by_their_size():

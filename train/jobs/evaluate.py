@@ -46,9 +46,9 @@ from train.results.evaluation import (
 )
 from train.results.identity import model_digest
 from train.results.loading import draw_answers, load
-from train.scoring.comparison import compare, in_words, is_answers, read_answers
+from train.scoring.comparison import compare, is_answers, read_answers
 from train.scoring.names import BENCHMARKS
-from train.scoring.table import print_judged, print_table
+from train.scoring.table import print_compared, print_judged, print_table
 
 GOES_ON = "goes on with the answers that are kept"  # what the same command does
 
@@ -193,7 +193,7 @@ def tell(summary: Mapping[str, Any], out: Path) -> None:
         print(judged_in_words(summary["judge"]))
         print_judged(summary["judge"])
     if "against" in summary:
-        print(in_words(summary["against"]))
+        print_compared(summary["against"])
     left_out = f", {summary['left_out']} left out" if summary["left_out"] else ""
     print(f"{summary['accuracy']:.1%} of {summary['questions']} answers correct{left_out}: {out}")
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError, visible
+from data.errors import UserError
 from train.scoring.interval import mcnemar
 
 SHOWN = 5  # questions that were won, and as many that were lost
-LONGEST = 60  # letters of a question or an answer in a line
 SAME = 1e-9  # scores that differ by less are equal: they come from JSON and from sums
 
 
@@ -76,30 +75,6 @@ def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
 def points_of(record: Mapping[str, Any]) -> float:
     """Return the score that a record of an answer has."""
     return float(record.get("score", record["correct"]))
-
-
-def in_words(compared: Mapping[str, Any]) -> str:
-    """Return a comparison as lines for a terminal."""
-    alone = compared["only_here"], compared["only_there"]
-    return (
-        f"against {compared['file']}, {compared['questions']:,} questions:\n"
-        f"  {compared['accuracy']:.1%} here, {compared['accuracy_there']:.1%} there; {compared['wins']:,} won, "
-        f"{compared['losses']:,} lost, {compared['ties']:,} tied\n"
-        f"  McNemar's exact test: p = {compared['p']:.3g}"
-        + (f"\n  not compared: {alone[0]:,} only here, {alone[1]:,} only there" if any(alone) else "")
-        + "".join(f"\n  {name}: {_told(each)}" for name, some in compared["changed"].items() for each in some)
-    )
-
-
-def _told(changed: Mapping[str, Any]) -> str:
-    """Return a question that changed as one line."""
-    asked, expected, here, there = (_short(str(changed[name])) for name in ("question", "expected", "here", "there"))
-    return visible(f"{changed['id']}: {asked} -> {here}, there {there}; expected {expected}")
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _key(record: Mapping[str, Any]) -> str:
