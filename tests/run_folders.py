@@ -70,3 +70,9 @@ def write_run(
         said["counts"] = counts or {"train": {"conversations": 4700, "clips": 700}}
         (folder / "provenance.json").write_text(json.dumps(said))
     return folder
+
+
+def without_clock(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of an evaluation without what depends on the clock."""
+    told = {name: value for name, value in scores.items() if name not in ("seconds", "questions_per_s")}
+    return {name: without_clock(value) if isinstance(value, dict) else value for name, value in told.items()}

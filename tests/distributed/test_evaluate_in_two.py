@@ -11,6 +11,7 @@ import pytest
 from data.errors import UserError
 from tests.distributed.forked import in_two
 from tests.launching import ROOT
+from tests.run_folders import without_clock
 from train.answering import exchange as exchanging
 from train.commands import app
 from train.commands.evaluate import evaluate as command
@@ -51,7 +52,7 @@ def one(asked, tmp_path):
 def result(folder):
     scores = json.loads((folder / "scores.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == ["out.jsonl", "scores.json"]
-    return (folder / "out.jsonl").read_bytes(), {name: scores[name] for name in scores if name != "seconds"}
+    return (folder / "out.jsonl").read_bytes(), without_clock(scores)
 
 
 def test_the_file_and_the_figures_are_those_of_one(asked, one, tmp_path):

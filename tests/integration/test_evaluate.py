@@ -18,6 +18,7 @@ from train.answering.generation import answer
 from train.commands import app
 from train.commands.evaluate import evaluate as evaluate_command
 from train.results import evaluation
+from train.results.answer_file import AnswerFile
 from train.results.artifact import open_artifact
 from train.results.evaluation import Question, evaluate, questions_of
 from train.results.loading import load
@@ -265,7 +266,7 @@ def test_a_published_benchmark_is_asked_and_compared(model_folder, media_folder,
     judged = json.loads(summary.read_text())["judge"]
     assert (judged["accuracy"], judged["accuracy_over_all"], judged["score"]) == (1, 2 / 3, 3)
     assert json.loads(summary.read_text())["against"]["ties"] == 2
-    assert f"against {earlier}, 2 questions:" in printed and "McNemar's exact test: p = 1" in printed
+    assert f"against {earlier}\n" in printed and "both          2  0.0%   0.0%" in printed
     for wrong, told in [
         (["--benchmark", "msvd-qa", "--data", tmp_path], "--benchmark: 'msvd-qa' is none of msvd, msrvtt"),
         (["--benchmark", "msvd", "--data", "a", "--data", "b"], "--benchmark: give one --data, the folder of msvd's"),
@@ -353,7 +354,32 @@ def test_another_model_is_asked_the_same(model_folder, mixed_file, tmp_path, cap
         4,
         {"lost": [], "won": []},
     )
-    assert f"against {model_folder}, 4 questions:" in printed
+    assert f"against {model_folder}\n" in printed and "both          4" in printed
     beside = out.with_name("out.jsonl.against.jsonl")
     assert beside.read_bytes() == out.read_bytes()
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name, beside.name, summary.name]
+
+
+def test_an_interrupted_comparison_goes_on_with_what_either_model_has_answered(
+    model_folder, mixed_file, tmp_path, capsys, monkeypatch
+):
+    command = [model_folder, "--data", mixed_file, "--limit", 4, "--batch-size", 1, "--max-new-tokens", 2]
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert run(capsys, *command, "--out", whole, "--against", model_folder)[0] == 0
+    beside, append = tmp_path / "out.jsonl.against.jsonl", AnswerFile.append
+
+    def then_stopped(self, answers):
+        append(self, answers)
+        if self.path == beside:
+            raise UserError("stopped")
+
+    monkeypatch.setattr(AnswerFile, "append", then_stopped)
+    assert run(capsys, *command, "--out", out, "--against", model_folder)[0] == 2
+    assert out.read_bytes() == whole.read_bytes() and 0 < beside.read_bytes().count(b"\n") < 4
+    monkeypatch.setattr(AnswerFile, "append", append)
+    status, printed, _ = run(capsys, *command, "--out", out, "--against", model_folder)
+    told = printed.replace("\n", "")
+    assert status == 0 and f"4 of 4 answers are in {out} already" in told
+    assert f"of 4 answers are in {beside} already" in told
+    assert beside.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.glob("*out*")} == {out.name, beside.name}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.run_folders import without_clock
 from tests.short_run import metrics, result, state, write_recipe
 from tests.tiny_data import MIXED_RECORDS
 from train import sft
@@ -54,7 +55,7 @@ def answers(run: Path, step: int, source: str) -> list[dict]:
 
 def scores(run: Path, step: int) -> dict:
     """Return what does not depend on the clock."""
-    return json.loads((run / "evaluations" / str(step) / "scores.json").read_text()) | {"seconds": None}
+    return without_clock(json.loads((run / "evaluations" / str(step) / "scores.json").read_text()))
 
 
 def asked_afterwards(folder: Path, model: Path, *options: str) -> tuple[list[dict], dict]:
@@ -64,7 +65,7 @@ def asked_afterwards(folder: Path, model: Path, *options: str) -> tuple[list[dic
     words = [str(model), "--data", source["path"], "--media-root", source["media_root"], "--max-new-tokens", "6"]
     app.run([*words, *files, *options], "evaluate", evaluate)
     records = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
-    return records, json.loads((folder / "summary.json").read_text())
+    return records, without_clock(json.loads((folder / "summary.json").read_text()))
 
 
 def test_the_weights_are_those_of_a_run_without_questions(folder, asked):
@@ -84,6 +85,8 @@ def test_answers_are_those_of_the_command_on_the_same_checkpoint(folder, asked):
 
 
 def test_figures_are_told_everywhere(asked):
+    for key in ("eval_", "eval_few/", "eval_modality/clip/"):
+        assert all(value > 0 for _, value in metrics(asked, f"{key}questions_per_s")), key
     assert [step for step, _ in metrics(asked, "eval_accuracy")] == [0, 2, 4]
     told = scores(asked, 2)
     assert (told["step"], told["questions"]) == (2, 22)

@@ -32,10 +32,10 @@ def test_names_are_in_groups_the_loss_first():
 def test_accuracies_stand_beside_each_other():
     figures = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "questions": 9}
     logs = {f"eval_{part}{key}": value for part in ("", "val/", "modality/clip/") for key, value in figures.items()}
-    assert named(logs | {"eval_val/loss": 1.0, "eval_questions_per_s": 3.0}) == {
+    assert named(logs | {"eval_val/loss": 1.0, "eval_questions_per_s": 3.0, "eval_val/questions_per_s": 2.0}) == {
         **{"accuracy/eval": 0.5, "accuracy/low": 0.4, "accuracy/high": 0.6, "data/eval_questions": 9},
         **{"accuracy/source/val": 0.5, "loss/source/val": 1.0, "accuracy/modality/clip": 0.5},
-        "speed/eval_questions_per_s": 3.0,
+        **{"speed/eval_questions_per_s": 3.0, "speed/source/val": 2.0},
     }
 
 

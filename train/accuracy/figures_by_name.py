@@ -24,7 +24,6 @@ def with_losses(summary: Mapping[str, Any], losses: Losses) -> dict[str, Any]:
 def figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return accuracy and loss of all, of SOURCE/ and of modality/; those of the only modality are those of all."""
     found = dict(_figures(summary, ""))
-    found["questions_per_s"] = summary["questions"] / summary["seconds"] if summary["seconds"] else 0.0
     for name, part in summary["sources"].items():
         found |= _figures(part, f"{name}/")
     if len(summary["modalities"]) > 1:
@@ -40,6 +39,8 @@ def _figures(part: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]
         yield f"{prefix}{HIGH}", part["interval"][1]
         yield f"{prefix}questions", part["questions"]
         yield f"{prefix}left_out", part["left_out"]
+    if part.get("questions_per_s") is not None:
+        yield f"{prefix}questions_per_s", part["questions_per_s"]
     if prefix and "loss" in part:
         yield f"{prefix}loss", part["loss"]
 

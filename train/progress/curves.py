@@ -36,7 +36,8 @@ OTHERS = "other"  # what a later version of transformers may log
 NAMES = {key: f"{group}/{key}" for group, keys in GROUPS.items() for key in keys}
 NAMES |= {"loss": "loss/train", "eval_loss": "loss/eval", "train_loss": "loss/mean_of_train"}
 NAMES |= {"eval_accuracy": "accuracy/eval", "eval_accuracy_low": "accuracy/low", "eval_accuracy_high": "accuracy/high"}
-OF_PARTS = ("accuracy", "loss")  # figures of a source or modality that are curves, in the group of that name
+# Figures of a source or modality that are curves -> their group.
+OF_PARTS = {"accuracy": "accuracy", "loss": "loss", "questions_per_s": "speed"}
 
 
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -53,7 +54,7 @@ def _of_part(key: str) -> str | None:
     part, slash, figure = key.removeprefix("eval_").rpartition("/")
     if not slash or figure not in OF_PARTS:
         return None
-    return f"{figure}/{part if '/' in part else f'source/{part}'}"
+    return f"{OF_PARTS[figure]}/{part if '/' in part else f'source/{part}'}"
 
 
 def tensorboard(args: TrainingArguments, step: int) -> TensorBoardTracker:

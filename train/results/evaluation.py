@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from train.answering.generation import answer_together, media_in
 from train.results.answer_file import AnswerFile
 from train.results.asking import Asking
 from train.results.loading import Answering
+from train.results.pace import Pace
 from train.scoring.comparison import points_of
 from train.scoring.metric import RIGHT_FROM, Rule, rule_of, score
 from train.scoring.names import GRADED, Metric
@@ -159,9 +159,10 @@ def evaluate(
 
     Returns a record for each question that could be answered, in order, and the summary.
 
-    The summary is that of `summarise`, with bad_media (the files that are to blame for what is left out) and seconds
-    (of answering in this start, without loading the model). `kept`
-    has the answers of an earlier start, and gets those of this one; `bad` is known to be undecodable.
+    The summary is that of `summarise`, with bad_media (the files that are to blame for what is left out), seconds
+    (of answering in this start, without loading the model) and, of all and of each source and modality, questions_per_s
+    (of those answered in this start; null where there were none). `kept` has the answers of an earlier start, and gets
+    those of this one; `bad` is known to be undecodable.
     """
     reasons = dict(bad or {})
     if not questions:
@@ -171,7 +172,7 @@ def evaluate(
     places = [place for place in range(len(questions)) if place not in left_out and place not in records]
     for reason in dict.fromkeys(reasons.values()):
         report(f"left out: {reason}")
-    start = time.perf_counter()
+    pace = Pace()
     prompts = [(questions[place].messages, questions[place].media) for place in places]
 
     def take(answers: Mapping[int, str | BadMedia]) -> None:
@@ -185,18 +186,26 @@ def evaluate(
                     report(f"left out: {question.id}: {said.reason}")
                 continue
             scored[places[index]] = scored_answer(question, said)
+        pace.take([parts_of(questions[place]) for place in scored])
         records.update(scored)
         if kept and scored:
             kept.append(scored)
 
     answer_together(model, processor, prompts, take=take, **settings)
-    seconds = time.perf_counter() - start
     if not records:
         raise nothing_to_answer(questions, reasons)
     ordered = kept.finish() if kept else [records[place] for place in sorted(records)]
     summary = summary_of(questions, records)
-    summary |= {"bad_media": len({item.path for item in reasons}), "seconds": round(seconds, 3)}
+    summary |= {"bad_media": len({item.path for item in reasons}), **pace.whole()}
+    for kind in ("sources", "modalities"):
+        for name, part in summary[kind].items():
+            part["questions_per_s"] = pace.of(kind, name)
     return ordered, summary
+
+
+def parts_of(question: Question) -> dict[str, str]:
+    """Return what a question counts in, by the summary's names."""
+    return {"sources": question.source, "modalities": question.modality}
 
 
 def scored_answer(question: Question, said: str) -> dict:
