@@ -1,7 +1,7 @@
 """Questions a second: of all, of a source, of those about clips."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +17,7 @@ class Pace:
     def __init__(self) -> None:
         self._began = self._last = time.perf_counter()
         self._number = 0
-        self._seconds: Counter[tuple[str, str]] = Counter()
+        self._seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._questions: Counter[tuple[str, str]] = Counter()
 
     def take(self, answered: Sequence[Parts]) -> None:
