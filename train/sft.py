@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import nn
 from transformers import VideoLlavaProcessor
 
+from data.batches.byte_pixels import as_bytes
 from data.batches.collator import PaddedCollator, RowCollator
 from data.batches.workers import start_server
 from data.command import run_command
@@ -114,7 +115,9 @@ def main(argv: list[str] | None = None) -> None:
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation), inputs),
+        data_collator=collator(
+            processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation), as_bytes(inputs)
+        ),  # fmt: skip
         processing_class=processor,
         callbacks=[MetricsFile(out), curves, Display(start_up, train, recipe.data.rows_per_step)],
         ask=questions and Exam(questions, processor, inputs, out, recipe.data.num_frames, recipe.data.max_new_tokens),

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ T = TypeVar("T")
 FORK, SERVER = (multiprocessing.get_context(method) for method in ("fork", "forkserver"))
 LOCKS_OF_A_QUEUE = 8  # and of its events; each takes a page of shared memory
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-PRELOADED = ("data.batches.collator", "data.decoding.isolated_decoder")
+PRELOADED = ("data.batches.collator", "data.batches.byte_pixels", "data.decoding.isolated_decoder")
+MADE_S = "made_s"  # under which a batch says how many seconds it took to make
 
 
 def can_fork() -> bool:
@@ -88,6 +90,18 @@ def loader_workers(number: int) -> dict[str, Any]:
             "--shm-size=8g), or use 0",
         ) from problem
     return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": partial(_begin, told)}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A collator whose batches say how long they took."""
+
+    collate: Callable[..., dict[str, Any]]
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        start = time.perf_counter()
+        made = self.collate(batch)
+        return {**made, MADE_S: time.perf_counter() - start}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
+from data.batches.byte_pixels import as_bytes
 from data.batches.collator import RowCollator
 from data.batches.pixels import PixelLoader
 from data.batches.workers import loader_workers, start_server
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> list[Figures]:
         times: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(arguments.repetitions):
             for way, load_pixels in ways.items():
-                collate = RowCollator(processor, visual_tokens, load_pixels=load_pixels)
+                collate = RowCollator(processor, visual_tokens, load_pixels=as_bytes(load_pixels))
                 elapsed = seconds(lambda collate=collate: go_through(rows, collate, arguments.workers))
                 times[way].append(elapsed / arguments.clips)
     about = {"clips": arguments.clips, "clip_s": arguments.seconds, "workers": arguments.workers, "machine": machine()}

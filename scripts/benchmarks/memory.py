@@ -17,7 +17,9 @@ from bitsandbytes.functional import QuantState
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from data.batches.byte_pixels import as_bytes
 from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.pixels import PixelLoader
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.processor import load_config, measure_visual_tokens
 from scripts.benchmarks.measure import machine
@@ -127,11 +129,12 @@ def peak_of_training(recipe: Recipe, rows: RowDataset, base: Base) -> int:
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, seed=0)
     speed_up_layers(model, None)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
+    pixels = PixelLoader(base.processor, base.visual_tokens.num_frames)
     trainer = RowTrainer(
         model=model,
         args=recipe.training_arguments(),
         train_dataset=rows,
-        data_collator=collator(base.processor, base.visual_tokens),
+        data_collator=collator(base.processor, base.visual_tokens, load_pixels=as_bytes(pixels)),
         processing_class=base.processor,
         rows_per_step=recipe.data.rows_per_step,
     )

@@ -31,7 +31,7 @@ class BlankMedia:
 
     shape: tuple[int, ...]
     num_frames: int
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.uint8
 
     def fitted(self, item: Media) -> torch.Tensor:
         return torch.empty(self.shape if item.kind == "image" else (self.num_frames, *self.shape), dtype=self.dtype)

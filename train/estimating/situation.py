@@ -128,7 +128,7 @@ def _attention_work(recipe: Recipe, base: Base, rows: Sequence[Row]) -> int:
 
 def _batch_maker(recipe: Recipe, base: Base, rows: Sequence[Row]) -> Callable[[], dict[str, Any]]:
     pixels = empty_pixels(base.processor, ("video",), recipe.data.num_frames)["pixel_values_videos"]
-    media = BlankMedia(tuple(pixels.shape[2:]), recipe.data.num_frames)
+    media = BlankMedia(tuple(pixels.shape[2:]), recipe.data.num_frames)  # bytes, see `data.batches.byte_pixels`
     if recipe.data.feature_cache:
         layers, tokens = feature_layers(base.config)[0], measure_visual_tokens(base.processor, 1).video
         shape = len(layers), tokens, base.config.vision_config.hidden_size

@@ -86,7 +86,7 @@ def run_step(
 
 def _forward_and_backward(model: nn.Module, batch: dict[str, Any], dtype: torch.dtype, ledger: Ledger) -> None:
     """Compute as `train.loop.trainer.RowTrainer.compute_loss` does, under Trainer's autocast."""
-    inputs = {name: value for name, value in batch.items() if name not in ("counts", "names")}
+    inputs = {name: _normalised(value) for name, value in batch.items() if name not in ("counts", "names")}
     positions, targets = labelled_positions(inputs.pop("labels"))
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         logits = model(**inputs, logits_to_keep=positions).logits
@@ -96,6 +96,12 @@ def _forward_and_backward(model: nn.Module, batch: dict[str, Any], dtype: torch.
     ledger.part, ledger.adds_in_place = BACKWARD, True
     ledger.window = "backward head"
     loss.backward()
+
+
+def _normalised(value: Any) -> Any:
+    """Return what `data.batches.byte_pixels.Normalisation` does, in shape."""
+    is_bytes = isinstance(value, torch.Tensor) and value.dtype == torch.uint8
+    return torch.empty(value.shape, dtype=torch.float32) if is_bytes else value
 
 
 def follow(model: nn.Module, trained: list[nn.Parameter], ledger: Ledger) -> None:

@@ -20,7 +20,8 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from data.batches.pixels import PixelLoader
+from data.batches.byte_pixels import Normalisation, as_bytes
+from data.batches.pixels import MediaLoader, PixelLoader
 from data.batches.workers import WithoutRaising, loader_workers, raise_returned
 from data.cache.feature_cache import INPUTS, FeatureLoader, Features
 from data.errors import MediaError, UserError
@@ -142,10 +143,11 @@ def _run_towers(
     if not media:
         return
     items: Any = media
+    normalised = Normalisation(pixels.processor)
     batches = DataLoader(
         items,
         batch_size=None,
-        collate_fn=WithoutRaising(partial(_pixels_of, pixels)),
+        collate_fn=WithoutRaising(partial(_pixels_of, as_bytes(pixels))),
         generator=torch.Generator(),  # its own: the random numbers of training stay as they are
         **loader_workers(args.dataloader_num_workers),
     )
@@ -153,12 +155,12 @@ def _run_towers(
         if isinstance(batch, MediaError):
             yield batch
             continue
-        (frames,) = raise_returned(batch)[INPUTS[item.kind]]
         _, tower = towers[item.kind]
         if not is_deepspeed_zero3_enabled():
             tower.to(args.device)
-        device = next(tower.parameters()).device
-        frames = (frames if item.kind == "video" else frames[None]).to(device)  # (F, 3, H, W)
+        device, name = next(tower.parameters()).device, INPUTS[item.kind]
+        (frames,) = normalised({name: raise_returned(batch)[name].to(device)})[name]
+        frames = frames if item.kind == "video" else frames[None]  # (F, 3, H, W)
         mixed = _autocast_dtype(args)
         with torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
             states = tower(frames, output_hidden_states=True, return_dict=True).hidden_states
@@ -166,8 +168,9 @@ def _run_towers(
         yield made if item.kind == "video" else made[0]
 
 
-def _pixels_of(pixels: PixelLoader, item: Media) -> dict:
-    return pixels([item])
+def _pixels_of(pixels: MediaLoader, item: Media) -> dict:
+    fitted = [pixels.fitted(item)]
+    return pixels.inputs(fitted, []) if item.kind == "image" else pixels.inputs([], fitted)
 
 
 def _autocast_dtype(args: TrainingArguments) -> torch.dtype | None:

@@ -1,7 +1,7 @@
 """transformers.Trainer for rows: exact token-weighted loss, rows instead of samples, honest figures."""
 
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from functools import partial
 from typing import Any
 
@@ -9,18 +9,21 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerControl, TrainingArguments
+from transformers import TrainerControl, TrainingArguments, VideoLlavaProcessor
 from transformers.trainer_utils import EvalLoopOutput
 
-from data.batches.workers import WithoutRaising, loader_workers, raise_returned
+from data.batches.byte_pixels import Normalisation
+from data.batches.workers import MADE_S, Timed, WithoutRaising, loader_workers, raise_returned
 from data.media.bad_media import BadMedia
 from data.packing.divided import DividedRows, Part
 from data.packing.rank_sampler import num_micro_batches
 from data.packing.rows import LeftOut, Rows
 from data.packing.streaming import StepCollator
 from data.tokens.encoding import IGNORE_INDEX
+from train.loop.ahead import Ahead, SideStream
 from train.loop.figures import Figures
 from train.loop.hooks import HookedTrainer, Losses
+from train.loop.keeping_up import KeepingUp
 from train.loop.loss import labelled_positions, token_loss
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.optimizer import give_projector_its_rate, page_states
@@ -34,7 +37,7 @@ EVERYTHING: Part = ("all", "clip")  # where nobody asks for parts
 
 class RowTrainer(HookedTrainer):
     """Batches come from `data.batches.collator`; their `counts`, `names` and the time they took are logged, not
-    trained on.
+    trained on. Pixels that are bytes are normalised on the device, as `processing_class` does it.
 
     An optimizer step has `rows_per_step` rows over all ranks and micro-batches; so `gradient_accumulation_steps`
     follows from it. Every row is used once an epoch, see `data.packing.rank_sampler`.
@@ -61,18 +64,27 @@ class RowTrainer(HookedTrainer):
         accept_empty_batches(self.model)
         self.guard = guard or NonFiniteGuard(self.output_dir)
         self.add_callback(self.guard)
+        self._keeping_up = KeepingUp(args.dataloader_num_workers)
+        self.add_callback(self._keeping_up)
+        device = self.accelerator.device
+        self._ahead = Ahead(SideStream(device) if device.type == "cuda" else None)
+        self.add_callback(self._ahead)
         self.bad_media = bad_media or BadMediaGuard(self.output_dir, on_bad_media="fail")
         self.rows_per_step = rows_per_step
         self.projector_learning_rate = projector_learning_rate
         # Loss sums over labelled tokens need no rescaling for accumulation: see `compute_loss`.
         self.model_accepts_loss_kwargs = True
+        processor = self.processing_class
+        is_ours = isinstance(processor, VideoLlavaProcessor)
+        self._normalised: Callable[[Batch], Batch] = Normalisation(processor) if is_ours else dict
         self._figures = Figures()
         self._eval_totals = torch.zeros(2, dtype=torch.float64)  # the sum of losses, and of how many tokens
 
     def get_train_dataloader(self) -> DataLoader:
         rows: Any = self.train_dataset
         batch_size, left_out = self.args.per_device_train_batch_size, partial(self.bad_media.left_out, "train")
-        return self._load_rows(rows, batch_size, self.rows_per_step, left_out)
+        device = None if self._ahead.lane else self.accelerator.device
+        return self._load_rows(rows, batch_size, self.rows_per_step, left_out, device)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -80,21 +92,29 @@ class RowTrainer(HookedTrainer):
         def left_out(_: int) -> Set[str]:
             return self.bad_media.left_out("eval", self.state.global_step)
 
-        return self._load_rows(rows, self.args.per_device_eval_batch_size, None, left_out)
+        return self._load_rows(rows, self.args.per_device_eval_batch_size, None, left_out, self.accelerator.device)
 
-    def _load_rows(self, rows: Rows, batch_size: int, rows_per_step: int | None, left_out: LeftOut) -> DataLoader:
+    def _load_rows(
+        self,
+        rows: Rows,
+        batch_size: int,
+        rows_per_step: int | None,
+        left_out: LeftOut,
+        device: torch.device | None,
+    ) -> DataLoader:
         """Return a loader of this rank's share.
 
+        device: where its batches are; None leaves them where workers have put them, for `Ahead`.
         `accelerator.prepare` would deal the rows anew, and repeat some to make the shares equal.
         """
         collate: Any = self.data_collator
         loader: Any = DataLoaderShard(
             rows,
-            device=self.accelerator.device,
+            device=device,
             batch_sampler=rows.batches(
                 batch_size, rows_per_step, self.args.world_size, self.args.process_index, left_out=left_out
             ),
-            collate_fn=WithoutRaising(StepCollator(collate)),
+            collate_fn=WithoutRaising(Timed(StepCollator(collate))),
             # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
             generator=torch.Generator().manual_seed(self.args.seed),
             pin_memory=self.args.dataloader_pin_memory,
@@ -124,8 +144,9 @@ class RowTrainer(HookedTrainer):
     ) -> tuple[list[Batch], torch.Tensor | int | None]:
         """Return the micro-batches of one optimizer step; count what is in them and how long they were waited for."""
         start = time.perf_counter()
-        batches, num_items = super().get_batch_samples(map(raise_returned, epoch_iterator), num_batches, device)
+        batches, num_items = super().get_batch_samples(self._ahead.of(epoch_iterator), num_batches, device)
         self._figures.add_step(waited=time.perf_counter() - start)
+        self._keeping_up.begin_step(sum(batch.pop(MADE_S, 0.0) for batch in batches))
         names: list[str] = []
         found: list[BadMedia] = []
         for batch in batches:
@@ -142,7 +163,7 @@ class RowTrainer(HookedTrainer):
         """Train on a micro-batch, unless all ranks have nothing to do in it: see `StepCollator`."""
         if inputs.pop("is_missing", False):
             return torch.zeros((), device=self.args.device)
-        return super().training_step(model, inputs, num_items_in_batch)
+        return super().training_step(model, self._normalised(inputs), num_items_in_batch)
 
     def compute_loss(
         self,
@@ -177,8 +198,9 @@ class RowTrainer(HookedTrainer):
     ) -> tuple[torch.Tensor, None, None]:
         """Return the loss alone: gathered logits would not fit (transformers#8476). ALL RANKS reach it as often."""
         found = raise_returned(inputs).pop("bad_media", ())
+        inputs.pop(MADE_S, None)
         self.bad_media.agree(found, "eval", int(self.state.epoch or 0), self.state.global_step)
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._prepare_inputs(self._normalised(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
         num_tokens = num_labelled(inputs)

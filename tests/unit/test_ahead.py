@@ -1,0 +1,90 @@
+"""The next batch is on its way while one is computed; errors are raised in their turn."""
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data.errors import UserError
+from train.loop.ahead import Ahead, SideStream
+
+
+class Diary:
+    """A way to a device that notes what it is asked to do."""
+
+    def __init__(self):
+        self.notes = []
+
+    def send(self, batch):
+        self.notes.append(f"send {batch['number']}")
+        return {**batch, "is_there": True}
+
+    def arrive(self, batch):
+        self.notes.append(f"arrive {batch['number']}")
+
+
+def some_batches(*numbers):
+    for number in numbers:
+        yield UserError("the clip is gone") if number is None else {"number": number}
+
+
+def test_one_batch_is_on_its_way_while_one_is_computed():
+    diary = Diary()
+    ahead, source = Ahead(diary), some_batches(1, 2, 3)
+    for number in (1, 2, 3):  # each a step of its own
+        batch = next(ahead.of(source))
+        assert batch == {"number": number, "is_there": True}
+        diary.notes.append(f"compute {number}")
+    assert list(ahead.of(source)) == []
+    assert diary.notes == [
+        *("send 1", "arrive 1", "send 2", "compute 1"),
+        *("arrive 2", "send 3", "compute 2"),
+        *("arrive 3", "compute 3"),
+    ]
+    assert [batch["number"] for batch in ahead.of(some_batches(4, 5))] == [4, 5]  # another epoch
+
+
+def test_an_error_is_raised_in_its_turn():
+    ahead, source = Ahead(Diary()), some_batches(1, None, 2)
+    assert next(ahead.of(source))["number"] == 1
+    with pytest.raises(UserError, match="the clip is gone"):
+        next(ahead.of(source))
+
+
+def test_without_a_gpu_nothing_is_taken_before_it_is_asked_for():
+    source = some_batches(1, 2, None)
+    assert next(Ahead(None).of(source)) == {"number": 1}
+    assert next(source) == {"number": 2}
+    with pytest.raises(UserError, match="the clip is gone"):
+        next(Ahead(None).of(source))
+
+
+def test_the_loader_is_let_go_when_training_ends():
+    nothing: Any = None
+    ahead, source = Ahead(Diary()), some_batches(1, 2, 3)
+    next(ahead.of(source))
+    is_held = weakref.ref(source)
+    del source
+    gc.collect()
+    assert is_held() is not None
+    ahead.on_train_end(nothing, nothing, nothing)
+    gc.collect()
+    assert is_held() is None
+
+
+@pytest.mark.gpu
+def test_batches_that_were_copied_meanwhile_are_whole():
+    device = torch.device("cuda")
+    ahead = Ahead(SideStream(device))
+    loader = DataLoader(
+        range(20), batch_size=None, pin_memory=True, collate_fn=lambda number: {"values": torch.full((2**22,), number)}
+    )
+    source, product = iter(loader), torch.rand(4096, 4096, device=device)
+    for number in range(20):
+        batch = next(ahead.of(source))
+        assert batch["values"].is_cuda
+        product = product @ product / product.norm()  # keeps the computing stream busy
+        assert (batch["values"] == number).all()
