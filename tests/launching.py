@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.warm import Warm
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,14 +36,14 @@ def command_line(
 
 
 @contextmanager
-def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False):
+def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False, start: type = Warm):
     """Start a launcher; nothing that it started is left behind."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     if not on_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(log, "w") as output:
-        process = subprocess.Popen(
+        process = start(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
@@ -69,6 +71,7 @@ def launch(
     num_processes: int = 2,
     timeout: float = 600,
     on_gpus: bool = False,
+    start: type = Warm,
 ) -> str:
     """Run the processes to the end and return what they printed; AssertionError with it for a failure, or for
     processes that are still running after `timeout` seconds: then with the lines at which all their threads are."""
@@ -78,6 +81,7 @@ def launch(
         folder,
         log,
         on_gpus=on_gpus,
+        start=start,
     ) as process:
         try:
             status = process.wait(timeout)

@@ -4,44 +4,47 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from tests.warm import COLD, process_name
+
 ROOT = Path(__file__).parents[2]
 REELTUNE = (sys.executable, "-c", "from train.commands.app import main; main()")
-# Makes the terminal the one whose Ctrl-C reaches the command, and starts it as a shell does: it ignores no signal.
-TAKE_TERMINAL = """
-import fcntl, os, signal, sys, termios
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-MARK = "STARTED_BY"
 CTRL_C = b"\x03"
 SIZE = struct.pack("HHHH", 24, 80, 0, 0)  # rows, columns
 
 
+def take_terminal() -> None:
+    """Make stdin the terminal whose Ctrl-C reaches this process, which ignores no signal: as a shell starts one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
-    def __init__(self, *command: str | Path, folder: Path):
-        self.mark, self.shown = uuid.uuid4().hex, ""
+    """start: `Warm` where importing is no part of what is looked at."""
+
+    def __init__(self, *command: str | Path, folder: Path, start: type = COLD):
+        self.shown = ""
         self._screen, inside = pty.openpty()
+        self._name = os.ttyname(inside)
         fcntl.ioctl(inside, termios.TIOCSWINSZ, SIZE)
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
             environment.pop(name, None)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TAKE_TERMINAL, *map(str, command)],
+        self.process = start(
+            [*map(str, command)],
             cwd=folder,
-            env={**environment, MARK: self.mark, "TERM": "xterm"},
+            env={**environment, "TERM": "xterm"},
+            preexec_fn=take_terminal,
             stdin=inside,
             stdout=inside,
             stderr=inside,
@@ -78,20 +81,17 @@ class Terminal:
         return status
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that the command has started and that still runs."""
-        found = []
+        """Return every process that the command has started and that still runs: those that could write here."""
+        found, own = [], os.getpid()
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+            with suppress(psutil.Error, OSError):
+                streams = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+                if self._name in streams and process.pid != own and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
     def rank(self, number: int) -> psutil.Process:
-        (found,) = [
-            each
-            for each in self.processes()
-            if each.environ().get("RANK") == str(number) and each.cmdline()[1].endswith("sft.py")
-        ]
+        (found,) = [each for each in self.processes() if each.name() == process_name("sft.py", number)]
         return found
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ def wait_for_a_checkpoint(out: Path, seconds: float = 120) -> None:
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
     children = psutil.Process(launcher).children(recursive=True)
-    return [child for child in children if any(word.endswith("sft.py") for word in child.cmdline())]
+    return [child for child in children if child.name().startswith("sft.py rank")]
 
 
 def check_finished(out: Path, printed: str) -> None:

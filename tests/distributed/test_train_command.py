@@ -10,6 +10,7 @@ from tests.distributed.adversarial import NUM_FRAMES
 from tests.distributed.terminal import CTRL_C, REELTUNE, ROOT, Terminal
 from tests.short_run import write_recipe
 from tests.terminals import left_on_screen, screen_lines, widest
+from tests.warm import COLD, Warm
 from train.progress.lines import HEADER
 from train.run_folder.checkpoint import checkpoints
 from train.run_folder.manifest import damage
@@ -31,11 +32,11 @@ def train(recipe, tmp_path):
     """Starts `reeltune train RECIPE`; the terminal is closed with all that is in it."""
     open_ones = []
 
-    def start(*options: str) -> Terminal:
-        open_ones.append(Terminal(*REELTUNE, "train", recipe, *options, folder=tmp_path))
+    def begin(*options: str, start: type = Warm) -> Terminal:
+        open_ones.append(Terminal(*REELTUNE, "train", recipe, *options, folder=tmp_path, start=start))
         return open_ones[-1]
 
-    yield start
+    yield begin
     for terminal in open_ones:
         terminal.close()
 
@@ -58,7 +59,7 @@ def check_screen(shown: str) -> list[str]:
 def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
     """The data loader's worker, which gets it too, must not take the step with it."""
     loud = ("training.disable_tqdm=false", "training.report_to=tensorboard")
-    once = train(*loud)
+    once = train(*loud, start=COLD)
     once.wait_for("loading libraries")
     once.wait_for("training into")
     once.wait_for("    3/100000 ")
@@ -87,7 +88,7 @@ def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
 
 
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(train):
-    terminal = train()
+    terminal = train(start=COLD)
     terminal.wait_for("loading libraries")
     terminal.press(CTRL_C)
     assert terminal.end() == 130

@@ -2,14 +2,15 @@
 
 import json
 import os
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from scripts.benchmarks import answers, loader
+from tests.warm import run_warm
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
@@ -22,12 +23,12 @@ KEYS = {
 def benchmark(folder: Path, *command: str) -> tuple[list[dict], str]:
     """Return the rows that a case writes, and its output."""
     out = folder / "rows.json"
-    printed = subprocess.run(
+    printed = run_warm(
         [sys.executable, ROOT / "scripts/benchmark.py", *command, "--json", out],
         check=True,
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
+        stdout=PIPE,
         text=True,
     ).stdout
     return json.loads(out.read_text()), printed
@@ -104,7 +105,7 @@ def test_scale_compares_two_processes_with_one(tmp_path):
     out = tmp_path / "scale.json"
     command = ["scale", "--shape", "tiny", "--steps", "1", "--repetitions", "1", "--json", out]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, ROOT / "scripts/benchmark.py", *command], check=True, cwd=tmp_path, env=environment)
+    run_warm([sys.executable, ROOT / "scripts/benchmark.py", *command], check=True, cwd=tmp_path, env=environment)
     (row,) = json.loads(out.read_text())
     assert (row["case"], row["processes"]) == ("scale", 2)
     assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])

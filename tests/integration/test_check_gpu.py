@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 
 from scripts.gpu_check import Step, perform, report, steps
+from tests.warm import run_warm
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 9 * 60  # seconds that the command may take
 
 
 def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        ["bash", ROOT / "scripts/check_gpu.sh", "--dry", tmp_path], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, ROOT / "scripts/gpu_check.py", tmp_path, "--dry"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = run_warm(command, env=environment, stdout=subprocess.PIPE, text=True)
     logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
     assert done.returncode == 0, done.stdout + logs
     results = json.loads((tmp_path / "results.json").read_text())
@@ -59,6 +58,27 @@ def test_a_step_that_is_cut_off_keeps_the_cases_that_it_had(tmp_path):
     assert (outcome.status, outcome.rows) == ("took longer than 3 s", [1, 2])
     outcome = perform(Step("slow", (sys.executable, "-c", "exit(1)", "--json"), 3), tmp_path, dry=True)
     assert (outcome.status, outcome.rows) == ("failed", [])
+
+
+def test_the_script_starts_the_check_in_the_checkout(tmp_path):
+    """Give it wheels, too, which it installs first."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "a.whl").touch()
+    (python := tmp_path / "bin" / "python3").write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$*"\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    started = []
+    for options in ((), ("--wheels", tmp_path / "wheels")):
+        command = ["bash", ROOT / "scripts/check_gpu.sh", "--dry", *options, tmp_path / "out"]
+        (tmp_path / "out" / "site").mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        started += [line.split("|") for line in done.stdout.splitlines()]
+    plain, installed, with_wheels = started
+    words = f"scripts/gpu_check.py {tmp_path}/out --dry"
+    assert plain == [str(ROOT), str(ROOT), words]
+    assert installed[2].startswith("-m pip install ") and installed[2].endswith(f"{tmp_path}/wheels/a.whl")
+    assert with_wheels == [str(ROOT), f"{ROOT}{os.pathsep}{tmp_path}/out/site", words]
 
 
 def test_an_option_that_is_none(tmp_path):

@@ -14,6 +14,7 @@ from data.sources.conversation import parse_record, read_conversations
 from data.sources.source import Source
 from tests.serving import Judge, serving
 from tests.tiny_data import turns
+from tests.warm import Warm
 from train.answering.generation import answer
 from train.commands import app
 from train.commands.evaluate import evaluate as evaluate_command
@@ -154,7 +155,7 @@ def test_bad_media_cost_their_own_questions_alone(model_folder, some_bad, tmp_pa
 def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     command = [model_folder, "--data", mixed_file, "--out", out, "--batch-size", 1, "--max-new-tokens", 12]
-    process = subprocess.Popen(
+    process = Warm(
         [sys.executable, "-m", "scripts.evaluate", *map(str, command)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

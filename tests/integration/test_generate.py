@@ -1,7 +1,6 @@
 import logging
 import os
 import re
-import subprocess
 import sys
 from unittest import mock
 
@@ -11,6 +10,7 @@ import torch
 from data.batches.pixels import PixelLoader
 from data.media.reference import Media
 from tests.tiny_adapters import save_adapter
+from tests.warm import run_warm
 from train.answering import generation
 from train.answering.generation import answer
 from train.commands import app
@@ -159,7 +159,7 @@ def test_command_line_answers_turn_by_turn(adapter, loaded, media_folder):
     command = f"scripts/generate.py {adapter} --video {clip} --image {picture} --max-new-tokens 5".split()
     questions = ["--prompt", "What colour is the shape?", "--prompt", "Which way?"]
     environment = {**os.environ, "PYTHONPATH": "."}
-    done = subprocess.run([sys.executable, *command, *questions], capture_output=True, text=True, env=environment)
+    done = run_warm([sys.executable, *command, *questions], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and "Warning" not in done.stderr
 
     system = {"role": "system", "content": [{"type": "text", "text": "Describe"}]}

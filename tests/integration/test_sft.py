@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import TrainingArguments, VideoLlavaForConditionalGeneration
 
 from data.tokens.encoding import IGNORE_INDEX
 from data.video_llava import PROJECTOR
+from tests.warm import run_warm
 from train.loop.loss import token_loss
 from train.loop.trainer import RowTrainer
 from train.model.adapters import add_adapter
@@ -60,7 +60,7 @@ def launch(*arguments, cwd):
     config = ROOT / "accelerate_configs" / "cpu.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     command += [str(ROOT / "train" / "sft.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return run_warm(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def test_the_command_trains_and_the_same_command_continues(recipe_file, tmp_path, capsys):

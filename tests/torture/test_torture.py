@@ -6,6 +6,7 @@ import pytest
 from torture import Torture
 
 from tests.short_run import write_recipe
+from tests.warm import all_warm
 
 
 @pytest.fixture
@@ -16,7 +17,8 @@ def recipe_file(model_folder, mixed_file, tmp_path):
 
 def test_three_killed_runs_end_as_the_unbroken_one(recipe_file, tmp_path):
     torture = Torture(recipe_file, [], 1, tmp_path, random.Random(0))
-    torture.run(num_kills=3)
+    with all_warm():
+        torture.run(num_kills=3)
     assert torture.problems == []
     assert sum(torture.num_killed.values()) == 3 and torture.num_killed["writing"] >= 1
     assert torture.num_finished >= 1
