@@ -6,8 +6,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json  # noqa: E402
+import subprocess  # noqa: E402
 import threading  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -16,11 +18,15 @@ from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from data.isolation import child_process  # noqa: E402
 from data.processor import measure_visual_tokens  # noqa: E402
 from data.progress.bars import SCREEN  # noqa: E402
 from data.progress.log import start_logging  # noqa: E402
-from tests.tiny_data import MIXED_RECORDS, WORDS, write_clip  # noqa: E402
+from tests.tiny_data import WORDS, mixed_records, write_clip  # noqa: E402
+from tests.warm import Warm  # noqa: E402
 from train.model.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
+
+WITH_WARM = SimpleNamespace(**{**vars(subprocess), "Popen": Warm})
 
 # The lock of progress bars is shared with forks, and stays locked when one is killed that holds it; so would the thread
 # that watches bars.
@@ -32,6 +38,18 @@ tqdm.monitor_interval = 0
 settings.register_profile("home", deadline=None)
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warm_decoders():
+    """Every run has a process that decodes; what it is made of has been imported here."""
+    child_process.subprocess = WITH_WARM
+
+
+@pytest.fixture
+def cold_decoders(monkeypatch):
+    """Processes that decode begin as they do for users: with a memory of their own, and beside any threads."""
+    monkeypatch.setattr(child_process, "subprocess", subprocess)
 
 
 @pytest.fixture(autouse=True)
@@ -98,10 +116,5 @@ def no_pauses(monkeypatch):
 def mixed_file(media_folder, tmp_path) -> Path:
     """A LLaVA file with clips (three questions each), pictures, both in one sample, and text alone."""
     path = tmp_path / "mixed.json"
-    for record in (records := json.loads(json.dumps(MIXED_RECORDS))):
-        for kind in ("image", "video"):
-            if kind in record:
-                files = record[kind] if isinstance(record[kind], list) else [record[kind]]
-                record[kind] = [str(media_folder / file) for file in files]
-    path.write_text(json.dumps(records))
+    path.write_text(json.dumps(mixed_records(media_folder)))
     return path

@@ -1,5 +1,6 @@
 """Small clips and records that many tests share."""
 
+import json
 from pathlib import Path
 
 import av
@@ -54,3 +55,13 @@ MIXED_RECORDS = [
     },
     {"conversations": turns("Hello, how are you?", "fine thanks")},
 ]
+
+
+def mixed_records(folder: Path) -> list[dict]:
+    """Return MIXED_RECORDS with the places of their files in a folder."""
+    for record in (records := json.loads(json.dumps(MIXED_RECORDS))):
+        for kind in ("image", "video"):
+            if kind in record:
+                files = record[kind] if isinstance(record[kind], list) else [record[kind]]
+                record[kind] = [str(folder / file) for file in files]
+    return records

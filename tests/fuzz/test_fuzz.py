@@ -1,11 +1,14 @@
 """A few hundred of the mutations of `fuzz.py`, of media and of records."""
 
 import numpy as np
+import pytest
 
 from data.isolation.child_process import Answer
 from tests.fuzz.fuzz import NOT_THE_READER_S, fuzz
 from tests.fuzz.mutations import mutate
 from tests.fuzz.records import FORMS, fuzz_records, judged
+
+pytestmark = pytest.mark.usefixtures("cold_decoders")
 
 
 def test_every_damaged_file_is_pixels_or_one_line(tmp_path):

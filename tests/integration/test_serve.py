@@ -24,6 +24,7 @@ from data.decoding.isolated_decoder import IsolatedDecoder
 from data.media.reference import Media
 from data.web import httpx
 from tests.documents import PAGES, blocks
+from tests.warm import Warm
 from train.answering.generation import answer
 from train.commands import serve as serving
 from train.commands.app import run as reeltune
@@ -38,6 +39,7 @@ from train.serving.service import Service
 from train.talking.sampling import Sampling
 from train.talking.talker import Talker
 
+pytestmark = pytest.mark.usefixtures("cold_decoders")
 NUM_TOKENS = 6
 NAME = "tiny"
 MIB = 2**20
@@ -451,7 +453,7 @@ def test_two_hundred_requests_of_eight_clients_and_a_clean_stop(model_folder, me
     wrong = [(None, (body, status)) for _, body, status, _ in wrong_bodies(*urls)]
     requests = [*(sound * 7)[:100], *(wrong * 3)[:100]]
     random.Random(0).shuffle(requests)
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with Warm([*command, *options], stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             lines = iter(process.stderr.readline, "")
             url = next(found[1] for line in lines if (found := re.search(r"(http://\S+/v1)", line)))

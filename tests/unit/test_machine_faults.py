@@ -103,14 +103,14 @@ def test_a_decoder_that_the_system_kills_says_nothing_of_its_file(decoder, clip,
 
 def test_a_stall_is_not_the_file_s(clip, pauses):
     """A stopped process stands for one that waits for its disk."""
-    decoder = IsolatedDecoder(seconds=3)
+    decoder = IsolatedDecoder(seconds=1)
     expected = decoder(clip, 8)
     os.kill(pid_of(decoder), signal.SIGSTOP)
     np.testing.assert_array_equal(decoder(clip, 8), expected)
 
 
 def test_a_file_is_not_blamed_while_others_take_too_long_as_well(clip, tmp_path, pauses):
-    decoder = IsolatedDecoder(seconds=2)
+    decoder = IsolatedDecoder(seconds=1)
     other = Media("video", str(tmp_path / "other.gif"))
     Image.fromarray(draw_frames(1)[0]).save(other.path)
     decoder(other, 1)
@@ -118,10 +118,10 @@ def test_a_file_is_not_blamed_while_others_take_too_long_as_well(clip, tmp_path,
     (tmp_path / "sound.gif").write_bytes(Path(other.path).read_bytes())
     write_endless(Path(other.path))  # the last sound file: now it takes too long
     pauses()
-    with pytest.raises(OutageError, match="endless.gif' takes more than 2 seconds"):
+    with pytest.raises(OutageError, match="endless.gif' takes more than 1 seconds"):
         decoder(endless, 8)
     decoder(replace(other, path=str(tmp_path / "sound.gif")), 1)
-    with pytest.raises(MediaError, match="endless.gif' takes more than 2 seconds"):
+    with pytest.raises(MediaError, match="endless.gif' takes more than 1 seconds"):
         decoder(endless, 8)
 
 

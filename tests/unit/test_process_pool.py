@@ -10,6 +10,8 @@ import pytest
 
 from data.isolation.process_pool import run_in_pool
 
+pytestmark = pytest.mark.usefixtures("cold_decoders")
+
 
 def do(job: str) -> str:
     """Do what a decoder can do to the process that it runs in."""
