@@ -8,23 +8,26 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.launching import launch
+from tests.tiny_data import mixed_records
+from tests.warm import COLD, Warm
 from train.sft import main
 
 SAME = ("loss", "grad_norm", "learning_rate", "questions", "clips", "pictures", "supervised_tokens", "eval_loss",
         "eval_accuracy", "eval_accuracy_low", "eval_questions", "eval_left_out", "eval_modality/clip/loss")  # fmt: skip
 
 
-@pytest.fixture
-def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def recipe_file(model_folder, media_folder, tmp_path_factory) -> Path:
     """8 steps on clips, pictures and text, in float32. An epoch of 16 rows has five steps of three rows and one of
     one row: on two ranks there are empty micro-batches, and ranks with clips beside ranks with pictures or text. A clip
     cannot be decoded, so that one rank finds out what the other must know."""
-    (tmp_path / "clip3.mp4").write_bytes(bytes(4000))
-    records = json.loads(mixed_file.read_text())
+    folder = tmp_path_factory.mktemp("equality")
+    (folder / "clip3.mp4").write_bytes(bytes(4000))
+    records = mixed_records(media_folder)
     for record in records:
         if str(record.get("video")).endswith("clip3.mp4']"):
             record["video"] = "clip3.mp4"
-    mixed_file.write_text(json.dumps(records))
+    (mixed_file := folder / "mixed.json").write_text(json.dumps(records))
     recipe = {
         "model": {"name_or_path": str(model_folder), "dtype": "float32"},
         "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "modules_to_save": ["multi_modal_projector"]},
@@ -38,7 +41,7 @@ def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
             "max_bad_media": 0.2,
         },
         "training": {
-            "output_dir": str(tmp_path / "one"),
+            "output_dir": str(folder / "one"),
             "max_steps": 8,
             "learning_rate": 1e-3,
             "logging_steps": 1,
@@ -49,9 +52,17 @@ def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
             "disable_tqdm": True,
         },
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+def trained_by_one(recipe_file: Path, *overrides: str) -> Path:
+    """Return the folder of the run of one process, which is trained once."""
+    out = recipe_file.parent / "-".join(["one", *(each.rpartition("=")[2] for each in overrides)])
+    if not out.exists():
+        main([str(recipe_file), f"training.output_dir={out}", *overrides])
+    return out
 
 
 def columns(folder: Path) -> list[dict[str, float]]:
@@ -75,32 +86,35 @@ def bad_media(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("config", ["cpu_2", "zero2", "zero3"])
 def test_two_processes_are_one(config, recipe_file, tmp_path):
-    check_two_are_one(config, recipe_file, tmp_path)
+    check_two_are_one(config, recipe_file, tmp_path, start=COLD if config == "cpu_2" else Warm)
 
 
 def test_two_processes_are_one_in_4_bits(recipe_file, tmp_path):
-    check_two_are_one("zero2", recipe_file, tmp_path, quantization="nf4")
+    check_two_are_one("zero2", recipe_file, tmp_path, quantization="nf4", start=Warm)
 
 
-def check_two_are_one(config, recipe_file, tmp_path, quantization=None, num_processes=2, on_gpus=False) -> None:
+def check_two_are_one(
+    config, recipe_file, tmp_path, quantization=None, num_processes=2, on_gpus=False, start=COLD
+) -> None:
     settings = ["training.gradient_checkpointing=true"]
     if config == "cpu_2":  # workers do not know of DeepSpeed; their server's imports take longer than the run
         settings.append("training.dataloader_num_workers=1")
     quantized = [f"model.quantization={quantization}"] if quantization else []
     two = tmp_path / "two"
     arguments = (recipe_file, f"training.output_dir={two}", *settings, *quantized)
-    launch(config, "train/sft.py", *arguments, folder=tmp_path, num_processes=num_processes, on_gpus=on_gpus)
-    main([str(recipe_file), *quantized])
+    processes = {"num_processes": num_processes, "on_gpus": on_gpus, "start": start}
+    launch(config, "train/sft.py", *arguments, folder=tmp_path, **processes)
+    one = trained_by_one(recipe_file, *quantized)
 
-    ours, theirs = columns(two), columns(tmp_path / "one")
+    ours, theirs = columns(two), columns(one)
     assert len(ours) == 10 and ours[-1]["eval_questions"] and ours[-1]["eval_left_out"]
     for our, their in zip(ours, theirs, strict=True):
         assert our == pytest.approx(their, abs=1e-4)
     for step in (0, 8):
-        assert answers(two, step) == answers(tmp_path / "one", step)
-    assert {line["file"] for line in bad_media(two)} == {str(tmp_path / "clip3.mp4")}
-    assert bad_media(two) == bad_media(tmp_path / "one")
-    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (two, tmp_path / "one"))
+        assert answers(two, step) == answers(one, step)
+    assert {line["file"] for line in bad_media(two)} == {str(recipe_file.parent / "clip3.mp4")}
+    assert bad_media(two) == bad_media(one)
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (two, one))
     assert ours.keys() == theirs.keys() and any("multi_modal_projector" in name for name in ours)
     for name in ours:
         assert (ours[name] - theirs[name]).abs().max() <= 1e-4, name

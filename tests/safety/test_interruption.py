@@ -1,5 +1,6 @@
 """Signals at every kind of moment: a sound checkpoint, the documented status, and the unbroken run's result."""
 
+import hashlib
 import os
 import signal
 
@@ -17,16 +18,35 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
-def assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *overrides):
-    """Give the same command again, and run it unbroken in another folder."""
-    main([str(recipe_file), *overrides])
-    main([str(recipe_file), f"training.output_dir={tmp_path / 'unbroken'}", *overrides])
-    assert result(out) == result(tmp_path / "unbroken")
-    for key in ("loss", "eval_loss"):
-        assert metrics(out, key) == metrics(tmp_path / "unbroken", key)
-    last = [state(folder / "checkpoint-6") for folder in (out, tmp_path / "unbroken")]
-    for name in ("best_metric", "best_global_step", "stateful_callbacks"):
-        assert last[0][name] == last[1][name]
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Run a recipe, or return the folder of the run that had the same overrides."""
+    folder = tmp_path_factory.mktemp("unbroken")
+
+    def run(recipe_file, *overrides):
+        out = folder / hashlib.sha256("\n".join(overrides).encode()).hexdigest()
+        if not out.exists():
+            main([str(recipe_file), f"training.output_dir={out}", *overrides])
+        return out
+
+    return run
+
+
+@pytest.fixture
+def assert_goes_on_as_unbroken(recipe_file, out, unbroken):
+    """Give the same command again, and compare with a run that was not interrupted."""
+
+    def check(*overrides):
+        main([str(recipe_file), *overrides])
+        whole = unbroken(recipe_file, *overrides)
+        assert result(out) == result(whole)
+        for key in ("loss", "eval_loss"):
+            assert metrics(out, key) == metrics(whole, key)
+        last = [state(folder / "checkpoint-6") for folder in (out, whole)]
+        for name in ("best_metric", "best_global_step", "stateful_callbacks"):
+            assert last[0][name] == last[1][name]
+
+    return check
 
 
 @pytest.mark.parametrize(
@@ -40,7 +60,9 @@ def assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *overrides):
         (signal.SIGTERM, "on_epoch_begin", 0, 1),
     ],
 )
-def test_a_signal_saves_and_leaves(number, event, step, saved, recipe_file, out, at, tmp_path, capsys):
+def test_a_signal_saves_and_leaves(
+    number, event, step, saved, recipe_file, out, at, assert_goes_on_as_unbroken, capsys
+):
     overrides = ["data.rows_per_step=2", "training.load_best_model_at_end=true"]
     at(event, step, send(number))
     handlers = [signal.getsignal(each) for each in STATUS]
@@ -52,10 +74,12 @@ def test_a_signal_saves_and_leaves(number, event, step, saved, recipe_file, out,
     assert damage(checkpoints(out)[-1]) is None
     assert not (out / "adapter_model.safetensors").exists()
     assert [signal.getsignal(each) for each in STATUS] == handlers
-    assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *overrides)
+    assert_goes_on_as_unbroken(*overrides)
 
 
-def test_an_owed_evaluation_is_made_up_for_however_often_it_is_interrupted(recipe_file, out, at, tmp_path):
+def test_an_owed_evaluation_is_made_up_for_however_often_it_is_interrupted(
+    recipe_file, out, at, assert_goes_on_as_unbroken
+):
     at("on_prediction_step", 2, send(signal.SIGTERM))
     for _ in range(2):
         with pytest.raises(SystemExit):
@@ -64,10 +88,10 @@ def test_an_owed_evaluation_is_made_up_for_however_often_it_is_interrupted(recip
         assert (out / "checkpoint-2" / "evaluation_pending").exists()
     with pytest.raises(SystemExit):
         main([str(recipe_file)])
-    assert_goes_on_as_unbroken(recipe_file, out, tmp_path)
+    assert_goes_on_as_unbroken()
 
 
-def test_evaluation_at_an_epochs_end_is_owed_too(recipe_file, out, at, tmp_path):
+def test_evaluation_at_an_epochs_end_is_owed_too(recipe_file, out, at, assert_goes_on_as_unbroken):
     """3 rows make an epoch; the checkpoint of step 3 is written before the evaluation of its epoch."""
     epochs = ["training.eval_strategy=epoch", "training.save_steps=3"]
     at("on_prediction_step", 3, send(signal.SIGTERM))
@@ -78,7 +102,7 @@ def test_evaluation_at_an_epochs_end_is_owed_too(recipe_file, out, at, tmp_path)
     with pytest.raises(SystemExit):
         main([str(recipe_file), *epochs])
     assert metrics(out, "eval_loss")[-1][0] == 3
-    assert_goes_on_as_unbroken(recipe_file, out, tmp_path, *epochs)
+    assert_goes_on_as_unbroken(*epochs)
 
 
 def test_a_signal_in_the_last_step_changes_nothing(recipe_file, out, at):
@@ -87,7 +111,7 @@ def test_a_signal_in_the_last_step_changes_nothing(recipe_file, out, at):
     assert (out / "adapter_model.safetensors").exists()
 
 
-def test_early_stopping_keeps_its_patience_over_an_interruption(recipe_file, out, at, tmp_path):
+def test_early_stopping_keeps_its_patience_over_an_interruption(recipe_file, out, at):
     """Two evaluations without a better one end the run after step 6."""
     early = ["early_stopping_patience=2", "training.load_best_model_at_end=true", "training.max_steps=20"]
     early += HIGHEST_LOSS
