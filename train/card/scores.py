@@ -7,7 +7,7 @@ from typing import Any
 
 from data.checkpoint_files import read_json
 from data.errors import UserError
-from train.run_folder.evaluations import EVALUATIONS, SCORES
+from train.run_folder.evaluations import SCORES, evaluations
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,14 @@ class Scored:
 
 def last_scores(folder: Path, last_step: int | None) -> tuple[Scored, ...]:
     """Return the scores of each source in the newest evaluation up to a step; none where there is no such."""
-    steps = {
-        int(file.parent.name): file for file in folder.glob(f"{EVALUATIONS}/*/{SCORES}") if file.parent.name.isdecimal()
-    }
-    known = [step for step in steps if last_step is None or step <= last_step]
+    known = [each for each in evaluations(folder) if last_step is None or int(each.name) <= last_step]
     if not known:
         return ()
     try:
-        sources = read_json(steps[max(known)]).get("sources")
+        sources = read_json(known[-1] / SCORES).get("sources")
     except UserError:
-        return ()  # damaged: then it says nothing
-    return tuple(_scores(max(known), sources if isinstance(sources, dict) else {}))
+        return ()  # missing or damaged: then it says nothing
+    return tuple(_scores(int(known[-1].name), sources if isinstance(sources, dict) else {}))
 
 
 def _scores(step: int, sources: dict[str, Any]) -> Iterator[Scored]:

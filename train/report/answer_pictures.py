@@ -13,9 +13,10 @@ import numpy as np
 from data.errors import one_line
 from train.recipe.recipe import Data
 from train.report.chosen import identity_of, paired
-from train.report.evaluations import read_evaluations, steps_of
+from train.report.evaluations import read_evaluations
 from train.report.frames import Frames
 from train.report.sample_pictures import Sample, draw_sample
+from train.run_folder.evaluations import evaluations
 
 logger = logging.getLogger(__name__)
 
@@ -67,19 +68,19 @@ class AnswerPictures:
             return {}
 
     def _new(self, step: int) -> dict[int, Pictures]:
-        if not any(self._done < each <= step for each in steps_of(self.output_dir)):
+        if not any(self._done < int(each.name) <= step for each in evaluations(self.output_dir)):
             return {}
-        if not (evaluations := read_evaluations(self.output_dir, step)):
+        if not (read := read_evaluations(self.output_dir, step)):
             return {}
         if self._names is None:
-            chosen = fixed_set(evaluations[0].answers())
+            chosen = fixed_set(read[0].answers())
             self.frames.find(chosen)
             self._names = {
                 identity_of(record): f"{NAME}/{place} {_plain(record['source'])}"
                 for place, record in enumerate(chosen, start=1)
             }
-        found = {each.step: self._drawn(each.answers()) for each in evaluations if each.step > self._done}
-        self._done = evaluations[-1].step
+        found = {each.step: self._drawn(each.answers()) for each in read if each.step > self._done}
+        self._done = read[-1].step
         return found
 
     def _drawn(self, records: Sequence[Mapping[str, Any]]) -> Pictures:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.run_folder.evaluations import EVALUATIONS, SCORES
+from train.run_folder.evaluations import SCORES, evaluations
 
 ENDING = ".jsonl"  # behind the name of a source
 
@@ -46,21 +46,10 @@ class Evaluation:
         ]
 
 
-def steps_of(output_dir: Path) -> list[int]:
-    """Return the steps of the evaluations that are complete, ascending."""
-    found = output_dir.joinpath(EVALUATIONS).glob(f"*/{SCORES}")
-    return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
-
-
 def read_evaluations(output_dir: Path, last_step: float = math.inf) -> list[Evaluation]:
     """Return the evaluations up to a step, ascending. Later ones are of a run that was continued from before them."""
-    found = []
-    for step in steps_of(output_dir):
-        folder = output_dir / EVALUATIONS / str(step)
-        scores = read_object(folder / SCORES)
-        if step <= last_step and scores:
-            found.append(_evaluation(step, folder, scores))
-    return found
+    read = ((int(folder.name), folder, read_object(folder / SCORES)) for folder in evaluations(output_dir))
+    return [_evaluation(step, folder, scores) for step, folder, scores in read if step <= last_step and scores]
 
 
 def _evaluation(step: int, folder: Path, scores: Mapping[str, Any]) -> Evaluation:
