@@ -10,7 +10,6 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerBase, VideoLlavaProc
 from data.errors import UserError
 from data.video_llava import SERVED_AS_TRAINED
 
-OLDEST_TRANSFORMERS = "4.57"  # whose loading `_say_it_for_older_versions` has in mind
 # transformers 5 keeps how a tokenizer was loaded; 4.57 takes some of it as settings of its own.
 ABOUT_LOADING = ("backend", "is_local", "local_files_only")
 # Texts in which tokenizers are known to differ: blanks around placeholders and special tokens, other alphabets, bytes.

@@ -39,11 +39,11 @@ def foresee_memory(
 
 
 def foreseen(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments, gpu: Gpu) -> str:
-    """Return the line. An estimate is no reason to end a run: one that cannot be made says so."""
+    """Return the line. An operation that needs numbers is no reason to end a run: the line says so."""
     try:
         known = (
             assumed(recipe, base, None) if recipe.data.streaming else largest_rows(recipe, cast("PlannedRows", rows))
         )
         return one_line(count(recipe, situation(recipe, base, known, on_gpu=True, args=args)), gpu)
-    except (UserError, RuntimeError, NotImplementedError, AttributeError, TypeError) as problem:
+    except (UserError, RuntimeError) as problem:
         return f"memory: not estimated: {first_line(problem)}"
