@@ -1,7 +1,5 @@
 """A Video-LLaVA checkpoint's processor: loaded, made to agree with its model, measured and checked."""
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -137,18 +135,6 @@ def _ends_turns_with_eos(tokenizer: PreTrainedTokenizerBase, template: str) -> b
     ]
     texts = [tokenizer.apply_chat_template(turns[:n], tokenize=False, chat_template=template) for n in (2, 4)]
     return all(str(text).rstrip().endswith(str(tokenizer.eos_token)) for text in texts)
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Return all texts that become a special token, those too that a tokenizer has no name for, such as LLaMA 3's
-    <|start_header_id|>: in a record's words they would begin a turn."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return {*tokenizer.all_special_tokens, *added}
-
-
-def special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], re.Match | None]:
-    """Return a function that finds the first special token in a text."""
-    return re.compile("|".join(map(re.escape, special_tokens(tokenizer)))).search
 
 
 def measure_visual_tokens(processor: VideoLlavaProcessor, num_frames: int) -> VisualTokens:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -54,6 +54,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' if messages else 'ASSISTANT:' }}{%- endif -%}"
 )
+_OPENINGS = {"user": "USER: ", "assistant": "ASSISTANT:"}
 # Put in front of the chat template in files that we write. transformers hands a template the arguments that it names,
 # and the processor the others. `transformers serve` asks for 32 frames of every clip: so the processor takes its own.
 # It also puts the sound of a clip beside it, which a Video-LLaVA has no words for.
@@ -98,6 +99,29 @@ class VisualTokens:
 
     def __str__(self) -> str:
         return f"{self.image} tokens a picture, {self.video} a clip"
+
+
+def documented_prompt(messages: Sequence[Mapping], eos_token: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return what CHAT_TEMPLATE makes of a dialogue, and where its answers stand in that: half-open ranges of letters,
+    each from the end of a generation prompt to the end of the EOS behind the answer.
+
+    It is the same text, a hundred times as fast as jinja: a test compares them.
+    """
+    pieces, length, answers = [], 0, []
+    for number, message in enumerate(messages):
+        said, has_words = "", False
+        for part in message["content"]:
+            if part["type"] == "text":
+                said, has_words = said + part["text"], True
+            else:
+                said += f"<{part['type']}>" + ("" if has_words else "\n")
+        opening = (" " if number else "") + _OPENINGS.get(message["role"], "")
+        if message["role"] == "assistant":
+            said = (" " if said else "") + said + eos_token
+            answers.append((length + len(opening), length + len(opening) + len(said)))
+        pieces += [opening, said]
+        length += len(opening) + len(said)
+    return "".join(pieces), answers
 
 
 @cache

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +15,8 @@ from data.tokens.columns import Column, Ragged
 from data.tokens.encoding import num_tokens, placeholder_ids
 from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
+
+NUMBERS = ("_sample_lengths", "_prefix_lengths", "_num_tokens")  # columns of `Groups`
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,20 @@ class Groups(Sequence[Group]):
         for number in numbers:
             chosen.append(self._samples[number], self._prefix_lengths.view()[number])
         return chosen
+
+    def columns(self) -> dict[str, Column]:
+        """Return all columns by name."""
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        return {**numbers, **self._samples.columns("_samples")}
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Column]) -> Self:
+        """Return what `columns` gave; nothing is appended to it."""
+        groups = cls([])
+        for name in NUMBERS:
+            setattr(groups, name, columns[name])
+        groups._samples = Ragged.of(columns, "_samples")
+        return groups
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -92,11 +92,16 @@ class Mixture(Dataset):
         return number, self.sources[number].without(groups, left_out)
 
     def fingerprint(self, imprint_of: Callable[[Media], tuple | None]) -> str:
-        return fingerprint_samples(self.samples, imprint_of)
+        return fingerprint_samples([source.samples for source in self._in_order()], imprint_of)
 
     @property
     def samples(self) -> Iterator[Sample]:
-        return chain.from_iterable(source.samples for source in self.sources)
+        """Every sample in the order of the files."""
+        return chain.from_iterable(source.samples for source in self._in_order())
+
+    def _in_order(self) -> Sequence[RowDataset]:
+        """Return rows that have all samples once, in the order of the files."""
+        return self.sources
 
     @property
     def sampling(self) -> Sampling:

@@ -28,7 +28,7 @@ class EpochRows(Sequence[EpochRow]):
     """The rows of an epoch, in flat arrays: row i is groups[starts[i]:starts[i] + sizes[i]]."""
 
     def __init__(self, groups: np.ndarray, starts: np.ndarray, sizes: np.ndarray, epoch: int):
-        self.groups, self.starts, self.sizes = (numbers.astype(np.int32) for numbers in (groups, starts, sizes))
+        self.groups, self.starts, self.sizes = (np.asarray(each, np.int32) for each in (groups, starts, sizes))
         self.epoch = epoch
 
     def __len__(self) -> int:

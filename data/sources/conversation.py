@@ -8,7 +8,7 @@ What may stand there besides a path, `Locator` says. "start" and "end", seconds 
 clip of a record or in a video's part, take a part of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,19 +49,26 @@ def stop(problem: UserError) -> None:
     raise problem
 
 
-def read_conversations(source: Source, on_problem: Callable[[UserError], None] = stop) -> Iterator[Conversation]:
+def read_conversations(
+    source: Source,
+    on_problem: Callable[[UserError], None] = stop,
+    is_chosen: Callable[[], bool] = lambda: True,
+    found: tuple[Sequence[str], str | None] | None = None,
+) -> Iterator[Conversation]:
     """Read every conversation of a source, one at a time.
 
     on_problem: takes a UserError naming file, record and key; where it returns, the next record is read.
+    is_chosen: is asked of each record in turn; the others are not looked at. found: what `find_files` gave.
     """
     try:
-        files, folder = find_files(source)
+        files, folder = found or find_files(source)
     except UserError as problem:
         return on_problem(problem)
-    roots = tuple(Path(folder or "", root) for root in source.media_roots)
-    bounds = None if source.outside_media_root else Bounds([folder] if folder else roots)
+    roots, bounds = media_roots(source, folder)
     for file in files:
         for record in read_records(file, source.downloads, on_problem, source.columns):
+            if not is_chosen():
+                continue
             # A shard's own members need no folder; a data file's media lie beside it unless a root is given.
             near = () if record.members is not None else (Path(file).parent,)
             find = Locator(roots or near, record.members or {}, source.downloads, record.own)
@@ -74,6 +81,12 @@ def read_conversations(source: Source, on_problem: Callable[[UserError], None] =
                 on_problem(problem)
             else:
                 yield conversation
+
+
+def media_roots(source: Source, folder: str | None) -> tuple[tuple[Path, ...], Bounds | None]:
+    """Return the folders of a source's media, and those that they may not leave. folder: see `find_files`."""
+    roots = tuple(Path(folder or "", root) for root in source.media_roots)
+    return roots, None if source.outside_media_root else Bounds([folder] if folder else roots)
 
 
 def parse_record(

@@ -11,10 +11,11 @@ import mmap
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Sequence
-from io import BufferedRandom, BufferedReader
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
-from typing import Literal, overload
+from typing import BinaryIO, Literal, Self, overload
+
+import numpy as np
 
 from data.errors import UserError
 
@@ -33,26 +34,55 @@ class Column:
     def __init__(self, typecode: TypeCode, numbers: Iterable[int] = ()):
         self._typecode: TypeCode = typecode
         self._rest: array[int] = array(typecode)  # what is not in the file yet
-        self._num_written = 0
-        self._file: BufferedRandom | BufferedReader | None = None
+        self._most = IN_MEMORY // self._rest.itemsize  # numbers
+        self._num_written = self._start = 0  # numbers in the file, and the byte of it at which they begin
+        self._file: BinaryIO | None = None
         self._map: mmap.mmap | None = None
         self._view: memoryview | None = None
         self._num_looks = 0
         self.extend(numbers)
 
+    @classmethod
+    def within(cls, file: BinaryIO, typecode: TypeCode, start: int, length: int) -> Self:
+        """Return the numbers that a file has from the byte `start` on. Nothing is appended to them."""
+        column = cls(typecode)
+        column._file, column._start, column._num_written = file, start, length
+        return column
+
+    @property
+    def typecode(self) -> TypeCode:
+        return self._typecode
+
     def __len__(self) -> int:
         return self._num_written + len(self._rest)
 
     def append(self, number: int) -> None:
-        self.extend((number,))
+        if self._view is not None:
+            self._let_grow()
+        self._rest.append(number)
+        if len(self._rest) >= self._most:
+            self._spill()
 
     def extend(self, numbers: Iterable[int]) -> None:
         if self._view is not None:
-            self._rest = self._rest[:]  # an array that is viewed cannot grow
-            self._view = self._map = None
+            self._let_grow()
         self._rest.extend(array(self._typecode, numbers))
-        if len(self._rest) * self._rest.itemsize >= IN_MEMORY:
+        if len(self._rest) >= self._most:
             self._spill()
+
+    def join(self, numbers: "memoryview | np.ndarray") -> None:
+        """Append numbers that lie in memory as those of this column do."""
+        if self._view is not None:
+            self._let_grow()
+        if len(numbers):
+            assert numbers.itemsize == self._rest.itemsize
+            self._rest.frombytes(np.ascontiguousarray(numbers).data.cast("B"))
+        if len(self._rest) >= self._most:
+            self._spill()
+
+    def _let_grow(self) -> None:
+        self._rest = self._rest[:]  # an array that is viewed cannot grow
+        self._view = self._map = None
 
     def view(self) -> memoryview:
         """Return all numbers so far. What is appended later is in a new view and leaves this one as it is."""
@@ -60,14 +90,19 @@ class Column:
         if view is None:
             view = self._view = self._mapped(self._file) if self._file else memoryview(self._rest)
         self._num_looks += 1
-        if self._map and self._num_looks % FORGET_EVERY == 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if self._num_looks % FORGET_EVERY == 0:
+            self.forget()
         return view
+
+    def forget(self) -> None:
+        """Give the pages that were looked at back to the page cache."""
+        if self._map and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def _spill(self) -> None:
         try:
             file = self._file or tempfile.TemporaryFile()
-            self._rest.tofile(file)
+            file.write(self._rest)
             file.flush()
             self._file = file
         except OSError as problem:
@@ -78,10 +113,14 @@ class Column:
         self._num_written += len(self._rest)
         self._rest = array(self._typecode)
 
-    def _mapped(self, file: BufferedRandom | BufferedReader) -> memoryview:
-        self._spill()
+    def _mapped(self, file: BinaryIO) -> memoryview:
+        if self._rest:
+            self._spill()
+        if not self._num_written:
+            return memoryview(self._rest)
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return memoryview(self._map).cast(self._typecode)
+        end = self._start + self._num_written * self._rest.itemsize
+        return memoryview(self._map)[self._start : end].cast(self._typecode)
 
     def __reduce__(self):
         """Let a process that is being started map the same file, where the system shows the files that other processes
@@ -90,14 +129,12 @@ class Column:
         if self._file and get_spawning_popen():
             path = OPEN_FILE.format(os.getpid(), self._file.fileno())
             if os.path.exists(path):
-                return _from_file, (self._typecode, path, len(self))
+                return _from_file, (self._typecode, path, self._start, len(self))
         return Column, (self._typecode, array(self._typecode, numbers))
 
 
-def _from_file(typecode: TypeCode, path: str, length: int) -> Column:
-    column = Column(typecode)
-    column._file, column._num_written = open(path, "rb"), length
-    return column
+def _from_file(typecode: TypeCode, path: str, start: int, length: int) -> Column:
+    return Column.within(open(path, "rb"), typecode, start, length)
 
 
 class Ragged(Sequence[memoryview]):
@@ -110,6 +147,22 @@ class Ragged(Sequence[memoryview]):
         self.values.extend(numbers)
         self.ends.append(len(self.values))
 
+    def join(self, values: "memoryview | np.ndarray", ends: memoryview) -> None:
+        """Append the lists of another one: all its values, and its `ends`."""
+        self.ends.join(np.asarray(ends)[1:] + len(self.values))
+        self.values.join(values)
+
+    def columns(self, name: str) -> dict[str, Column]:
+        """Return its columns by names that begin with `name`."""
+        return {name: self.values, f"{name}_ends": self.ends}
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Column], name: str) -> Self:
+        """Return what `columns(name)` gave."""
+        lists = cls(columns[name].typecode)
+        lists.values, lists.ends = columns[name], columns[f"{name}_ends"]
+        return lists
+
     def finish(self) -> None:
         """Write everything into the files that processes share."""
         self.values.view()
@@ -117,6 +170,16 @@ class Ragged(Sequence[memoryview]):
 
     def __len__(self) -> int:
         return len(self.ends) - 1
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield each list, ten times as fast as by its number."""
+        for first in range(0, len(self), FORGET_EVERY):
+            values, ends = self.values.view(), self.ends.view()[first : first + FORGET_EVERY + 1]
+            self.values.forget()
+            start = ends[0]
+            for end in ends[1:]:
+                yield values[start:end]
+                start = end
 
     @overload
     def __getitem__(self, index: int) -> memoryview: ...

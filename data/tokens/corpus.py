@@ -1,41 +1,47 @@
 """Data files -> tokenised conversations whose media were looked at, and what is left out of them."""
 
+from __future__ import annotations
+
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from data.errors import OutageError, UserError, visible
 from data.media.bad_media import too_many
 from data.media.reference import Media
 from data.media.storage import check_media
 from data.patience import patiently
-from data.progress.bars import shown
-from data.sources.conversation import read_conversations
-from data.sources.source import Source
-from data.tokens.encoding import encode_all, num_tokens
+from data.progress.bars import Bar, shown
+from data.sources.source import Source, find_files
+from data.tokens.array_files import ArrayFiles, Columns, default_folder
+from data.tokens.columns import Column
+from data.tokens.encoded import Encoded
+from data.tokens.encoding import BATCH
+from data.tokens.kept import Disk, is_there, key_of
 from data.tokens.samples import Samples
+from data.tokens.shares import Encoding, Processes, num_processes
 from data.video_llava import VisualTokens
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MAX_NAMED = 3  # conversations that a notice names; the others are counted
+MIN_KEPT = 10_000  # conversations that are worth a file; they are read in a second or two
+MIN_DIVIDED = 2**14  # conversations after which more processes begin; they need seconds until they are ready
+# Columns beside those of the samples: which files existed, and what tells these samples from others of the same key.
+WERE_THERE, MADE = "were_there", "made"
 
 
 @dataclass
-class Corpus:
+class Corpus(Encoded):
     """The tokenised conversations of some files, and what `max_length` cost.
 
-    too_long: names of the conversations of which not even the first turn fits;
-    unanswered: names of those without an answer, in which there is nothing to train;
     num_turns_dropped: trailing turns that were cut from the others;
-    unreadable: media file -> the record and what is wrong, where `load_corpus` may go on without such files;
-    longest: the most tokens of a conversation, visual tokens included, and its name.
+    unreadable: media file -> the record and what is wrong, where `load_corpus` may go on without such files.
     """
 
-    samples: Samples = field(default_factory=Samples)
-    too_long: list[str] = field(default_factory=list)
-    unanswered: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
-    longest: tuple[int, str] = (0, "")
 
     @property
     def num_turns_dropped(self) -> int:
@@ -71,22 +77,14 @@ def load_corpus(
 ) -> Corpus:
     """Read and tokenise every conversation of `sources`, and decode nothing.
 
-    Raises UserError for the first record that is wrong, for media files that are missing, empty or mislabelled where
-    these are more than the share `max_bad_media` of all files, and when nothing is left to train on.
+    Many conversations are divided among processes, and their tokens kept on disk for the next start. Media are looked
+    at each time. Raises UserError for the first record that is wrong, for media files that are missing, empty or
+    mislabelled where these are more than the share `max_bad_media` of all files, and when nothing is left to train on.
     """
-    corpus = Corpus(Samples(num_ids=len(tokenizer)))
+    found = [find_files(source) for source in sources]
+    encoding = Encoding(sources, found, tokenizer, visual_tokens, max_length, system_prompt)
     with shown("reading data", unit="conversations", is_watched=True) as bar:
-        for source in sources:
-            conversations = read_conversations(source)
-            for name, sample in encode_all(conversations, tokenizer, visual_tokens, max_length, system_prompt):
-                bar.advance()
-                if sample is None or not sample.trained:
-                    (corpus.too_long if sample is None else corpus.unanswered).append(name)
-                    continue
-                corpus.longest = max(corpus.longest, (num_tokens(sample, visual_tokens), name))
-                for media in corpus.samples.append(sample):
-                    _check(media, name, corpus, may_be_bad=max_bad_media > 0)
-    corpus.samples.finish()
+        corpus = _Loading(encoding, max_bad_media > 0, bar).corpus()
     if not corpus.samples:
         paths = ", ".join(map(str, sources))
         raise UserError(f"{paths}: {_why_empty(corpus, max_length)}; nothing to train on")
@@ -95,6 +93,88 @@ def load_corpus(
         first = next(iter(corpus.unreadable.values()))
         raise UserError(f"{first} ({too_many(num_bad, num_files, max_bad_media)})")
     return corpus
+
+
+class _Loading:
+    """One reading of a corpus: from the disk where it is kept, else from its records. may_be_bad: whether media
+    may be unreadable."""
+
+    def __init__(self, encoding: Encoding, may_be_bad: bool, bar: Bar):
+        self.encoding, self.may_be_bad, self.bar = encoding, may_be_bad, bar
+        self.unreadable: dict[str, str] = {}
+        self.is_checked = False  # whether all media were looked at
+
+    def corpus(self) -> Corpus:
+        key = key_of(self.encoding)
+        if key is None:
+            corpus = self._read()
+        else:
+            disk = Disk(self.encoding)
+            columns = ArrayFiles(default_folder()).get(
+                key,
+                self._columns,
+                is_sound=lambda kept: disk.says_the_same(Samples.of(kept), kept[WERE_THERE].view()),
+                is_worth=lambda made: Encoded.of(made).num_read >= MIN_KEPT,
+            )
+            corpus = Corpus.of(columns)
+            if corpus.num_read >= MIN_KEPT:
+                corpus.samples.made = bytes(columns[MADE].view()).hex()
+        if not self.is_checked:
+            self.bar.advance(corpus.num_read)
+            for number in range(corpus.samples.num_whole):
+                self._check(corpus.samples.file(number), corpus.samples.first_name(number))
+        corpus.unreadable = self.unreadable
+        return corpus
+
+    def _columns(self) -> Columns:
+        corpus = self._read()
+        samples = corpus.samples
+        there = Column("B", (is_there(samples.file(number)) for number in range(samples.num_whole)))
+        return {**corpus.columns(), WERE_THERE: there, MADE: Column("B", secrets.token_bytes(16))}
+
+    def _read(self) -> Corpus:
+        """Read all records; this process does so alone until others are ready.
+
+        Media are looked at as they come, so that the first fault is told first.
+        """
+        corpus, encoding = Corpus(self.encoding.new_samples()), self.encoding
+        processes = Processes(encoding, num_processes())
+
+        def read_alone(first: int) -> bool:
+            """Read from a record on, to the end or until other processes are ready, which it tells."""
+            for name, sample in encoding.encode(encoding.conversations(lambda number: number >= first)):
+                for media in corpus.add(name, sample, encoding.visual_tokens):
+                    self._check(media, name)
+                self.bar.advance()
+                if first == 0 and corpus.num_read >= MIN_DIVIDED and corpus.num_read % BATCH == 0:
+                    if processes.are_ready():
+                        return True
+            return False
+
+        def take(part: Encoded) -> None:
+            for media, name in corpus.join(part):
+                self._check(media, name)
+            self.bar.advance(part.num_read)
+
+        try:
+            if read_alone(0) and not processes.read(corpus.num_read, take):
+                processes.end()
+                read_alone(corpus.num_read)
+        finally:
+            processes.end()
+        corpus.samples.finish()
+        self.is_checked = True
+        return corpus
+
+    def _check(self, media: Media, name: str) -> None:
+        try:
+            patiently(check_media, media)
+        except OutageError:
+            raise
+        except UserError as problem:
+            if not self.may_be_bad:
+                raise UserError(f"{name}: {problem}") from problem
+            self.unreadable.setdefault(media.path, f"{name}: {problem}")
 
 
 def _why_empty(corpus: Corpus, max_length: int) -> str:
@@ -106,14 +186,3 @@ def _why_empty(corpus: Corpus, max_length: int) -> str:
     if corpus.too_long:
         return f"all {len(corpus.too_long)} conversations are longer than max_length {max_length}"
     return f"no conversation in it {'has an answer' if corpus.unanswered else ''}".rstrip()
-
-
-def _check(media: Media, name: str, corpus: Corpus, may_be_bad: bool) -> None:
-    try:
-        patiently(check_media, media)
-    except OutageError:
-        raise
-    except UserError as problem:
-        if not may_be_bad:
-            raise UserError(f"{name}: {problem}") from problem
-        corpus.unreadable.setdefault(media.path, f"{name}: {problem}")

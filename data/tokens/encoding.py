@@ -4,52 +4,32 @@ Tokenising pieces and joining them is wrong for LLaMA's tokenizers, which put a 
 whole text gives the tokens that inference sees, and offsets say which of them are the assistant's.
 """
 
+from __future__ import annotations
+
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from itertools import islice
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, Unigram
-from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError, one_line
-from data.media.reference import Media
-from data.processor import special_finder
 from data.sources.conversation import Conversation, is_answer, num_letters, with_system_prompt
 from data.sources.guard import about_record
-from data.video_llava import PLACEHOLDERS, VisualTokens
+from data.tokens.at_once import Tokenised, samples_at_once, without
+from data.tokens.sample import IGNORE_INDEX as IGNORE_INDEX
+from data.tokens.sample import Sample
+from data.tokens.special import special_finder
+from data.video_llava import CHAT_TEMPLATE, PLACEHOLDERS, VisualTokens, documented_prompt
 
-IGNORE_INDEX = -100  # what torch's cross-entropy and transformers leave out of the loss
+if TYPE_CHECKING:  # processes that tokenise begin sooner without torch
+    from transformers import PreTrainedTokenizerBase
+
 BATCH = 128  # conversations that are rendered and tokenised together
 BATCH_SIZE = 2**22  # letters times messages, see MAX_WORK: of 128 conversations with 16 messages of 128 letters
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One tokenised conversation, small enough to keep a data set of them in memory.
-
-    `input_ids` has ONE id for each picture or clip (see `expand`); `trained` are the half-open index ranges of
-    the assistant's words with their EOS, without placeholders; `media` are in order of appearance; `num_turns_dropped`
-    counts the trailing questions that `max_length` cost.
-    """
-
-    input_ids: "array[int]"
-    trained: tuple[tuple[int, int], ...]
-    media: tuple[Media, ...]
-    name: str
-    num_turns_dropped: int = 0
-
-    @property
-    def labels(self) -> "array[int]":
-        """`input_ids` where trained, -100 elsewhere; unshifted."""
-        labels = array("i", [IGNORE_INDEX]) * len(self.input_ids)
-        for start, end in self.trained:
-            labels[start:end] = self.input_ids[start:end]
-        return labels
 
 
 def render(messages: list[dict], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool) -> str:
@@ -64,6 +44,18 @@ def render_all(
         return []
     texts = tokenizer.apply_chat_template(dialogues, tokenize=False, add_generation_prompt=generation_prompt)
     return cast("list[str]", texts)
+
+
+def render_with_answers(
+    dialogues: list[list[dict]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], list[list[tuple[int, int]] | None]]:
+    """Return the text of each dialogue, and the letters of its answers (see `_answer_spans`)."""
+    if tokenizer.chat_template == CHAT_TEMPLATE:
+        eos = tokenizer.special_tokens_map["eos_token"]
+        texts, answers = zip(*(documented_prompt(messages, eos) for messages in dialogues), strict=True)
+        return list(texts), list(answers)
+    texts = render_all(dialogues, tokenizer, generation_prompt=False)
+    return texts, list(_answer_spans(dialogues, texts, tokenizer))
 
 
 def encode_prompt(messages: list[dict], tokenizer: PreTrainedTokenizerBase, visual_tokens: VisualTokens) -> np.ndarray:
@@ -101,6 +93,7 @@ def encode_all(
     The sample of a conversation without an answer is empty: it has no `trained` ranges.
     """
     find_special = special_finder(tokenizer)
+    repeats = {number: visual_tokens.of(kind) for kind, number in placeholder_ids(tokenizer).items()}
     keep_no_texts(tokenizer.backend_tokenizer)
 
     def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:
@@ -115,9 +108,20 @@ def encode_all(
         dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
         for conversation, messages in zip(batch, dialogues, strict=True):
             _check_beginning(messages, tokenizer, conversation.name)
-        texts = render_all(dialogues, tokenizer, generation_prompt=False)
+        texts, spans = render_with_answers(dialogues, tokenizer)
         encoded = tokenizer(texts, return_offsets_mapping=True)
-        spans = _answer_spans(dialogues, texts, tokenizer)
+        if None not in spans and not find_special("\n".join(chain.from_iterable(map(texts_of, dialogues)))):
+            known = Tokenised(
+                [each.name for each in batch],
+                [each.media for each in batch],
+                texts,
+                encoded.input_ids,
+                encoded.offset_mapping,
+                cast("list[list[tuple[int, int]]]", spans),
+                [[is_answer(each) for each in messages if each["role"] == "assistant"] for messages in dialogues],
+            )
+            if (samples := samples_at_once(known, repeats, max_length)) is not None:
+                return samples
         samples = []
         for conversation, messages, ids, offsets, answers in zip(
             batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
@@ -199,7 +203,7 @@ def _sample(
     num_media = sum(map(kept.count, placeholders))
     return Sample(
         input_ids=kept,
-        trained=tuple(words for span in fitting for words in _without(placeholders, kept, span)),
+        trained=tuple(words for span in fitting for words in without(placeholders, kept, span)),
         media=conversation.media[:num_media],
         name=conversation.name,
         num_turns_dropped=len(trained) - len(fitting),
@@ -218,21 +222,6 @@ def expand(
     short = np.asarray(ids, dtype=np.int32)
     counts = _repeats(short, tokenizer, visual_tokens)
     return np.repeat(short, counts), np.repeat(np.asarray(labels, dtype=np.int32), counts)
-
-
-def _without(placeholders: Set[int], ids: Sequence[int], span: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a half-open range of `ids` that lie between placeholders.
-
-    An answer may show media, too: its words are trained, its visual tokens are input and can be no label.
-    """
-    start, end = span
-    for place in range(start, end):
-        if ids[place] in placeholders:
-            if start < place:
-                yield start, place
-            start = place + 1
-    if start < end:
-        yield start, end
 
 
 def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
@@ -291,6 +280,10 @@ def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int
             )
         ranges.append((int(inside[0]), int(inside[-1]) + 1))
     return ranges
+
+
+def texts_of(messages: list[dict]) -> Iterator[str]:
+    return (part["text"] for message in messages for part in message["content"] if part["type"] == "text")
 
 
 def refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:

@@ -74,8 +74,12 @@ def test_memory_is_that_of_the_tokens(rows):
 
 
 def test_loading_tells_the_memory_of_every_process(tmp_path):
-    (row,), printed = benchmark(tmp_path, "load", "--records", "400", "--questions-per-clip", "1", "--workers", "1")
-    assert (row["case"], row["records"], row["questions_per_clip"]) == ("load", 400, 1)
+    rows, printed = benchmark(tmp_path, "load", "--records", "400", "--questions-per-clip", "1", "--workers", "1")
+    assert [(row["case"], row["records"], row["questions_per_clip"], row["start"]) for row in rows] == [
+        ("load", 400, 1, "first"),
+        ("load", 400, 1, "second"),
+    ]
+    row = rows[0]
     assert 400 * (8 * 17 + 10) < 8192 * row["packed_rows"] < 400 * 400  # 8 frames of 17 tokens, and a question
     assert row["ours_s"] == pytest.approx(row["load_s"] + row["fingerprint_s"] + row["batch_s"])
     base, now, (worker,) = row["base"], row["process"], row["workers"]

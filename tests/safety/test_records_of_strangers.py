@@ -170,14 +170,14 @@ def test_whatever_is_raised_over_a_record_names_it(error, tmp_path, everything, 
 def tokenizer_breaks(processor, monkeypatch):
     def install(error):
         kind = type(processor.tokenizer)
-        render = kind.apply_chat_template
+        tokenise = kind.__call__
 
-        def apply(self, dialogues, **options):
-            if "break me" in str(dialogues):
+        def call(self, texts, **options):
+            if "break me" in str(texts):
                 raise error
-            return render(self, dialogues, **options)
+            return tokenise(self, texts, **options)
 
-        monkeypatch.setattr(kind, "apply_chat_template", apply)
+        monkeypatch.setattr(kind, "__call__", call)
 
     return install
 

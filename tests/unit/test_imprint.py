@@ -12,6 +12,7 @@ from data.media.imprint import END_BYTES, imprint
 from data.media.reference import Address, Cell, Downloads, Media, Pictures, Segment, media_at
 from data.packing.fingerprint import fingerprint_samples
 from data.tokens.encoding import Sample
+from data.tokens.samples import Samples
 from train.run_folder.bad_media import BAD_MEDIA_FILE, imprint_now, noted_imprints
 from train.run_folder.provenance import is_same_data
 
@@ -37,7 +38,7 @@ def change(path: Path, at: int) -> None:
 
 
 def fingerprint(*media: Media) -> str:
-    return fingerprint_samples([Sample(array("i", [1, 2]), ((0, 2),), media, "a record")], imprint_now)
+    return fingerprint_samples([Samples([Sample(array("i", [1, 2]), ((0, 2),), media, "a record")])], imprint_now)
 
 
 @pytest.mark.parametrize("at", [0, END_BYTES - 1, SIZE - END_BYTES, SIZE - 1])
@@ -92,4 +93,4 @@ def test_lines_of_earlier_runs_have_no_ends(tmp_path):
     (tmp_path / BAD_MEDIA_FILE).write_text(json.dumps(line) + "\n")
     assert noted_imprints(tmp_path) == {"a.mp4": (9, None)}
     samples = [Sample(array("i", [1]), ((0, 1),), (Media("video", "a.mp4"),), "a record")]
-    assert fingerprint_samples(samples, lambda item: (9, None)).endswith(":?")
+    assert fingerprint_samples([Samples(samples)], lambda item: (9, None)).endswith(":?")

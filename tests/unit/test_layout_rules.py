@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data.sources": ("data", "data.media"),
     "data.decoding": ("data", "data.isolation", "data.media"),
     "data.cache": ("data", "data.media"),
-    "data.tokens": ("data", "data.progress", "data.media", "data.sources"),
+    "data.tokens": ("data", "data.isolation", "data.progress", "data.media", "data.sources"),
     "data.packing": ("data", "data.media", "data.sources", "data.tokens"),
     "data.batches": (
         *("data", "data.isolation", "data.media", "data.decoding", "data.cache", "data.tokens", "data.packing"),
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "train.ranks": ("data", "data.isolation", "data.packing"),
     "train.scoring": ("data", "data.media"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks", "train.scoring"),
-    "train.model": ("data", "data.progress", "data.packing", "train.ranks"),
+    "train.model": ("data", "data.progress", "data.tokens", "data.packing", "train.ranks"),
     "train.answering": ("data", "data.progress", "data.batches", "data.media", "data.tokens", "train.model"),
     "train.run_folder": ("data", "data.progress", "data.media", "data.packing", "train.ranks", "train.recipe"),
     "train.preprocessing": ("data", "data.media", "train.recipe", "train.run_folder"),

@@ -1,9 +1,12 @@
 """A data set in flat columns: reads like the list it replaces, weighs little, and workers share it."""
 
+import hashlib
 import pickle
 import tempfile
 import tracemalloc
 from array import array
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,6 +20,7 @@ from data.errors import UserError
 from data.media.frame_sampling import UNIFORM, Sampling
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
+from data.packing.fingerprint import fingerprint_samples
 from data.packing.groups import Groups
 from data.packing.pack import plan_rows
 from data.tokens.columns import IN_MEMORY, Column
@@ -72,13 +76,61 @@ def test_reads_like_the_list(plain, num_ids):
         columns[len(plain)]
 
 
-def test_append_tells_which_media_are_new():
+@given(st.lists(samples, max_size=6), st.lists(samples, max_size=6), st.sampled_from([2**16, 2**17]))
+def test_joined_parts_are_the_whole(first, second, num_ids):
+    columns, part, whole = (Samples(each, num_ids) for each in (first, second, first + second))
+    new = columns.join(part)
+    assert list(columns) == first + second and columns.kinds == whole.kinds
+    numbers = {name: column.view().tolist() for name, column in columns.columns().items()}
+    assert numbers == {name: column.view().tolist() for name, column in whole.columns().items()}
+    again = Samples.of(columns.columns())
+    assert list(again) == first + second and again.kinds == whole.kinds and again.num_media == whole.num_media
+    known = {replace(item, start=None, end=None) for sample in first for item in sample.media}
+    expected: dict[Media, str] = {}
+    for sample in second:
+        for item in (replace(item, start=None, end=None) for item in sample.media):
+            if item not in known:
+                expected.setdefault(item, sample.name)
+    assert new == list(expected.items())
+
+
+@given(st.lists(samples, max_size=5), st.lists(samples, max_size=5))
+def test_a_fingerprint_is_that_of_every_sample_in_its_order(first, second):
+    """It may not change with the code: runs are continued that noted it."""
+
+    def imprint_of(item: Media) -> tuple | None:
+        return (len(item.path), item.kind) if item.path != "a" else None
+
+    tokens, looks = hashlib.sha256(), (hashlib.sha256(), hashlib.sha256())
+    is_known = True
+    for sample in first + second:
+        names = [(item.kind, Path(item.path).name, item.start, item.end) for item in sample.media]
+        tokens.update(sample.input_ids.tobytes() + repr((sample.trained, names)).encode())
+        for item in sample.media:
+            is_known &= item.path != "a"
+            for look, each in zip(looks, imprint_of(item) or (None, None), strict=True):
+                look.update(repr(each).encode())
+    expected = [tokens.hexdigest(), *(look.hexdigest() if is_known else "?" for look in looks)]
+    assert fingerprint_samples([Samples(first), Samples(second)], imprint_of) == ":".join(expected)
+
+
+def test_append_tells_which_files_are_new():
     a, b = Media("video", "a.mp4"), Media("image", "a.mp4")
+    part, other = Media("video", "a.mp4", 0.5), Media("video", "c.mp4", 0.5, 2.0)
     columns = Samples()
-    assert [columns.append(Sample(array("i", [1]), ((0, 1),), seen, "")) for seen in [(a,), (b, a, b), (a,)]] == [
+    shown = [(a,), (b, a, b), (a, part), (other,), (replace(other, end=None),)]
+    assert [columns.append(Sample(array("i", [1]), ((0, 1),), seen, str(n))) for n, seen in enumerate(shown)] == [
         [a],
         [b],
         [],
+        [Media("video", "c.mp4")],
+        [],
+    ]
+    assert columns.num_media == 5 and columns.num_whole == columns.num_files() + 1 == 3
+    assert [(columns.file(n), columns.first_name(n)) for n in range(3)] == [
+        (a, "0"),
+        (b, "1"),
+        (Media("video", "c.mp4"), "3"),
     ]
 
 

@@ -3,7 +3,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from data.errors import UserError, first_line
-from data.processor import special_tokens
+from data.tokens.special import special_tokens
 from data.untrusted import refusal_of_template
 from data.video_llava import CHAT_TEMPLATE, MEDIA_AS_TEXT
 
