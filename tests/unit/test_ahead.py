@@ -1,15 +1,24 @@
 """The next batch is on its way while one is computed; errors are raised in their turn."""
 
-import gc
 import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments, set_seed
 
+from data.batches.byte_pixels import as_bytes
+from data.batches.collator import RowCollator
+from data.batches.pixels import PixelLoader
 from data.errors import UserError
+from data.packing.dataset import shared_prefix_rows
+from data.sources.source import Source
+from data.tokens.corpus import load_corpus
 from train.loop.ahead import Ahead, SideStream
+from train.loop.trainer import RowTrainer
+from train.model.adapters import add_adapter
+from train.model.load import load_model
 
 
 class Diary:
@@ -24,6 +33,17 @@ class Diary:
 
     def arrive(self, batch):
         self.notes.append(f"arrive {batch['number']}")
+
+
+class Numbering(Diary):
+    """A diary of batches that have no number."""
+
+    def send(self, batch):
+        self.notes.append("send")
+        return batch
+
+    def arrive(self, batch):
+        self.notes.append("arrive")
 
 
 def some_batches(*numbers):
@@ -68,11 +88,38 @@ def test_the_loader_is_let_go_when_training_ends():
     next(ahead.of(source))
     is_held = weakref.ref(source)
     del source
-    gc.collect()
     assert is_held() is not None
     ahead.on_train_end(nothing, nothing, nothing)
-    gc.collect()
     assert is_held() is None
+
+
+def test_training_is_the_same_whether_batches_are_sent_ahead(
+    model_folder, processor, visual_tokens, mixed_file, tmp_path
+):
+    """Two epochs, whose last step has fewer rows than the others: the trainer asks for more than there are."""
+    samples = load_corpus([Source(mixed_file)], processor.tokenizer, visual_tokens, 512).samples
+    rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, 4, 512, seed=0)
+    assert len(rows) % 2
+
+    def train(lane: Diary | None) -> dict[str, torch.Tensor]:
+        set_seed(0)
+        model = add_adapter(load_model(str(model_folder)), r=2, alpha=4, dropout=0.1)
+        args = TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, num_train_epochs=2, save_strategy="no",
+                                 per_device_train_batch_size=1, remove_unused_columns=False,
+                                 report_to="none")  # fmt: skip
+        collate = RowCollator(processor, visual_tokens, load_pixels=as_bytes(PixelLoader(processor, 8)))
+        trainer = RowTrainer(model=model, args=args, train_dataset=rows, data_collator=collate, rows_per_step=2,
+                             processing_class=processor)  # fmt: skip
+        trainer._ahead.lane = lane
+        trainer.train()
+        assert trainer.state.global_step == len(rows) + 1
+        return {name: value for name, value in model.state_dict().items() if "lora" in name}
+
+    diary = Numbering()
+    ahead, plain = train(diary), train(None)
+    assert diary.notes.count("send") == diary.notes.count("arrive") == 2 * len(rows)
+    assert diary.notes[:3] == ["send", "arrive", "send"]
+    assert ahead.keys() == plain.keys() and all(torch.equal(ahead[name], value) for name, value in plain.items())
 
 
 @pytest.mark.gpu

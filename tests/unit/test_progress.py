@@ -152,7 +152,7 @@ def test_a_terminal_gets_a_bar_below_the_lines(begin, terminal):
 
 
 def test_a_run_shows_lines_and_no_dict(model_folder, mixed_file, tmp_path, capsys):
-    training = {"max_steps": 4, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "no"}
+    training = {"max_steps": 6, "logging_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "no"}
     data = {"eval": [{"path": str(mixed_file)}]}
     main([str(write_recipe(tmp_path, model_folder, mixed_file, {}, data, training))])
     printed = capsys.readouterr().out
@@ -160,8 +160,9 @@ def test_a_run_shows_lines_and_no_dict(model_folder, mixed_file, tmp_path, capsy
     assert "plan: 16 conversations in 3 rows, 1 row a step" in lines and HEADER in lines
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     losses = [(each["step"], f"{each['loss']:.4f}") for each in logged if "loss" in each]
-    assert [(int(step), loss) for step, loss in re.findall(r"^ *(\d+)/4 +([\d.]+) +\d", printed, re.M)] == losses
-    assert len(re.findall(r"^ *[24]/4 +[\d.]+  evaluated in ", printed, re.M)) == 2
+    assert [(int(step), loss) for step, loss in re.findall(r"^ *(\d+)/6 +([\d.]+) +\d", printed, re.M)] == losses
+    assert len(re.findall(r"^ *[36]/6 +[\d.]+  evaluated in ", printed, re.M)) == 2
+    assert len(re.findall(r"^      (?:no worker is needed|0 workers do not keep up)", printed, re.M)) == 1
     assert re.search(r"^      40,960 parameters are trained$", printed, re.M)
     (started,) = re.findall(r"^      started in [\d.]+ s: (.+)$", printed, re.M)
     assert re.sub(r" [\d.]+", "", started) == "libraries, data, model, trainer"
