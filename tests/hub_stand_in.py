@@ -104,8 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif action == "revision":
             self._reply(200, {"id": repo, "sha": SHA, "siblings": [{"rfilename": path} for path in files]})
         elif action == "tree":
-            oids = {path: hashlib.sha1(content).hexdigest() for path, content in files.items()}
-            self._reply(200, [{"type": "file", "path": p, "size": len(files[p]), "oid": oids[p]} for p in files])
+            self._tree(files, name.partition("/")[2])
         else:
             content = files.get(name.partition("/")[2])
             if content is None:
@@ -114,6 +113,15 @@ class _Handler(BaseHTTPRequestHandler):
             tags = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": SHA}
             status, content, headers = part_of(content, self.headers["Range"])
             self._send(status, content, tags | headers)
+
+    def _tree(self, files: dict[str, bytes], folder: str):
+        """Answer which files are in a folder, "" for all; as the hub, 404 for a folder that is not there."""
+        found = {path: files[path] for path in files if not folder or path.startswith(f"{folder}/")}
+        if not found:
+            self._reply(404, {"error": f"{folder} does not exist"}, {"X-Error-Code": "EntryNotFound"})
+            return
+        oids = {path: hashlib.sha1(content).hexdigest() for path, content in found.items()}
+        self._reply(200, [{"type": "file", "path": p, "size": len(found[p]), "oid": oids[p]} for p in found])
 
     def do_PUT(self):
         content = self._body()

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import VideoLlavaProcessor
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from train.model.adapters import add_adapter
 from train.model.fingerprint import write_fingerprint
@@ -27,6 +27,20 @@ def random_adapter(base: Path, quantization: str | None = None, dtype: str = "fl
 
 def save_adapter(base: Path, folder: Path, quantization: str | None = None, **settings) -> Path:
     random_adapter(base, quantization, **settings).save_pretrained(folder)
+    return folder
+
+
+def strange_adapter(base: Path, folder: Path, saved_in=torch.float32, seed: int = 3, **settings) -> Path:
+    """Save an adapter that somebody else has made with PEFT, every trained tensor of it moved."""
+    torch.manual_seed(seed)
+    model = VideoLlavaForConditionalGeneration.from_pretrained(base)
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "lora_alpha": 8} | settings))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+                parameter.data = parameter.data.to(saved_in)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 

@@ -88,7 +88,7 @@ def run_script(checkout, monkeypatch, capsys) -> Callable[[str], str]:
 
 def is_walk(command: str) -> bool:
     scripts = r"python scripts/(new_model|check_data|preview|generate|evaluate|merge_adapter|push_to_hub)\.py "
-    commands = r"reeltune (new-model|check|preview|generate|report|merge|push) [^-]"
+    commands = r"reeltune (new-model|check|preview|generate|report|merge(?! \S+=)|push) [^-]"
     return bool(re.match(f"{scripts}|{commands}|reeltune new-model|accelerate launch .*my_recipe", command))
 
 

@@ -1,7 +1,9 @@
 """Five ways to load a trained model give one set of answers, from its folder and from the hub."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from data.sources.conversation import with_system_prompt
 from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL
 from scripts.demo.scenes import film, random_scene
 from tests.ffmpeg_libraries import with_ffmpeg
-from tests.hub_stand_in import standing_in
+from tests.hub_stand_in import TOKEN, standing_in
 from tests.short_run import write_recipe
 from tests.tiny_adapters import random_adapter
 from train.answering.generation import answer
@@ -89,7 +91,9 @@ def merged(folder, adapter) -> Path:
     return folder / "merged"
 
 
-def our_answers(folder: Path, questions, num_frames: int | None = None, base: str | None = None) -> list[str]:
+def our_answers(
+    folder: Path, questions, num_frames: int | None = None, base: str | None = None, max_tokens: int = MAX_TOKENS
+) -> list[str]:
     """Ask as `reeltune generate` does, with the model loaded once."""
     artifact = open_artifact(str(folder), base)
     ways = ways_of_asking(artifact, num_frames=num_frames)
@@ -98,7 +102,7 @@ def our_answers(folder: Path, questions, num_frames: int | None = None, base: st
     for clip, question in questions:
         messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
         prompts.append((with_system_prompt(messages, ways.system_prompt), ways.shown([Media("video", clip)])))
-    return answer(model, processor, prompts, num_frames=ways.num_frames, max_new_tokens=MAX_TOKENS)
+    return answer(model, processor, prompts, num_frames=ways.num_frames, max_new_tokens=max_tokens)
 
 
 def answers_of_card(folder: Path, names: dict[str, Path], questions, capsys) -> list[str]:
@@ -167,3 +171,36 @@ def test_pushed_and_downloaded_it_answers_the_same(
     names = {"me/my-model": here} | ({"path/to/the/base": model_folder} if which == "adapter" else {})
     assert answers_of_card(here, names, questions, capsys) == ours
     assert our_answers(here, questions, base=str(model_folder) if which == "adapter" else None) == ours
+
+
+CARDS = """
+import sys
+for code in sys.argv[1:]:
+    print("::", end="")
+    exec(code, {"__name__": "__main__"})
+"""
+
+
+def test_the_code_of_cards_runs_as_it_stands_in_an_empty_folder(
+    adapter, merged, questions, model_folder, tmp_path, monkeypatch
+):
+    """Base, adapter and merged model are repositories; nothing but a clip lies where the code runs."""
+    names = {"me/adapter": adapter, "me/merged": merged}
+    (here := tmp_path / "here").mkdir()
+    shutil.copy(questions[0][0], here / "clip.mp4")
+    with standing_in(monkeypatch) as hub:
+        reeltune(["push", str(model_folder), "me/base"])
+        for name, folder in names.items():
+            reeltune(["push", str(folder), name, "--base", "me/base"])
+        cards = {name: hub.files[name][CARD].decode() for name in names}
+        codes = [re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)[0] for card in cards.values()]
+        assert '"me/base"' in codes[0] and '"me/merged"' in codes[1]
+        of_hub = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        environment = {**os.environ, **of_hub, "HF_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", CARDS, *codes]
+        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = [text.strip() for text in done.stdout.split("::")[1:]]
+    asked = [(str(here / "clip.mp4"), "What happens here?")]
+    assert said == [our_answers(folder, asked, max_tokens=64)[0] for folder in names.values()]
+    assert all(said)

@@ -8,13 +8,13 @@ from tempfile import gettempdir
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import VideoLlavaForConditionalGeneration
 
 from data.errors import UserError
 from tests.safety.kills import files_of_at_most
-from tests.tiny_adapters import keep_result, random_adapter
+from tests.tiny_adapters import keep_result, random_adapter, strange_adapter
 from train.merging.merge import merge_adapter
 from train.model.build import build_config, build_model
 from train.model.load import load_model
@@ -41,20 +41,6 @@ KINDS = {
 
 def silent(line):
     pass
-
-
-def strange_adapter(base, folder, saved_in=torch.float32, **settings):
-    """Save an adapter that somebody else has made with PEFT, every trained tensor of it moved."""
-    torch.manual_seed(3)
-    model = VideoLlavaForConditionalGeneration.from_pretrained(base)
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, **settings))
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn_like(parameter))
-                parameter.data = parameter.data.to(saved_in)
-    adapted.save_pretrained(folder, save_embedding_layers=False)
-    return folder
 
 
 @pytest.mark.filterwarnings("ignore")

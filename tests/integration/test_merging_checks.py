@@ -22,6 +22,8 @@ from train.merging.layout import layout_of
 from train.merging.merge import merge_adapter
 from train.merging.sums import Sums
 from train.merging.writing import write_model
+from train.mixing.given import Combination, Given
+from train.mixing.mix import merge_mixture
 from train.model.bare import bare_model
 from train.model.build import build_config
 from train.model.fingerprint import FINGERPRINT
@@ -131,16 +133,17 @@ def cheap_weight(shape: torch.Size, is_norm: bool) -> torch.Tensor:
     return drawn.repeat(-(-shape.numel() // 2**16))[: shape.numel()].reshape(shape) / shape[-1] ** 0.5
 
 
-@pytest.fixture
-def large(processor, tmp_path) -> tuple[Path, Path]:
-    """A model of 400 MB in bfloat16 and four files, and an adapter of all its decoder's layers."""
+@pytest.fixture(scope="module")
+def large(processor, tmp_path_factory) -> tuple[Path, list[Path]]:
+    """A model of 400 MB in bfloat16 and four files, and two adapters of all its decoder's layers."""
+    folder = tmp_path_factory.mktemp("large")
     config = build_config("tiny", processor.tokenizer)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.head_dim = 1024, 2816, 16, 256
     model = bare_model(config)
     layout = layout_of(model)
     write_model(
-        tmp_path / "base",
+        folder / "base",
         model,
         layout,
         lambda name: cheap_weight(layout.shapes[name], "norm" in name),
@@ -148,26 +151,36 @@ def large(processor, tmp_path) -> tuple[Path, Path]:
         max_shard_size="120MB",
         generation=GenerationConfig(),
     )
-    processor.save_pretrained(tmp_path / "base")
-    LoraConfig(r=8, target_modules=TRAINED, base_model_name_or_path=str(tmp_path / "base")).save_pretrained(
-        tmp_path / "adapter"
-    )
-    tensors = {}
-    for name in sorted(name for name in layout.in_decoder if re.fullmatch(TRAINED, name.removesuffix(".weight"))):
-        rows, columns = layout.shapes[name]
-        for part, shape in (("A", (8, columns)), ("B", (rows, 8))):
-            tensors[f"base_model.model.{name.removesuffix('.weight')}.lora_{part}.weight"] = 0.05 * torch.randn(shape)
-    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
-    return tmp_path / "base", tmp_path / "adapter"
+    processor.save_pretrained(folder / "base")
+    adapters = [folder / "adapter", folder / "other"]
+    for adapter in adapters:
+        LoraConfig(r=8, target_modules=TRAINED, base_model_name_or_path=str(folder / "base")).save_pretrained(adapter)
+        tensors = {}
+        for name in sorted(name for name in layout.in_decoder if re.fullmatch(TRAINED, name.removesuffix(".weight"))):
+            rows, columns = layout.shapes[name]
+            for part, shape in (("A", (8, columns)), ("B", (rows, 8))):
+                tensors[f"base_model.model.{name.removesuffix('.weight')}.lora_{part}.weight"] = 0.05 * torch.randn(
+                    shape
+                )
+        save_file(tensors, adapter / "adapter_model.safetensors")
+    return folder / "base", adapters
 
 
-def test_merging_takes_the_memory_of_less_than_a_file_and_a_half(large, tmp_path):
-    base, adapter = large
+@pytest.mark.parametrize("number", [1, 2])
+def test_merging_takes_the_memory_of_less_than_a_file_and_a_half(number, large, tmp_path):
+    base, adapters = large[0], large[1][:number]
     shards = [path.stat().st_size for path in base.glob("*.safetensors")]
     assert len(shards) == 4 and 390 * MB < sum(shards) < 440 * MB
-    peak = peak_of(
-        lambda: merge_adapter(str(adapter), tmp_path / "out", max_shard_size="120MB", report=lambda line: None)
-    )
+    options = {"max_shard_size": "120MB", "report": lambda line: None}
+
+    def merge():
+        if number == 1:
+            merge_adapter(str(adapters[0]), tmp_path / "out", **options)
+        else:  # the method that takes the most
+            given = [Given(str(adapter), 0.5) for adapter in adapters]
+            merge_mixture(given, tmp_path / "out", Combination("dare_ties", 0.5, 0), **options)
+
+    peak = peak_of(merge)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 4
-    limit = 1.5 * max(shards) + (adapter / "adapter_model.safetensors").stat().st_size
+    limit = 1.5 * max(shards) + sum((each / "adapter_model.safetensors").stat().st_size for each in adapters)
     assert 10 * MB < peak < limit, f"{peak / MB:.0f} MB, limit {limit / MB:.0f} MB"

@@ -5,13 +5,18 @@ import resource
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from data.errors import UserError
 from data.files import UNFINISHED
 from tests.safety.kills import after, killed, random_shares
 from tests.tiny_adapters import keep_result, random_adapter
+from train.card.mixture import MIXTURE
 from train.merging.merge import merge_adapter
+from train.mixing.given import Combination, Given
+from train.mixing.mix import merge_mixture
 from train.model.fingerprint import FINGERPRINT
+from train.model.weight_files import ADAPTER_WEIGHTS
 
 THEIRS = ("thesis.unfinished", ".merged-notes", ".merged.keep")
 
@@ -67,6 +72,25 @@ def test_a_merge_killed_at_any_moment_leaves_nothing_that_loads(adapter, tmp_pat
     merge_adapter(str(adapter), out, report=silent)
     assert digests(out) == digests(tmp_path / "unbroken")
     assert names(tmp_path / "out") == sorted([*THEIRS, "merged"])
+
+
+def test_a_mixture_killed_while_it_is_written_is_absent_and_the_next_removes_what_it_left(
+    adapter, model_folder, processor, tmp_path
+):
+    other = keep_result(random_adapter(model_folder, use_rslora=True), model_folder, tmp_path / "other", processor)
+    weights = load_file(other / ADAPTER_WEIGHTS)
+    save_file({name: -2 * weight for name, weight in weights.items()}, other / ADAPTER_WEIGHTS)
+    (other / FINGERPRINT).unlink()
+    given, out = [Given(str(adapter), 0.7), Given(str(other), 0.3)], tmp_path / "out" / "merged"
+
+    def merge():
+        merge_mixture(given, out, Combination(), report=silent)
+
+    assert killed(merge, lambda: any((tmp_path / "out").glob(f".merged.*{UNFINISHED}/model*")))
+    (left,) = [name for name in names(tmp_path / "out") if name not in THEIRS]
+    assert left.startswith(".merged.") and left.endswith(UNFINISHED)
+    merge()
+    assert names(tmp_path / "out") == sorted([*THEIRS, "merged"]) and MIXTURE in names(out)
 
 
 def full_once_begun(size):

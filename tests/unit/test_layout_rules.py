@@ -65,6 +65,10 @@ MAY_IMPORT = {
         *("data", "data.progress"),
         *("train.model", "train.card", "train.run_folder", "train.preprocessing", "train.results"),
     ),
+    "train.mixing": (
+        "data",
+        *("train.model", "train.card", "train.preprocessing", "train.results", "train.merging"),
+    ),
     "train.accuracy": (
         *("data", "data.batches", "data.media", "data.packing", "data.sources", "train.ranks"),
         *("train.recipe", "train.answering", "train.run_folder", "train.preprocessing", "train.loop", "train.results"),
@@ -119,6 +123,7 @@ MAY_IMPORT = {
         "train.talking",
         "train.serving",
         "train.merging",
+        "train.mixing",
         "train.jobs",
         "train.sft",
     ),

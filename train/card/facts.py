@@ -11,6 +11,7 @@ from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, read_json
 from data.errors import UserError
 from data.video_llava import NUM_FRAMES
 from train.card.cleaned import without_secrets
+from train.card.mixture import Told, read_mixture
 from train.card.scores import Scored, last_scores
 from train.recipe.load import read_kept_recipe
 from train.run_folder.provenance import PROVENANCE
@@ -25,7 +26,8 @@ COUNTED = ("conversations", "clips", "pictures")
 class Facts:
     """base: where the weights come from that were trained, as the files name it. recipe: plain values, without paths
     and secrets. counts: by part of the data, what is in it. evaluations: (step, loss) of the first and of the last.
-    scores: of the last evaluation by answers. step: the last one of training.
+    scores: of the last evaluation by answers. step: the last one of training. mixture: the adapters of a model that was
+    made of several, whose recipe here is what theirs have in common.
     """
 
     is_adapter: bool
@@ -37,6 +39,7 @@ class Facts:
     licence: str | None = None
     scores: tuple[Scored, ...] = ()
     step: int | None = None
+    mixture: Told | None = None
 
     def of(self, section: str, key: str, default: Any = None) -> Any:
         """Return a value of the recipe."""
@@ -59,7 +62,8 @@ def read_facts(folder: Path, recipe: Mapping[str, Any] | None = None, base: str 
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if (folder / RECIPE).is_file():
         recipe = read_kept_recipe(folder / RECIPE)
-    values = recipe or {}
+    mixture = read_mixture(folder)
+    values = {"data": mixture.data.model_dump()} if mixture else recipe or {}
     model = values.get("model") or {}
     trained_on = (adapter or {}).get("base_model_name_or_path") or model.get("name_or_path")
     revision = (adapter or {}).get("revision") or model.get("revision")
@@ -71,11 +75,12 @@ def read_facts(folder: Path, recipe: Mapping[str, Any] | None = None, base: str 
         base=where,
         recipe=without_secrets(dict(values)),
         versions={name: version for name, version in named.items() if isinstance(version, str) and version},
-        counts=_counts(said.get("counts")),
+        counts=_together(mixture) if mixture else _counts(said.get("counts")),
         evaluations=_evaluations(said.get("evaluations")),
         scores=last_scores(folder, step),
         step=step,
         licence=licence_of(where, revision if where == trained_on else None) if where else None,
+        mixture=mixture,
     )
 
 
@@ -107,6 +112,11 @@ def _counts(value: Any) -> dict[str, dict[str, int]]:
         part: {name: counts[name] for name in COUNTED if type(counts.get(name)) is int}
         for part, counts in found.items()
     }
+
+
+def _together(mixture: Told) -> dict[str, dict[str, int]]:
+    """Return what all adapters of a mixture were trained on."""
+    return {"train": {name: sum(part.counts.get(name, 0) for part in mixture.adapters) for name in COUNTED}}
 
 
 def _evaluations(value: Any) -> tuple[tuple[int, float], ...]:

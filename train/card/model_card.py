@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from train.card.facts import Facts, read_facts
+from train.card.mixture import Told
 from train.card.snippet import LOCAL_BASE, code_of
 from train.recipe.yaml_text import to_yaml
 
@@ -53,7 +54,8 @@ def write_card(name: str, facts: Facts) -> str:
     the hub checks it."""
     base_on_hub = facts.base if facts.base and _is_hub_id(facts.base) else None
     base_name = base_on_hub or (_plain(_last(facts.base)) if facts.base else "an unnamed base")
-    what = f"{'A LoRA adapter for' if facts.is_adapter else 'Fine-tuned from'} {base_name}"
+    made = f"{len(facts.mixture.adapters)} LoRA adapters merged into" if facts.mixture else "Fine-tuned from"
+    what = f"{'A LoRA adapter for' if facts.is_adapter else made} {base_name}"
     page = PAGE.format(
         title=_plain(_last(name)),
         summary=f"{what}, a Video-LLaVA that answers questions about clips and pictures.",
@@ -66,8 +68,9 @@ def write_card(name: str, facts: Facts) -> str:
 
 def _metadata(name: str, facts: Facts, base_on_hub: str | None) -> ModelCardData:
     task = "image-text-to-text" if facts.only_pictures else "video-text-to-text"
-    methods = ["lora"] * (facts.is_adapter or bool(facts.recipe.get("lora")))
+    methods = ["lora"] * (facts.is_adapter or bool(facts.mixture or facts.recipe.get("lora")))
     methods += ["qlora"] * (facts.of("model", "quantization") is not None)
+    methods += ["merge"] * (facts.mixture is not None)
     results = [
         EvalResult(
             task_type=task,
@@ -93,7 +96,7 @@ def _metadata(name: str, facts: Facts, base_on_hub: str | None) -> ModelCardData
     ]
     return ModelCardData(
         base_model=base_on_hub,
-        base_model_relation=("adapter" if facts.is_adapter else "finetune") if base_on_hub else None,
+        base_model_relation=_relation(facts) if base_on_hub else None,
         library_name="peft" if facts.is_adapter else "transformers",
         license=facts.licence,
         pipeline_tag=task,
@@ -101,6 +104,11 @@ def _metadata(name: str, facts: Facts, base_on_hub: str | None) -> ModelCardData
         model_name=_plain(_last(name)) if results else None,
         eval_results=results or None,
     )
+
+
+def _relation(facts: Facts) -> str:
+    """Return the hub's word for how a model was made of its base."""
+    return "merge" if facts.mixture else "adapter" if facts.is_adapter else "finetune"
 
 
 def _notes(facts: Facts, base_on_hub: str | None) -> list[str]:
@@ -129,15 +137,43 @@ def _training(facts: Facts) -> list[str]:
     lines = [f"Saved with {', '.join(told)}."] if told else []
     if facts.licence:
         lines.append(f"The base's licence is {facts.licence}, and holds for what was made of it.")
+    if facts.mixture:
+        return [*lines, *_mixture(facts.mixture)]
     lines += _measured(facts)
     if not facts.recipe:
         return [*lines, "No recipe was saved with it."]
     if start := facts.of("lora", "start_from"):
         lines.append(f"Training went on from another adapter, {_plain(_last(start))}.")
     lines.append(f"Data: {_data(facts)}. The recipe, with every hyper-parameter:")
-    text = to_yaml(dict(facts.recipe)).rstrip()
+    return [*lines, _fenced(facts.recipe)]
+
+
+def _fenced(recipe: Mapping[str, Any]) -> str:
+    """Return a recipe as a block of Markdown."""
+    text = to_yaml(dict(recipe)).rstrip()
     fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall("`+", text))])  # no text in it may end it
-    return [*lines, f"{fence}yaml\n{text}\n{fence}"]
+    return f"{fence}yaml\n{text}\n{fence}"
+
+
+def _mixture(told: Told) -> list[str]:
+    """Name the adapters of a mixture, their weights, and the recipe of each."""
+    options = [f"{name} {value:g}" for name in ("density", "seed") if (value := getattr(told, name)) is not None]
+    how = ", ".join([_plain(told.method), *options])
+    rows = [
+        f"| {_plain(part.name)} | {part.weight:g} | {'not known' if part.step is None else part.step} | "
+        f"{', '.join(f'{number:,} {_plain(name)}' for name, number in part.counts.items()) or 'not known'} |"
+        for part in told.adapters
+    ]
+    head = "| adapter | weight | trained for steps | on |"
+    lines = [
+        f"Adapters that were trained one by one, combined by their changes of the weights ({how}). Nobody has trained "
+        "the mixture.",
+        "\n".join([head, "| --- | --- | --- | --- |", *rows]),
+    ]
+    for part in told.adapters:
+        if part.recipe:
+            lines += [f"The recipe of {_plain(part.name)}, with every hyper-parameter:", _fenced(part.recipe)]
+    return lines
 
 
 def _measured(facts: Facts) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -44,10 +44,19 @@ class Adapted:
 
 def put_adapter(artifact: Artifact, model: nn.Module) -> Adapted:
     """Put a saved adapter on a bare model, in place; UserError where it does not fit."""
+    init = init_of(artifact)
+    add_adapter(artifact, model, ADAPTER)
+    model.requires_grad_(False).eval()
+    return Adapted(model, dict(_outermost(model)), init)
+
+
+def add_adapter(artifact: Artifact, model: nn.Module, name: str, beside: PeftModel | None = None) -> PeftModel:
+    """Give a bare model PEFT's modules and the tensors of a saved adapter, in place; UserError where it does not fit.
+
+    name: of the adapter in PEFT. beside: what an earlier call returned for the same model.
+    """
     assert artifact.adapter_weights is not None
-    settings = read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
-    check_patterns(artifact.name_or_path, settings, [name for name, _ in model.named_modules()])
-    init = _init_of(artifact, settings)
+    check_patterns(artifact.name_or_path, settings_of(artifact), [name for name, _ in model.named_modules()])
     config = LoraConfig.from_pretrained(artifact.name_or_path)
     assert isinstance(config, LoraConfig)  # `check_adapter_settings` lets no other kind pass
     config.init_lora_weights, config.base_model_name_or_path = True, None
@@ -56,11 +65,16 @@ def put_adapter(artifact: Artifact, model: nn.Module) -> Adapted:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (mapped)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in old words
-            adapted: Any = get_peft_model(model, config, low_cpu_mem_usage=True)  # pyrefly: ignore[bad-argument-type]
+            adapted: Any = beside
+            if adapted is None:
+                whole: Any = model
+                adapted = get_peft_model(whole, config, adapter_name=name, low_cpu_mem_usage=True)
+            else:
+                adapted.add_adapter(name, config, low_cpu_mem_usage=True)
         # PEFT's names in files -> its names in the model: the same parameter has both
         own = {id(parameter): name for name, parameter in adapted.named_parameters(remove_duplicate=False)}
         kept = adapted.state_dict(keep_vars=True)
-        places = get_peft_model_state_dict(adapted, state_dict=kept, save_embedding_layers=False)
+        places = get_peft_model_state_dict(adapted, state_dict=kept, adapter_name=name, save_embedding_layers=False)
         check_places(artifact, saved, places)
         tensors = {own[id(places[name])]: tensor for name, tensor in saved.items()}
         adapted.load_state_dict(tensors, strict=False, assign=True)
@@ -73,13 +87,18 @@ def put_adapter(artifact: Artifact, model: nn.Module) -> Adapted:
             f"{artifact.name_or_path} does not fit its base {artifact.base}: {first_misfit(problem)}; give the base it "
             "was trained on with --base"
         ) from problem
-    model.requires_grad_(False).eval()
-    return Adapted(model, dict(_outermost(model)), init)
+    return adapted
 
 
-def _init_of(artifact: Artifact, settings: dict[str, Any]) -> str | None:
+def settings_of(artifact: Artifact) -> dict[str, Any]:
+    """Return an adapter's settings as its file has them."""
+    assert artifact.adapter_weights is not None
+    return read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG))
+
+
+def init_of(artifact: Artifact) -> str | None:
     """Return the initialisation that takes a part out of the base's weights, None for all others."""
-    init = settings.get("init_lora_weights", True)
+    init = settings_of(artifact).get("init_lora_weights", True)
     if init in WITHOUT_TRACE:
         return None
     if not isinstance(init, str) or not (init == "olora" or init.startswith("pissa")):

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from data.checkpoint_files import find_file
 from data.errors import UserError
+from train.card.mixture import MIXTURE
 from train.merging.layout import layout_of
 from train.merging.merge import logits_of_written
 from train.merging.writing import check_places_of, read_digests
@@ -38,7 +40,8 @@ def check_merged(name: str, report: Callable[[str], None] = print) -> None:
     found, computed_in = logits_of_written(name, artifact, layout, artifact.dtype, inputs)
     try:
         difference = check_logits(kept, found, inputs["input_ids"], name)
-        told = f"logits, computed in {computed_in}, differ from those of training by {difference:.1e}"
+        whose = "those that merging kept" if find_file(name, MIXTURE) else "those of training"
+        told = f"logits, computed in {computed_in}, differ from {whose} by {difference:.1e}"
         report(f"{told} of {kept.tolerance:.0e}")
     except UserError as problem:
         problems.insert(0, str(problem))

@@ -8,10 +8,11 @@ hold the sum, and rounding it to 4 bits again would lose most of what was learne
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import VideoLlavaProcessor
+from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.checkpoint_files import find_file
 from data.errors import UserError, one_line
@@ -24,7 +25,7 @@ from train.merging.layout import Layout, layout_of, shards_of_size
 from train.merging.references import Reference, adapt, bases_of, check_onto, references, tokens_of
 from train.merging.streamed import arithmetic_of, device, streamed_logits
 from train.merging.sums import Sums
-from train.merging.tensors import Tensors
+from train.merging.tensors import Tensors, Weights
 from train.merging.writing import check_written, write_model
 from train.model.bare import bare_model, give_buffers
 from train.model.fingerprint import TOLERANCES, Fingerprint, reference_inputs, save_fingerprint
@@ -53,61 +54,94 @@ def merge_adapter(
     The sum is made on the CPU, one tensor at a time; models run one layer at a time. `out_dir` appears only when
     everything in it is written and checked; UserError otherwise.
     """
-    artifact = _checked(adapter, base, out_dir, onto, max_shard_size)
-    dtype = dtype or artifact.dtype
-    _refuse_without_room(artifact, out_dir, dtype)
-    check_digests(artifact)
-    model = bare_model(artifact.config, tokens_of(artifact))
-    layout = layout_of(model)
+    refuse_to_overwrite(out_dir)
+    artifact = open_adapter(adapter, base, onto)
+    what = product_of(artifact, out_dir, dtype, max_shard_size)
     report(f"base: {artifact.base} ({artifact.dtype}, {'not quantised' if onto == 'full' else artifact.quantization})")
     if artifact.quantization and onto == "full":
         report(f"trained on a base in {artifact.quantization}, which cannot hold the sum: merged into full precision")
-    processor = processor_of(artifact)
-    inputs = reference_inputs(processor)
 
     adapted = adapt(artifact, tokens_of(artifact))
-    full, quantised = bases_of(artifact, layout)
-    wanted = references(artifact, adapted, full, quantised, inputs, onto=onto, dtype=dtype, report=report)
+    full, quantised = bases_of(artifact, what.layout)
+    wanted = references(artifact, adapted, full, quantised, what.inputs, onto=onto, dtype=what.dtype, report=report)
     base_weights = quantised if quantised and onto == "quantized" else full
-    sums = Sums(adapted, Residuals(base_weights, adapted), layout)
+    sums = Sums(adapted, Residuals(base_weights, adapted), what.layout)
+    told = write_product(what, out_dir, sums, wanted, lambda folder: _write_beside(folder, artifact, out_dir.name))
+    report(f"merged {len(adapted.layers)} layers; {told}")
+    report(size_of(out_dir, what.dtype))
+
+
+@dataclass(frozen=True)
+class Product:
+    """A model to be written. artifact: the adapter that is merged, or the first of several; model: bare, with the
+    `layout` of what is written; inputs: those of reference logits."""
+
+    artifact: Artifact
+    dtype: str
+    max_shard_size: str
+    processor: VideoLlavaProcessor
+    model: VideoLlavaForConditionalGeneration
+    layout: Layout
+    inputs: Mapping[str, torch.Tensor]
+
+
+def product_of(artifact: Artifact, out_dir: Path, dtype: str | None, max_shard_size: str) -> Product:
+    """Return what merging will write; UserError where there is no room for it, or where adapter or base are not those
+    of training. dtype None: that of the base."""
+    shards_of_size({}, {}, max_shard_size)
+    dtype = dtype or artifact.dtype
+    _refuse_without_room(artifact, out_dir, dtype)
+    check_digests(artifact)
+    model, processor = bare_model(artifact.config, tokens_of(artifact)), processor_of(artifact)
+    return Product(artifact, dtype, max_shard_size, processor, model, layout_of(model), reference_inputs(processor))
+
+
+def write_product(
+    what: Product, out_dir: Path, weights: Weights, wanted: list[Reference], write_beside: Callable[[Path], None]
+) -> str:
+    """Write a model with its processor, read it again and compare; returns what to tell of its logits.
+
+    write_beside: writes what tells of its training. The last of `wanted` is the strongest reference.
+    """
     with complete_folder(out_dir) as folder:
         digests = write_model(
             folder,
-            model,
-            layout,
-            sums,
-            dtype=getattr(torch, dtype),
-            max_shard_size=max_shard_size,
-            generation=greedy(processor.tokenizer),
+            what.model,
+            what.layout,
+            weights,
+            dtype=getattr(torch, what.dtype),
+            max_shard_size=what.max_shard_size,
+            generation=greedy(what.processor.tokenizer),
         )
-        _write_beside(folder, artifact, processor, out_dir.name)
+        save_processor(what.processor, folder)
+        write_beside(folder)
         digest = check_written(folder, digests)
-        found, computed_in = logits_of_written(str(folder), artifact, layout, dtype, inputs)
+        found, computed_in = logits_of_written(str(folder), what.artifact, what.layout, what.dtype, what.inputs)
         difference = [reference.check(found) for reference in wanted][-1]
-        _keep_fingerprint(folder, artifact, dtype, inputs["input_ids"], wanted[-1], digest)
-    report(
-        f"merged {len(adapted.layers)} layers; logits, computed in {computed_in}, differ from {wanted[-1].whose} by "
-        f"{difference:.1e} of {wanted[-1].limit:.0e}"
-    )
+        _keep_fingerprint(folder, what, wanted[-1], digest)
+    strongest = wanted[-1]
+    told = f"{difference:.1e} of {strongest.limit:.0e}"
+    return f"logits, computed in {computed_in}, differ from {strongest.whose} by {told}"
+
+
+def size_of(out_dir: Path, dtype: str) -> str:
+    """Return what to tell of a model that was written and compared."""
     size = sum(file.stat().st_size for file in out_dir.iterdir())
-    report(f"saved {out_dir}: {dtype}, {size / 1e9:.3g} GB, read again bit for bit")
+    return f"saved {out_dir}: {dtype}, {size / 1e9:.3g} GB, read again bit for bit"
 
 
-def _checked(adapter: str, base: str | None, out_dir: Path, onto: str, max_shard_size: str) -> Artifact:
+def open_adapter(adapter: str, base: str | None, onto: str) -> Artifact:
     """Return what is there of an adapter; UserError for what can be told without reading a weight."""
     artifact = open_artifact(adapter, base)
     if not artifact.is_adapter:
         raise UserError(f"{adapter} is a full model, not an adapter: there is nothing to merge")
-    _refuse_to_overwrite(out_dir)
-    shards_of_size({}, {}, max_shard_size)
     if onto == "quantized":
         check_onto(artifact)
     return artifact
 
 
-def _write_beside(folder: Path, artifact: Artifact, processor: VideoLlavaProcessor, name: str) -> None:
-    """Write what a model needs beside its weights, and what tells of its training."""
-    save_processor(processor, folder)
+def _write_beside(folder: Path, artifact: Artifact, name: str) -> None:
+    """Write what tells of a merged model's training."""
     kept = [find_file(artifact.name_or_path, name) for name in (PROVENANCE, PREPROCESSING)]
     for file in (artifact.recipe_file, *kept):
         if file:
@@ -130,21 +164,20 @@ def logits_of_written(
     return logits, str(computed_in).removeprefix("torch.")
 
 
-def _keep_fingerprint(
-    folder: Path, artifact: Artifact, dtype: str, input_ids: torch.Tensor, reference: Reference, digest: str
-) -> None:
+def _keep_fingerprint(folder: Path, what: Product, reference: Reference, digest: str) -> None:
     """Leave beside the model what it can be compared with later on."""
+    artifact = what.artifact
     kept = artifact.fingerprint
     save_fingerprint(
         folder,
         Fingerprint(
             base=kept.base if kept else identify_base(artifact.base, artifact.revision),
-            dtype=dtype,
+            dtype=what.dtype,
             quantization=None,
-            input_ids=input_ids,
+            input_ids=what.inputs["input_ids"],
             logits=reference.logits,
             weights=digest,
-            checked_to=max(reference.limit, TOLERANCES[dtype]),  # other machines sum in other orders
+            checked_to=max(reference.limit, TOLERANCES[what.dtype]),  # other machines sum in other orders
         ),
     )
 
@@ -179,7 +212,8 @@ def _refuse_without_room(artifact: Artifact, out_dir: Path, dtype: str) -> None:
         )
 
 
-def _refuse_to_overwrite(out_dir: Path) -> None:
+def refuse_to_overwrite(out_dir: Path) -> None:
+    """Raise UserError where there is something already."""
     if out_dir.is_dir() and not any(out_dir.iterdir()):
         return
     if out_dir.exists():

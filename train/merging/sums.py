@@ -38,6 +38,12 @@ class Sums:
                 )
         return tensor
 
+    def changes(self, name: str) -> bool:
+        """Tell whether a tensor may be another one than the base's."""
+        if self._changed(name) is not None:
+            return True
+        return name in self.layout.parameters and not self.adapted.model.get_parameter(name).is_meta
+
     def _changed(self, name: str) -> tuple[str, nn.Module] | None:
         """Return the module of PEFT's that a tensor is in, with its name."""
         parts = name.split(".")

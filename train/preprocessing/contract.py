@@ -31,6 +31,7 @@ PIXEL_SETTINGS = (
     *("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size"),
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
+SHOWN = 12  # characters of a digest
 RESTORE = "restore the file, or remove it to have the model asked as its recipe says"
 
 
@@ -52,14 +53,42 @@ class Preprocessing:
 
 def preprocessing_of(processor: VideoLlavaProcessor, data: Data) -> Preprocessing:
     """Return how a recipe's data become inputs, with the processor that `set_up_processor` made for it."""
+    return preprocessing_with(processor, data.num_frames, sampling_of(data), data.frame_sampling, data.system_prompt)
+
+
+def preprocessing_with(
+    processor: VideoLlavaProcessor, num_frames: int, sampling: Sampling, trained_with: Way, system_prompt: str | None
+) -> Preprocessing:
+    """Return how media and words become inputs, with a processor that is set up."""
     return Preprocessing(
-        num_frames=data.num_frames,
-        sampling=sampling_of(data),
-        trained_with=data.frame_sampling,
-        system_prompt=data.system_prompt,
+        num_frames=num_frames,
+        sampling=sampling,
+        trained_with=trained_with,
+        system_prompt=system_prompt,
         versions=versions(LIBRARIES),
-        **_of_processor(processor, data.num_frames),
+        **_of_processor(processor, num_frames),
     )
+
+
+def first_difference(one: Preprocessing, other: Preprocessing) -> tuple[str, Any, Any] | None:
+    """Return the first key, as in the file, in which two ask a model in different ways, and both values; None where
+    they ask alike. What only training did, and versions, do not count."""
+    for key, then, now in (
+        ("num_frames", one.num_frames, other.num_frames),
+        ("frame_sampling", _told(one.sampling), _told(other.sampling)),
+        ("system_prompt", one.system_prompt, other.system_prompt),
+        ("prompt_template_sha256", one.template[:SHOWN], other.template[:SHOWN]),
+        *((f"pictures.{key}", one.pictures.get(key), other.pictures.get(key)) for key in one.pictures),
+        *((f"clips.{key}", one.clips.get(key), other.clips.get(key)) for key in one.clips),
+    ):
+        if then != now:
+            return key, then, now
+    return None
+
+
+def _told(sampling: Sampling) -> str:
+    rate = sampling.frames_per_second
+    return sampling.way if rate is None else f"{sampling.way} {rate:g}"
 
 
 def sampling_of(data: Data) -> Sampling:
@@ -150,8 +179,8 @@ def check_processor(kept: Preprocessing, processor: VideoLlavaProcessor, name: s
     if now["template"] != kept.template:
         raise UserError(
             f"{name}: the chat template of its processor is another one than that of training (SHA-256 "
-            f"{now['template'][:12]} instead of {kept.template[:12]} in {PREPROCESSING}); restore chat_template.jinja, "
-            f"or, to ask with the new prompt, remove {PREPROCESSING}"
+            f"{now['template'][:SHOWN]} instead of {kept.template[:SHOWN]} in {PREPROCESSING}); restore "
+            f"chat_template.jinja, or, to ask with the new prompt, remove {PREPROCESSING}"
         )
     for part in ("pictures", "clips"):
         then = getattr(kept, part)

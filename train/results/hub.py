@@ -16,6 +16,7 @@ from data.errors import UserError, one_line
 from data.web import httpx
 from train.card.cleaned import SECRET_TEXT, without_local_paths, without_secrets
 from train.card.facts import RECIPE, read_facts
+from train.card.mixture import MIXTURE
 from train.card.model_card import CARD, make_card
 from train.model.adapter_settings import check_adapter_settings
 from train.model.fingerprint import FINGERPRINT, read_fingerprint
@@ -32,7 +33,8 @@ INDEX = "model.safetensors.index.json"
 CONFIGS = (
     *(ADAPTER_CONFIG, "config.json", "generation_config.json"),
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json", PREPROCESSING),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
+    *(PREPROCESSING, MIXTURE),
 )
 MAX_NAMED = 3  # missing files that a message names
 SENT = (*WEIGHTS, INDEX, *CONFIGS, FINGERPRINT, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
@@ -174,7 +176,7 @@ def collect(folder: Path, repo_id: str, base: str | None = None) -> dict[str, Pa
     files: dict[str, Path | bytes] = dict(found)
     for name in found.keys() & set(CONFIGS):
         content = without_local_paths(adapter if name == ADAPTER_CONFIG else read_json(found[name]))
-        if name == PREPROCESSING:
+        if name in (PREPROCESSING, MIXTURE):
             content = without_secrets(content)  # a system prompt is what a user wrote
         files[name] = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
     if recipe:

@@ -1,0 +1,75 @@
+"""Weights of a base that several adapters change, each by its weight: the changes are combined, not the matrices.
+
+The change that an adapter makes to a tensor is what merging it alone would add to it. So ranks, scales, kinds of
+adapters and layers may differ: DoRA's and PiSSA's change is as good as another. PEFT's `add_weighted_adapter` combines
+the matrices A and B of each by themselves where it is asked for "linear" or "ties"; the product of two sums is no sum
+of products. Its "cat", and its names that end in "_svd" with a rank that is large enough, are what is computed here.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
+
+from data.errors import UserError
+from train.merging.layout import Layout
+from train.merging.sums import Sums
+from train.merging.tensors import Weights
+from train.mixing.given import LINEAR, Combination
+
+PRUNING = {"ties": ties, "dare_linear": dare_linear, "dare_ties": dare_ties, "magnitude_prune": magnitude_prune}
+
+
+def linear(base: torch.Tensor, merged: Iterator[tuple[torch.Tensor, float]]) -> torch.Tensor:
+    """Return base + sum of weight * (merged - base), which for the weights 1, or 0 and 1, is exactly what is merged."""
+    total, rest = torch.zeros_like(base), 1.0
+    for tensor, weight in merged:
+        total.add_(tensor, alpha=weight)
+        rest -= weight
+    return total.add_(base, alpha=rest)
+
+
+class Mixture:
+    """Returns tensors by name, in float32 where an adapter changes them. UserError where one becomes no number."""
+
+    def __init__(self, base: Weights, adapters: Sequence[tuple[Sums, float]], layout: Layout, how: Combination):
+        self.base, self.adapters, self.layout, self.how = base, adapters, layout, how
+
+    @torch.no_grad()
+    def __call__(self, name: str) -> torch.Tensor:
+        base = self.base(name)
+        changing = [(sums, weight) for sums, weight in self.adapters if sums.changes(name)]
+        if not changing or not base.is_floating_point():
+            return base
+        base = base.float()
+        # a layer that has matrices may have a bias that has none
+        merged = ((made, weight) for sums, weight in changing if not torch.equal(made := sums(name).float(), base))
+        mixed = linear(base, merged) if self.how.method == LINEAR else self._pruned(name, base, merged)
+        if not mixed.isfinite().all():
+            raise UserError(f"with these weights {name} is no number everywhere: give smaller ones")
+        return mixed
+
+    def _pruned(self, name: str, base: torch.Tensor, merged: Iterator[tuple[torch.Tensor, float]]) -> torch.Tensor:
+        changes, weights = [], []
+        for tensor, weight in merged:
+            changes.append(tensor - base)
+            weights.append(weight)
+        if not changes:
+            return base
+        assert self.how.density is not None  # `settings_of_combination` wants one
+        # what is tied has several names, and one change
+        with drawn_alike(min(self.layout.tied[name]), self.how.seed or 0), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The density .* no pruning")
+            return base + PRUNING[self.how.method](changes, torch.tensor(weights), self.how.density)
+
+
+@contextmanager
+def drawn_alike(name: str, seed: int) -> Iterator[None]:
+    """Have torch draw the same numbers for a tensor, in whatever order and however often tensors are made."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big"))  # and no GPU's
+        yield
