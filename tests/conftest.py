@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc  # noqa: E402
 import json  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
@@ -66,6 +67,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):  # `keywords` holds the names of folders, too
                 item.add_marker(pytest.mark.skip(reason="torch.cuda.is_available() is False"))
+
+
+def pytest_collection_finish():
+    """Spare every later collection of garbage, of which a run's end makes one, all that is here to stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,11 @@
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from data.progress.durations import duration
 from train.card.cleaned import last_name, without_secrets
@@ -52,18 +53,10 @@ class Shown:
 
 def page(run: Run, frames_of: FramesOf, look_up: Callable[[Iterable[Mapping]], None]) -> str:
     """Write the page. look_up: is told of which records frames_of will be asked the frames."""
-    environment = Environment(
-        loader=PackageLoader("train.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"cut": cut, "percent": percent, "points": points, "loss": "{:.3g}".format}
     last = run.evaluations[-1] if run.evaluations else None
     first = run.evaluations[0] if len(run.evaluations) > 1 else None
     accuracies = tables.accuracies(first, last) if last else []
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
         run=run,
         status=status(run),
         tiles=tiles(run, accuracies),
@@ -81,6 +74,19 @@ def page(run: Run, frames_of: FramesOf, look_up: Callable[[Iterable[Mapping]], N
         recipe=to_yaml(without_secrets(dict(run.recipe))),
         max_letters=MAX_LETTERS,
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("train.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cut": cut, "percent": percent, "points": points, "loss": "{:.3g}".format}
+    return environment.get_template("report.html.jinja")
 
 
 def status(run: Run) -> str:
