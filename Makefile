@@ -24,7 +24,7 @@ demo: $(RUNTIME) ## train, merge and ask a tiny model: from a fresh clone to out
 	$(BIN)/python scripts/run_demo.py
 
 test: $(DEV) ## all tests; PYTEST_ARGS="-k packing" and WORKERS=8 are passed on
-	$(PYTEST) -n $(WORKERS) $(PYTEST_ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 unit: $(DEV) ## the fast tests
 	$(PYTEST) -n $(WORKERS) tests/unit $(PYTEST_ARGS)

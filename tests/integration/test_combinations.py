@@ -4,6 +4,7 @@ import re
 from itertools import combinations
 
 import pytest
+from transformers import VideoLlavaConfig
 
 from scripts.write_combinations import (
     ADAPTERS,
@@ -19,11 +20,18 @@ from scripts.write_combinations import (
     table,
     write_run,
 )
+from train.model.build import build_model
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("combinations"))
+    """The script's run, with two of the decoder's four layers: a graph of each is made."""
+    path = write_run(tmp_path_factory.mktemp("combinations"))
+    base = path.parent / "base"
+    config = VideoLlavaConfig.from_pretrained(base)
+    config.text_config.num_hidden_layers = 2
+    build_model(config).save_pretrained(base)
+    return path
 
 
 def said_of(combination: Combination) -> str:
