@@ -107,7 +107,7 @@ class _Loading:
     def corpus(self) -> Corpus:
         key = key_of(self.encoding)
         if key is None:
-            corpus = self._read()
+            corpus = self._read(is_for_all=False)
         else:
             disk = Disk(self.encoding)
             columns = ArrayFiles(default_folder()).get(
@@ -127,18 +127,18 @@ class _Loading:
         return corpus
 
     def _columns(self) -> Columns:
-        corpus = self._read()
+        corpus = self._read(is_for_all=True)
         samples = corpus.samples
         there = Column("B", (is_there(samples.file(number)) for number in range(samples.num_whole)))
         return {**corpus.columns(), WERE_THERE: there, MADE: Column("B", secrets.token_bytes(16))}
 
-    def _read(self) -> Corpus:
-        """Read all records; this process does so alone until others are ready.
+    def _read(self, is_for_all: bool) -> Corpus:
+        """Read all records; this process does so alone until others are ready. is_for_all: see `num_processes`.
 
         Media are looked at as they come, so that the first fault is told first.
         """
         corpus, encoding = Corpus(self.encoding.new_samples()), self.encoding
-        processes = Processes(encoding, num_processes())
+        processes = Processes(encoding, num_processes(is_for_all))
 
         def read_alone(first: int) -> bool:
             """Read from a record on, to the end or until other processes are ready, which it tells."""

@@ -186,7 +186,7 @@ class Processes:
             self._file.close()
 
 
-def num_processes() -> int:
-    """Return how many processes may work at once, for each rank of this machine; 1 where there is nothing to divide."""
+def num_processes(is_for_all: bool) -> int:
+    """Return how many processes may work at once. is_for_all: the other ranks of this machine wait meanwhile."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_PROCESSES, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return min(MAX_PROCESSES, cores // (1 if is_for_all else int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -279,3 +280,25 @@ def test_small_data_sets_write_nothing(start, monkeypatch, tmp_path):
     begin = start()
     assert begin() == begin() == uncached(begin)
     assert list(Path(default_folder()).iterdir()) == []
+
+
+def test_of_two_starts_at_once_one_tokenises(start, tmp_path, monkeypatch):
+    begin = start()
+    expected, encode = uncached(begin), Encoding.encode
+
+    def slowly(encoding, found):
+        with open(tmp_path / "log", "a") as log:
+            log.write("tokenises\n")
+        time.sleep(0.5)
+        return encode(encoding, found)
+
+    monkeypatch.setattr(Encoding, "encode", slowly)
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(begin() != expected)
+        finally:
+            os._exit(2)
+    assert begin() == expected
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / "log").read_text() == "tokenises\n"

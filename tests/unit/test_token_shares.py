@@ -93,7 +93,7 @@ def test_a_part_travels_as_it_is(encoding):
 def few(monkeypatch):
     """Divide few conversations among two real processes."""
     monkeypatch.setattr(corpora, "MIN_DIVIDED", 128)
-    monkeypatch.setattr(corpora, "num_processes", lambda: 2)
+    monkeypatch.setattr(corpora, "num_processes", lambda is_for_all: 2)
     monkeypatch.setattr(Processes, "are_ready", wait_until_ready)
 
 
@@ -131,9 +131,9 @@ def test_processes_give_the_same_corpus_and_the_same_error(encoding, few, monkey
     for change, num_own in ((lose_clip, 128), (break_one, 700)):
         whole = encoding(1500, change)
         divided = load(whole)
-        monkeypatch.setattr(corpora, "num_processes", lambda: 1)
+        monkeypatch.setattr(corpora, "num_processes", lambda is_for_all: 1)
         expected = load(whole)
-        monkeypatch.setattr(corpora, "num_processes", lambda: 2)
+        monkeypatch.setattr(corpora, "num_processes", lambda is_for_all: 2)
         assert divided[:2] == expected[:2]
         assert divided[2] < expected[2] if change is break_one else divided[2] == num_own < expected[2] == 3000
     assert divided[1].endswith("record 701") and "the text holds the special token '</s>'" in divided[0]
