@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import cache
 from typing import Any, cast
 
 from data.media import reference
@@ -26,8 +27,18 @@ def _to_plain(value: Any) -> Any:
         return value
     if isinstance(value, tuple):
         return [_to_plain(item) for item in value]
-    kept = ((field.name, field.default, getattr(value, field.name)) for field in fields(value))
-    return {CLASS: type(value).__name__, **{name: _to_plain(item) for name, usual, item in kept if item != usual}}
+    plain = {CLASS: type(value).__name__}
+    for name, usual in _fields(type(value)):
+        item = getattr(value, name)
+        if item is not usual and item != usual:
+            plain[name] = _to_plain(item)
+    return plain
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Return the names and defaults of a dataclass: to ask it again for each of a million media would take a while."""
+    return tuple((field.name, field.default) for field in fields(kind))
 
 
 def _from_plain(value: Any) -> Any:

@@ -66,11 +66,12 @@ def read_conversations(
         return on_problem(problem)
     roots, bounds = media_roots(source, folder)
     for file in files:
+        beside = (Path(file).parent,)
         for record in read_records(file, source.downloads, on_problem, source.columns):
             if not is_chosen():
                 continue
             # A shard's own members need no folder; a data file's media lie beside it unless a root is given.
-            near = () if record.members is not None else (Path(file).parent,)
+            near = () if record.members is not None else beside
             find = Locator(roots or near, record.members or {}, source.downloads, record.own)
             try:
                 with about_record(record.name):
