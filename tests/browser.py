@@ -53,14 +53,20 @@ def browser() -> Iterator["Browser"]:
 
 @contextmanager
 def opened(
-    started: "Browser", address: str, width: int = 1280, height: int = 900, scheme: str = "light", density: float = 1
+    started: "Browser",
+    address: str,
+    width: int = 1280,
+    height: int = 900,
+    scheme: str = "light",
+    density: float = 1,
+    **settings: Any,
 ) -> Iterator[Opened]:
     """Open an address in a window of this size, for a person who prefers "light" or "dark".
 
-    density: pixels of a picture for one of the window.
+    density: pixels of a picture for one of the window; settings: further ones of playwright's new_page.
     """
     page = started.new_page(
-        viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=density
+        viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=density, **settings
     )
     found = Opened(page)
     page.on("console", lambda message: found.said.append(message.text) if message.type != "log" else None)
@@ -107,7 +113,11 @@ def _answers(address: str) -> bool:
 
 def save_picture(page: "Page", path: Path, **settings: Any) -> None:
     """Write what a window shows as WebP, which is small; settings: those of playwright's screenshot."""
+    save_content(page.screenshot(**settings), path)
+
+
+def save_content(content: bytes, path: Path) -> None:
+    """Write a screenshot as WebP."""
     from PIL import Image
 
-    picture = Image.open(BytesIO(page.screenshot(**settings))).convert("RGB")
-    picture.save(path, "WEBP", quality=QUALITY, method=6)
+    Image.open(BytesIO(content)).convert("RGB").save(path, "WEBP", quality=QUALITY, method=6)

@@ -1,5 +1,6 @@
 """A command in a terminal of 80 columns: what it shows, the keys that are pressed, and whether it leaves anything."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -18,7 +19,7 @@ from tests.warm import COLD, process_name
 
 ROOT = Path(__file__).parents[2]
 REELTUNE = (sys.executable, "-c", "from train.commands.app import main; main()")
-CTRL_C = b"\x03"
+CTRL_C, CTRL_D = b"\x03", b"\x04"
 SIZE = struct.pack("HHHH", 24, 80, 0, 0)  # rows, columns
 
 
@@ -33,6 +34,7 @@ class Terminal:
 
     def __init__(self, *command: str | Path, folder: Path, start: type = COLD):
         self.shown = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a read may end amid a letter
         self._screen, inside = pty.openpty()
         self._name = os.ttyname(inside)
         fcntl.ioctl(inside, termios.TIOCSWINSZ, SIZE)
@@ -66,7 +68,7 @@ class Terminal:
         """Take in what is shown now; False when nothing will come any more."""
         if select.select([self._screen], [], [], 0.1)[0]:
             try:
-                self.shown += os.read(self._screen, 65536).decode(errors="replace")
+                self.shown += self._decode(os.read(self._screen, 65536))
             except OSError:  # nobody has it open on the other side
                 return False
         return True

@@ -258,7 +258,7 @@ RULES: list[tuple[Callable[[str], object], Callable[[str, Path], None]]] = [
         ).match,
         check_elsewhere,
     ),
-    (re.compile(r"pip install -e \"\.\[serve\]\"$").match, check_extra),
+    (re.compile(r"pip install -e \"\.\[ui\]\"$").match, check_extra),
     (re.compile(r"pre-commit install$").match, check_hooks),
     (re.compile(r"bash scripts/check_gpu\.sh ").match, check_gpu_script),
 ]

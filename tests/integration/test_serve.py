@@ -24,59 +24,20 @@ from data.decoding.isolated_decoder import IsolatedDecoder
 from data.media.reference import Media
 from data.web import httpx
 from tests.documents import PAGES, blocks
+from tests.endpoints import NAME, NUM_TOKENS, Running
 from tests.warm import Warm
 from train.answering.generation import answer
 from train.commands import serve as serving
 from train.commands.app import run as reeltune
 from train.model.build import build_config, build_model
 from train.results.loading import greedy
-from train.serving.endpoint import Endpoint
 from train.serving.files import Files
 from train.serving.opening import key_of
-from train.serving.questions import Reader
-from train.serving.server import TOKEN, Limits, guarded, listen
-from train.serving.service import Service
-from train.talking.sampling import Sampling
+from train.serving.server import TOKEN, Limits
 from train.talking.talker import Talker
 
 pytestmark = pytest.mark.usefixtures("cold_decoders")
-NUM_TOKENS = 6
-NAME = "tiny"
 MIB = 2**20
-LIMITS = Limits(max_requests=8, max_file=2 * MIB, max_body=MIB, max_files=4 * MIB, seconds=5.0, end_seconds=2)
-
-
-class Running:
-    """A server in this process."""
-
-    def __init__(self, talker, folder, limits=LIMITS, token=None, host="127.0.0.1"):
-        import uvicorn
-
-        self.files = Files(folder, limits.max_files, limits.max_file)
-        self.service = Service(talker, limits.max_requests)
-        self.bound = listen(host, 0, token)
-        self.url = f"http://127.0.0.1:{self.bound.getsockname()[1]}"
-        self.reader = Reader(NAME, self.files, Sampling(max_tokens=NUM_TOKENS))
-        self.endpoint = Endpoint(self.service, self.reader, self.files)
-        app = guarded(self.endpoint.app(), token, host != "127.0.0.1", limits)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, args=([self.bound],))
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join()
-        self.bound.close()
-
-    def post(self, body, **options):
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60, **options)
-
-    def state(self):
-        return httpx.get(f"{self.url}/health", timeout=60).json()
 
 
 @pytest.fixture(scope="module")

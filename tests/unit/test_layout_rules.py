@@ -93,6 +93,7 @@ MAY_IMPORT = {
         *("data", "data.decoding", "data.media", "data.sources"),
         *("train.talking",),
     ),
+    "train.page": ("data", "data.media", "data.sources", "train.serving", "train.talking"),
     "train.progress": ("data", "data.progress", "data.packing", "train.recipe", "train.run_folder"),
     "train.report": (
         *("data", "data.progress", "data.media", "data.sources", "data.decoding"),
@@ -122,6 +123,7 @@ MAY_IMPORT = {
         "train.report",
         "train.talking",
         "train.serving",
+        "train.page",
         "train.merging",
         "train.mixing",
         "train.jobs",

@@ -297,6 +297,30 @@ def test_an_adapter_is_talked_to(model_folder, processor, clips):
     assert reply.num_kept
 
 
+def test_a_base_is_asked_beside_its_adapter_and_shares_nothing_with_it(model_folder, processor, clips):
+    adapted = random_adapter(model_folder).eval()
+    adapted.get_base_model().generation_config = greedy(processor.tokenizer)
+    talker = talker_of(adapted, processor, [])
+    said = {}
+    for words in ("What colour is the shape?", "Which way does it move?"):
+        for is_base in (False, True):
+            prompt = talker.prompt([user(VIDEO, words)], clips[:1], is_base=is_base)
+            reply = talker.reply(prompt, clips[:1], Sampling(max_tokens=NUM_TOKENS))
+            list(reply)
+            with talker.asked(prompt):
+                assert reply.said == generated(talker, reply)
+            said[words, is_base] = reply.said, reply.num_kept > 0
+    first, second = ("What colour is the shape?", "Which way does it move?")
+    assert said[first, False][0] != said[first, True][0]
+    assert [said[words, is_base][1] for words in (first, second) for is_base in (False, True)] == [False] * 2 + [
+        True
+    ] * 2
+    assert (
+        len(talker.store) == 2
+        and not adapted.base_model.model.model.language_model.layers[0].mlp.up_proj.disable_adapters
+    )
+
+
 def test_a_model_that_generate_must_ask_is_asked_by_it(processor, clips, caplog):
     """A decoder that caps its scores: nothing is kept, and all else is the same."""
     model = build_model(build_config("tiny", processor.tokenizer)).eval()

@@ -1,5 +1,6 @@
-"""reeltune serve: a model behind an endpoint with OpenAI's interface."""
+"""reeltune serve: a model behind an endpoint with OpenAI's interface, and a page beside it."""
 
+import logging
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -19,7 +20,26 @@ from train.commands.options import (
 )
 
 NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+logger = logging.getLogger(__name__)
+
 MIB, GIB = 2**20, 2**30
+SystemPrompt = Annotated[
+    str | None,
+    Option(help="where a request has none of its own", show_default="that of the recipe beside the model"),
+]
+Examples = Annotated[
+    str | None, Option(metavar="FILE", help="a data file, whose first clips are on the page", show_default="none")
+]
+MediaRoot = Annotated[
+    str | None, Option(metavar="DIR", help="folder of the examples' files", show_default="the file's own")
+]
+MediaHost = Annotated[
+    list[str] | None,
+    Option(
+        help="a host whose addresses are fetched, or a pattern; again for more; public: all on the internet",
+        show_default="none",
+    ),
+]
 
 
 def check_installed() -> None:
@@ -29,15 +49,20 @@ def check_installed() -> None:
         raise UserError(f"reeltune serve needs {', '.join(missing)}: pip install -e '.[serve]'")
 
 
+def has_gradio() -> bool:
+    """Tell whether the library of the page is there; say so in a line where it is not."""
+    if find_spec("gradio") is None:
+        logger.info("no page: it needs gradio, pip install -e '.[ui]'; --no-page leaves this line out")
+        return False
+    return True
+
+
 def serve(
     model: Asked,
     host: Annotated[str, Option(help="address to listen at; any but this machine's own needs a token")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0: any that is free")] = 8000,
     name: Annotated[str | None, Option(help="of the model, for clients", show_default="its folder's or hub id")] = None,
-    system_prompt: Annotated[
-        str | None,
-        Option(help="where a request has none of its own", show_default="that of the recipe beside the model"),
-    ] = None,
+    system_prompt: SystemPrompt = None,
     max_new_tokens: MaxNewTokens = 512,
     num_frames: NumFrames = None,
     prefix_memory: PrefixMemory = 4.0,
@@ -47,17 +72,16 @@ def serve(
     max_body: Annotated[float, Option(min=0.001, metavar="MIB", help="largest request, with clips in base64")] = 64.0,
     disk: Annotated[float, Option(min=0.00001, metavar="GIB", help="files that are kept, the latest")] = 4.0,
     decode_seconds: Annotated[float, Option(min=0.1, help="for a picture or clip, to fetch and to decode it")] = 60.0,
-    media_host: Annotated[
-        list[str] | None,
-        Option(help="a host whose addresses are fetched, or a pattern; again for more; public: all on the internet",
-               show_default="none"),
-    ] = None,
+    page: Annotated[bool, Option(help="show a page at the same port: drop a clip, see its frames, talk")] = True,
+    examples: Examples = None,
+    media_root: MediaRoot = None,
+    media_host: MediaHost = None,
     base: Base = None,
     dtype: AnsweringDtype = "auto",
     any_base: AnyBase = False,
     quantization: Quantization = None,
-) -> None:  # fmt: skip
-    """Answer questions at an endpoint with OpenAI's interface, as generate would, word by word.
+) -> None:
+    """Answer questions at an endpoint with OpenAI's interface and on a page, as generate would, word by word.
 
     \b
         reeltune serve outputs/my-run
@@ -70,6 +94,13 @@ def serve(
     from train.serving.server import Limits
     from train.talking.sampling import Sampling
 
+    if examples and not page:
+        raise UserError("--examples are shown on the page, and there is none with --no-page")
+    add_page = None
+    if page and has_gradio():
+        from train.page.opening import page_with
+
+        add_page = page_with(examples, media_root)
     limits = Limits(max_requests, int(max_upload * MIB), int(max_body * MIB), int(disk * GIB))
     serve_model(
         model,
@@ -80,6 +111,7 @@ def serve(
         media_host or (),
         decode_seconds,
         limits,
+        add_page,
         base=base,
         dtype=dtype,
         any_base=any_base,

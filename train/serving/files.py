@@ -113,7 +113,10 @@ class Files:
 
     def upload(self, file: BinaryIO, name: str, purpose: str) -> Upload:
         """Keep a client's file under an id."""
-        digest = self.add(file)
+        return self.give_id(self.add(file), name, purpose)
+
+    def give_id(self, digest: str, name: str, purpose: str) -> Upload:
+        """Give bytes that are here an id."""
         with self._lock:
             upload = Upload(
                 digest, visible(name)[-LONGEST_NAME:], visible(purpose)[:LONGEST_NAME], self.size_of(digest)

@@ -1,6 +1,8 @@
 """The check of a request before anything of it is read: whose page sent it, who asks, and how much it brings."""
 
 import asyncio
+import base64
+import binascii
 import hmac
 import time
 from collections.abc import Collection
@@ -13,17 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from train.serving.refusals import FORBIDDEN, TOO_LARGE, UNAUTHORIZED, Refusal
 
 MIB = 2**20
-API = "/v1"  # what a token is asked for; a page beside it has its own way in
-UPLOADS = f"{API}/files"
+API = "/v1"
+PAGE = "/page"
+UPLOADS = (f"{API}/files", f"{PAGE}/files")
+OPEN = ("/health",)  # what needs no token
+BASIC = 'Basic realm="the server\'s token is the password, the name may be anything", charset="UTF-8"'
 TOO_SLOW = 408
 
 
 class Guard:
     """An ASGI app around another.
 
-    token: that must be sent as `Authorization: Bearer`; None asks for none. hosts: names under which the server may be
-    asked, None for any: a page of a stranger whose name leads to this machine is not answered. max_body and max_file:
-    bytes of a request, and of one that sends a file. seconds: in which all of it must be here.
+    token: that must be sent as `Authorization: Bearer`, or to the page as the password of any user, because a browser
+    asks a person for that and sends it with all that a page asks for; None asks for none. hosts: names under which the
+    server may be asked, None for any: a page of a stranger whose name leads to this machine is not answered. max_body
+    and max_file: bytes of a request, and of one that sends a file. seconds: in which all of it must be here.
     """
 
     def __init__(
@@ -46,7 +52,7 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self._check(scope["path"], headers)
-            limit = self.max_file + MIB if scope["path"] == UPLOADS else self.max_body  # a form has words around it
+            limit = self.max_file + MIB if scope["path"] in UPLOADS else self.max_body  # a form has words around it
             length = headers.get("content-length", "")
             if length.isdigit() and int(length) > limit:
                 raise _too_large(limit)
@@ -62,12 +68,19 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             raise Refusal(FORBIDDEN, f"pages of {origin[:80]!r} may not ask this server")
-        if self.token is not None and (path == API or path.startswith(f"{API}/")):
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token.encode()):
-                raise Refusal(
-                    UNAUTHORIZED, "send the server's token, Authorization: Bearer TOKEN", None, "invalid_api_key"
-                )
+        if self.token is None or path in OPEN:
+            return
+        is_api = path == API or path.startswith(f"{API}/")
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        given = given.strip()
+        if scheme.lower() == "basic" and not is_api:
+            given = password_of(given)
+        elif scheme.lower() != "bearer":
+            given = ""
+        if not hmac.compare_digest(given.encode(), self.token.encode()):
+            message = "send the server's token, Authorization: Bearer TOKEN"
+            challenge = "Bearer" if is_api else BASIC
+            raise Refusal(UNAUTHORIZED, message, None, "invalid_api_key", challenge=challenge)
 
     def _limited(self, receive: Receive, limit: int) -> Receive:
         """Return a `receive` that raises Refusal where a body is too large, or takes too long."""
@@ -88,6 +101,14 @@ class Guard:
             return message
 
         return limited
+
+
+def password_of(credentials: str) -> str:
+    """Return the password in what a browser sends of a user, "" where there is none."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def name_of(host: str) -> str:

@@ -9,7 +9,7 @@ from data.decoding.isolated_decoder import IsolatedDecoder
 from data.media.reference import Media
 from train.serving.files import Files
 from train.serving.questions import Reader
-from train.serving.server import TOKEN, Limits, fetcher, listen, own_folder, serve
+from train.serving.server import TOKEN, AddPage, Limits, fetcher, listen, own_folder, serve
 from train.serving.service import Service
 from train.talking.opening import open_talker
 from train.talking.sampling import Sampling
@@ -29,9 +29,10 @@ def serve_model(
     media_hosts: Sequence[str],
     decode_seconds: float,
     limits: Limits,
+    add_page: AddPage | None = None,
     **settings: Any,
 ) -> None:
-    """Load a model and serve it; `settings` go to `open_talker`."""
+    """Load a model and serve it, with what `add_page` adds; `settings` go to `open_talker`."""
     token = os.environ.get(TOKEN) or None
     bound = listen(host, port, token)  # before a weight is loaded: who asks meanwhile waits
     decode = IsolatedDecoder(decode_seconds, is_patient=False)
@@ -46,7 +47,7 @@ def serve_model(
                 asking.system_prompt,
                 fetcher(files, media_hosts, folder, decode_seconds),
             )
-            serve(Service(talker, limits.max_requests), reader, files, bound, token, limits)
+            serve(Service(talker, limits.max_requests), reader, files, bound, token, limits, add_page)
     finally:
         bound.close()
         decode.end()

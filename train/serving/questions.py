@@ -53,7 +53,8 @@ KNOWN = {"model", "messages", "stream_options", *OPTIONS, *NEUTRAL, *IGNORED}
 
 @dataclass
 class Question:
-    """The words and media of a request, and how it wants its answer. held: the files that are kept for it."""
+    """The words and media of a request, and how it wants its answer. held: the files that are kept for it. is_base: the
+    model is asked without its adapter."""
 
     messages: list[dict]
     media: list[Media]
@@ -62,6 +63,7 @@ class Question:
     has_usage: bool
     names: dict[str, str]  # of files: the path here -> what their sender calls it
     held: list[str]
+    is_base: bool = False
 
     def hide(self, message: str) -> str:
         """Return a message that names files as their sender does."""

@@ -10,19 +10,27 @@ BROKEN, BUSY = 500, 503
 
 
 class Refusal(Exception):
-    """A request that is not answered. param: the key of the request that is to blame."""
+    """A request that is not answered. param: the key of the request that is to blame. wait: seconds until another try.
+    challenge: how whoever asks may show who it is."""
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None, wait: int | None = None
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        wait: int | None = None,
+        challenge: str | None = None,
     ):
         super().__init__(message)
-        self.status, self.message, self.param, self.code, self.wait = status, visible(message), param, code, wait
+        self.status, self.message, self.param, self.code = status, visible(message), param, code
+        self.wait, self.challenge = wait, challenge
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of the response."""
         headers = {} if self.wait is None else {"Retry-After": str(self.wait)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == UNAUTHORIZED else {})
+        return headers | ({"WWW-Authenticate": self.challenge} if self.challenge else {})
 
     @property
     def body(self) -> dict[str, Any]:

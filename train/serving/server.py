@@ -7,12 +7,11 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -36,6 +35,10 @@ PUBLIC = "public"  # in place of a host: all that have a public address
 TOKEN = "REELTUNE_TOKEN"  # a command line can be seen by everybody on a machine, its environment cannot
 MIN_TOKEN = 16  # letters
 NAMES_OF_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Settings of recipes that messages about downloads name, and what they are here.
+OPTIONS = {"media_hosts": "--media-host", "max_download_mib": "--max-upload", "download_seconds": "--decode-seconds",
+           "media_cache": "TMPDIR"}  # fmt: skip
+AddPage = Callable[[Starlette, Endpoint], None]
 BACKLOG = 128  # connections that wait to be taken
 
 
@@ -107,7 +110,10 @@ def fetcher(files: Files, hosts: Sequence[str], folder: Path, seconds: float) ->
         except ValueError as error:
             raise Refusal(BAD_REQUEST, f"{param}: not an address ({error})", param) from error
         address = Address(url, limits)
-        download(address, without_secrets(url))
+        try:
+            download(address, without_secrets(url))
+        except UserError as problem:
+            raise type(problem)(in_own_words(str(problem), folder)) from problem
         try:
             with open(path_of(address), "rb") as file:
                 return files.add(file)
@@ -115,6 +121,13 @@ def fetcher(files: Files, hosts: Sequence[str], folder: Path, seconds: float) ->
             Path(path_of(address)).unlink(missing_ok=True)
 
     return fetch
+
+
+def in_own_words(message: str, folder: Path) -> str:
+    """Return a message about a download with the names of this command's options and no place on this machine."""
+    for key, option in OPTIONS.items():
+        message = message.replace(key, option)
+    return message.replace(str(folder), "the server's folder")
 
 
 def guarded(app: Starlette, token: str | None, is_open: bool, limits: Limits) -> Guard:
@@ -129,7 +142,7 @@ def guarded(app: Starlette, token: str | None, is_open: bool, limits: Limits) ->
     )
 
 
-def run(app: Any, bound: socket.socket, limits: Limits) -> None:
+def run(app: Guard, bound: socket.socket, limits: Limits) -> None:
     """Serve until SIGTERM or Ctrl-C; answers that have begun may go on for a while."""
     config = uvicorn.Config(
         app,
@@ -151,13 +164,24 @@ def run(app: Any, bound: socket.socket, limits: Limits) -> None:
 
 
 def serve(
-    service: Service, reader: Reader, files: Files, bound: socket.socket, token: str | None, limits: Limits
+    service: Service,
+    reader: Reader,
+    files: Files,
+    bound: socket.socket,
+    token: str | None,
+    limits: Limits,
+    add_page: AddPage | None = None,
 ) -> None:
-    """Answer what comes to a socket until the server is stopped."""
+    """Answer what comes to a socket until the server is stopped. add_page: adds a page to the endpoint's app."""
     host, port = bound.getsockname()[:2]
     is_open = not ip_address(host.partition("%")[0]).is_loopback
-    app = guarded(Endpoint(service, reader, files).app(), token, is_open, limits)
+    endpoint = Endpoint(service, reader, files)
+    app = endpoint.app()
+    if add_page:
+        add_page(app, endpoint)
     shown = f"[{host}]" if ":" in host else host
-    logger.info(f"{reader.name}: http://{shown}:{port}/v1{', with a token' if token else ''}")
-    run(app, bound, limits)
+    address = f"http://{shown}:{port}"
+    page = f", and a page for people at {address}/" if add_page else ""
+    logger.info(f"{reader.name}: {address}/v1{page}{', with a token' if token else ''}")
+    run(guarded(app, token, is_open, limits), bound, limits)
     logger.info("stopped")

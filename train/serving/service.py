@@ -55,10 +55,18 @@ class Service:
         return Answering(self, question, prompt)
 
     def _prepare(self, question: Question) -> Prompt:
-        prompt = self.talker.prompt(question.messages, question.media)
+        prompt = self.talker.prompt(question.messages, question.media, is_base=question.is_base)
         for item in self.talker.unseen(prompt, question.media):
             self.talker.look(item)
         return prompt
+
+    async def look(self, question: Question) -> list[torch.Tensor]:
+        """Return what the model sees of a question's pictures (3, H, W) and clips (F, 3, H, W). Raises Refusal."""
+
+        def look() -> list[torch.Tensor]:
+            return [self.talker.look(item) for item in question.media]
+
+        return await self._in_turn(self._decoding, question, look)
 
     async def _in_turn(self, lane: ThreadPoolExecutor, question: Question, function: Callable[..., T], *args: Any) -> T:
         try:

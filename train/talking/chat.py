@@ -17,7 +17,7 @@ from data.media.storage import check_media
 from train.talking.dialogue import Dialogue, media_named
 from train.talking.frames import half_blocks, strip
 from train.talking.sampling import Sampling
-from train.talking.talker import Talker
+from train.talking.talker import Reply, Talker
 from train.talking.terminal import Screen, lines
 
 OFF = "off"  # takes a setting back
@@ -44,14 +44,21 @@ class Chat:
 
     def run(self, typed: Iterable[str]) -> None:
         """Answer all lines. A mistake in a terminal is a line; in a file it is the end, so that nobody goes on without
-        what it was about."""
-        for line in typed:
+        what it was about. Ctrl-C in a terminal stops what is being done, whatever it is, and not the conversation."""
+        rest = iter(typed)
+        while True:
             try:
-                self.take(line.strip())
+                for line in rest:
+                    self.take(line.strip())
+                return
             except UserError as problem:
                 if not self.screen.is_terminal:
                     raise
                 self.screen.tell(f"error: {problem}")
+            except KeyboardInterrupt:
+                if not self.screen.is_terminal:
+                    raise
+                self.screen.tell("stopped")
 
     def take(self, line: str) -> None:
         """Answer a question, or do what a command says; // is a question that begins with /."""
@@ -88,12 +95,7 @@ class Chat:
             self.screen.tell("stopped" if reply.text else "stopped before the first word; the question is taken back")
             return
         seconds = time.perf_counter() - began
-        computed = len(prompt.ids) - reply.num_kept
-        end = f"; it ends at max_tokens {reply.max_tokens}" if reply.finish == "length" else ""
-        self.screen.tell(
-            f"first word after {first or seconds:.2f} s, {computed:,} of {len(prompt.ids):,} tokens computed; "
-            f"{len(reply.said)} tokens in {seconds:.2f} s{end}"
-        )
+        self.screen.tell(timings(reply, first, seconds))
 
     def attach(self, kind: Kind, words: str) -> None:
         """Show a picture or clip with the next question."""
@@ -174,6 +176,16 @@ class Chat:
             self.screen.tell(f"{name} {line}")
         if self.screen.is_terminal:
             self.screen.tell("Ctrl-C stops an answer, Ctrl-D leaves")
+
+
+def timings(reply: Reply, first: float, seconds: float) -> str:
+    """Return a line about an answer: first: the seconds until its first word, 0 without any; seconds: in all."""
+    number = len(reply.prompt.ids)
+    end = f"; it ends at max_tokens {reply.max_tokens}" if reply.finish == "length" else ""
+    return (
+        f"first word after {first or seconds:.2f} s, {number - reply.num_kept:,} of {number:,} tokens computed; "
+        f"{len(reply.said)} tokens in {seconds:.2f} s{end}"
+    )
 
 
 def changed(sampling: Sampling, words: str) -> Sampling:

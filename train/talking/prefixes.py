@@ -1,7 +1,7 @@
 """The keys and values of the last conversations, within a limit of bytes: the latest are kept."""
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +17,13 @@ class Prompt:
     """The words and media that a model is asked: ids (T,), a visual token each for all that a placeholder stands for.
 
     keys: what tells its pictures and clips apart, in order; runs: the half-open range of each one's visual tokens.
+    is_base: it is asked of the model without its adapter, which has other keys and values.
     """
 
     ids: np.ndarray
     keys: tuple[Hashable, ...] = ()
     runs: tuple[tuple[int, int], ...] = ()
+    is_base: bool = False
 
     @property
     def shown(self) -> int:
@@ -40,6 +42,7 @@ class Kept:
 
     shown: Prefix
     keys: tuple[Hashable, ...]
+    is_base: bool
     tails: list[Prefix] = field(default_factory=list)
 
     @property
@@ -88,13 +91,13 @@ class PrefixStore:
                 return kept.shown
             return Prefix(prompt.ids[:length], _first(tail, length - start), before=kept.shown)
 
-    def keep(self, shown: Prefix, keys: Sequence[Hashable], tail: Prefix | None) -> None:
-        """Keep a beginning that was computed or taken, and what was said behind it; drop the oldest ones beyond the
-        limit."""
+    def keep(self, shown: Prefix, prompt: Prompt, tail: Prefix | None) -> None:
+        """Keep a beginning of a prompt that was computed or taken, and what was said behind it; drop the oldest ones
+        beyond the limit."""
         with self._lock:
             kept = next((each for each in self._kept if each.shown is shown), None)
             if kept is None:
-                kept = Kept(shown, tuple(keys))
+                kept = Kept(shown, tuple(prompt.keys), prompt.is_base)
             else:
                 self._kept.remove(kept)
             if tail is not None:
@@ -112,6 +115,8 @@ class PrefixStore:
         """Return what is kept, how many of a prompt's first tokens it knows, and behind what they stand."""
         most, found = len(prompt.ids) - 1, []
         for kept in self._kept:
+            if kept.is_base != prompt.is_base:
+                continue
             length = min(most, self._common_shown(kept, prompt))
             tail = None
             if length == kept.shown.length:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -79,10 +80,18 @@ class Talker:
         self._longest = max(map(len, processor.tokenizer.get_vocab()))  # letters of a token
         base.set_attn_implementation({"text_config": SHARED_ANSWERS})
 
-    def prompt(self, messages: list[dict], media: Sequence[Media], name: str = "the conversation") -> Prompt:
+    @property
+    def has_adapter(self) -> bool:
+        """The model can be asked without its adapter, too."""
+        return isinstance(self.model, PeftModel)
+
+    def prompt(
+        self, messages: list[dict], media: Sequence[Media], name: str = "the conversation", is_base: bool = False
+    ) -> Prompt:
         """Return the ids of `messages`, which end with the user's words and show `media`.
 
-        Raises TooLong; UserError for what cannot be said, MediaError for a file that is missing.
+        is_base: they are asked of the model without its adapter. Raises TooLong; UserError for what cannot be said,
+        MediaError for a file that is missing.
         """
         self._check_size(messages, media)
         for message in messages:
@@ -96,7 +105,7 @@ class Talker:
             raise UserError(f"{name}: the model's chat template takes no such messages: {one_line(error)}") from error
         if len(ids) >= self.max_context:
             raise self._too_long(len(ids))
-        return Prompt(ids, keys, self._runs(ids, media))
+        return Prompt(ids, keys, self._runs(ids, media), is_base)
 
     def _check_size(self, messages: Sequence[dict], media: Sequence[Media]) -> None:
         """Raise TooLong for what cannot fit, before it is tokenised."""
@@ -142,6 +151,10 @@ class Talker:
         """Tell whether `generate` must answer; also a prompt that ends in visual tokens, so that no word is left."""
         return bool(self.reason) or (len(prompt.runs) > 0 and prompt.shown == len(prompt.ids))
 
+    def asked(self, prompt: Prompt) -> AbstractContextManager:
+        """Return the context in which the model is the one that a prompt is for."""
+        return self.model.disable_adapter() if prompt.is_base and isinstance(self.model, PeftModel) else nullcontext()
+
     def reply(self, prompt: Prompt, media: Sequence[Media], sampling: Sampling) -> "Reply":
         """Begin an answer; nothing is computed before its first piece is asked for."""
         return Reply(self, prompt, media, sampling)
@@ -174,8 +187,11 @@ class Reply:
 
     def __iter__(self) -> Generator[str, None, None]:
         """Yield the answer piece by piece; raises MediaError where it cannot be shown what it is asked about."""
-        if self._is_left:
-            return
+        if not self._is_left:
+            with self.talker.asked(self.prompt):
+                yield from self._pieces()
+
+    def _pieces(self) -> Generator[str, None, None]:
         tokens = self._alone() if self.talker._is_alone(self.prompt) else self._together()
         try:
             for token in tokens:
@@ -226,7 +242,7 @@ class Reply:
                 yield answer.said[-1]
         finally:
             shown = prefix.before or prefix
-            talker.store.keep(shown, prompt.keys, _tail(decoding, answer, shown))
+            talker.store.keep(shown, prompt, _tail(decoding, answer, shown))
 
     def _pixels(self, first: int) -> dict[str, torch.Tensor]:
         """Return the towers' inputs of all media from the `first` on."""
