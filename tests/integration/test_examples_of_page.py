@@ -50,5 +50,5 @@ def test_examples_that_cannot_be_shown_are_said_before_a_model_is_loaded(options
 def test_without_gradio_a_line_says_what_adds_the_page(monkeypatch, caplog):
     monkeypatch.setattr(serving, "find_spec", lambda name: None)
     with caplog.at_level("INFO"):
-        assert not serving.has_gradio()
+        assert serving.page_of(True, None, None) is None
     assert caplog.messages == ["no page: it needs gradio, pip install -e '.[ui]'; --no-page leaves this line out"]

@@ -2,7 +2,7 @@
 
 import logging
 from importlib.util import find_spec
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -18,6 +18,9 @@ from train.commands.options import (
     PrefixMemory,
     Quantization,
 )
+
+if TYPE_CHECKING:
+    from train.serving.server import AddPage
 
 NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 logger = logging.getLogger(__name__)
@@ -49,12 +52,18 @@ def check_installed() -> None:
         raise UserError(f"reeltune serve needs {', '.join(missing)}: pip install -e '.[serve]'")
 
 
-def has_gradio() -> bool:
-    """Tell whether the library of the page is there; say so in a line where it is not."""
+def page_of(is_wanted: bool, examples: str | None, media_root: str | None) -> "AddPage | None":
+    """Return what adds the page, None where there is none; a line says so where its library is missing."""
+    if not is_wanted:
+        if examples:
+            raise UserError("--examples are shown on the page, and there is none with --no-page")
+        return None
     if find_spec("gradio") is None:
         logger.info("no page: it needs gradio, pip install -e '.[ui]'; --no-page leaves this line out")
-        return False
-    return True
+        return None
+    from train.page.opening import page_with
+
+    return page_with(examples, media_root)
 
 
 def serve(
@@ -94,13 +103,7 @@ def serve(
     from train.serving.server import Limits
     from train.talking.sampling import Sampling
 
-    if examples and not page:
-        raise UserError("--examples are shown on the page, and there is none with --no-page")
-    add_page = None
-    if page and has_gradio():
-        from train.page.opening import page_with
-
-        add_page = page_with(examples, media_root)
+    add_page = page_of(page, examples, media_root)
     limits = Limits(max_requests, int(max_upload * MIB), int(max_body * MIB), int(disk * GIB))
     serve_model(
         model,

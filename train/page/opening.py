@@ -3,7 +3,6 @@
 from starlette.applications import Starlette
 
 from train.page.examples import keep_examples, read_examples
-from train.page.layout import add_page
 from train.serving.endpoint import Endpoint
 from train.serving.server import AddPage
 
@@ -11,6 +10,7 @@ from train.serving.server import AddPage
 def page_with(examples: str | None, media_root: str | None) -> AddPage:
     """Return what adds the page to an endpoint; examples: a data file. Raises UserError where it cannot be read."""
     found = read_examples(examples, media_root) if examples else []
+    from train.page.layout import add_page  # gradio takes seconds, which a mistake in the file has not
 
     def add(app: Starlette, endpoint: Endpoint) -> None:
         add_page(app, endpoint, keep_examples(found, endpoint.files))
