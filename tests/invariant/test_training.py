@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import traceback
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.batches.collator import PaddedCollator
 from data.packing.dataset import single_sample_rows
 from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from tests.short_run import write_recipe
+from train.loop.trainer import RowTrainer
 from train.sft import main
 
 
@@ -166,3 +169,35 @@ def test_weights_of_two_sources(recipe_file, mixed_file, tmp_path):
     shutil.copytree(tmp_path / "unbroken" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     resumed = train(recipe_file, tmp_path / "resumed", *settings)
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for, with nothing to compute meanwhile, by the module that asks."""
+
+    ASKING = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default"}
+
+    def __init__(self):
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if str(func) in self.ASKING:
+            frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(None)]
+            self.asked.append(next(name for name in frames if not name.startswith(("torch", __name__))))
+        return func(*args, **kwargs or {})
+
+
+def test_rows_of_a_step_wait_for_nothing_of_ours(recipe_file, tmp_path, monkeypatch):
+    """transformers' model compares the number of placeholders with that of features, and writes it into a message that
+    nobody sees: twice for pictures, twice for clips. Loss and gradients are looked at once a step, behind its last
+    row."""
+    waits, step = Waits(), RowTrainer.training_step
+
+    def watched(*arguments, **named):
+        with waits:
+            return step(*arguments, **named)
+
+    monkeypatch.setattr(RowTrainer, "training_step", watched)
+    train(recipe_file, tmp_path / "out", "data.rows_per_step=4")
+    of_placeholders = {"transformers.models.video_llava.modeling_video_llava", "transformers.utils.import_utils"}
+    assert 0 < len(waits.asked) <= 4 * 4 and set(waits.asked) <= of_placeholders

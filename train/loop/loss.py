@@ -1,11 +1,16 @@
 """Cross-entropy on the labelled positions alone: about 97 % of a row is video, which needs no logits."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from data.tokens.encoding import IGNORE_INDEX
 
+POSITIONS, NUM_LABELLED = "positions", "num_labelled"  # by which a batch says what `Located` has found
 CHUNK_SIZE = 512  # positions: 62 MiB of float32 logits with a vocabulary of 32,000
 
 
@@ -23,6 +28,28 @@ def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     following = labels[:, 1:]
     positions = (following != IGNORE_INDEX).any(dim=0).nonzero().squeeze(-1)
     return positions, following[:, positions]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A collator whose batches say where logits are needed, (N,) long, and how many tokens have a label.
+
+    Workers find out. Of labels on a GPU both would have to be waited for, with nothing to compute meanwhile.
+    """
+
+    collate: Callable[..., dict[str, Any]]
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        made = self.collate(batch)
+        positions, targets = labelled_positions(made["labels"])
+        return {**made, POSITIONS: positions, NUM_LABELLED: int((targets != IGNORE_INDEX).sum())}
+
+
+def positions_and_targets(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take the labels out of a batch; returns what `labelled_positions` does, without waiting for a device where the
+    batch says its positions."""
+    labels, positions = batch.pop("labels"), batch.pop(POSITIONS, None)
+    return labelled_positions(labels) if positions is None else (positions, labels[:, 1:][:, positions])
 
 
 def token_loss(

@@ -24,7 +24,7 @@ from train.loop.ahead import Ahead, SideStream
 from train.loop.figures import Figures
 from train.loop.hooks import HookedTrainer, Losses
 from train.loop.keeping_up import KeepingUp
-from train.loop.loss import labelled_positions, token_loss
+from train.loop.loss import NUM_LABELLED, Located, positions_and_targets, token_loss
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.optimizer import give_projector_its_rate, page_states
 from train.model.empty_towers import accept_empty_batches
@@ -114,7 +114,7 @@ class RowTrainer(HookedTrainer):
             batch_sampler=rows.batches(
                 batch_size, rows_per_step, self.args.world_size, self.args.process_index, left_out=left_out
             ),
-            collate_fn=WithoutRaising(Timed(StepCollator(collate))),
+            collate_fn=WithoutRaising(Timed(Located(StepCollator(collate)))),
             # Its own, or each epoch would take a number from those of dropout, and a stream knows no epochs.
             generator=torch.Generator().manual_seed(self.args.seed),
             pin_memory=self.args.dataloader_pin_memory,
@@ -150,7 +150,7 @@ class RowTrainer(HookedTrainer):
         names: list[str] = []
         found: list[BadMedia] = []
         for batch in batches:
-            self._figures.add({**batch.pop("counts"), "supervised_tokens": num_labelled(batch)})
+            self._figures.add({**batch.pop("counts"), "supervised_tokens": batch.pop(NUM_LABELLED)})
             names += batch.pop("names")
             found += batch.pop("bad_media", ())
         self.bad_media.agree(found, "train", int(self.state.epoch or 0), self.state.global_step + 1)
@@ -178,7 +178,7 @@ class RowTrainer(HookedTrainer):
         the mean over the batch's own labelled tokens.
         """
         inputs = {name: value for name, value in inputs.items() if name not in ("counts", "names")}
-        positions, targets = labelled_positions(inputs.pop("labels"))
+        positions, targets = positions_and_targets(inputs)
         outputs = model(**inputs, logits_to_keep=positions)
         if num_items_in_batch is None:
             loss = token_loss(outputs.logits, targets, (targets != IGNORE_INDEX).sum())
@@ -199,11 +199,11 @@ class RowTrainer(HookedTrainer):
         """Return the loss alone: gathered logits would not fit (transformers#8476). ALL RANKS reach it as often."""
         found = raise_returned(inputs).pop("bad_media", ())
         inputs.pop(MADE_S, None)
+        num_tokens = inputs.pop(NUM_LABELLED)
         self.bad_media.agree(found, "eval", int(self.state.epoch or 0), self.state.global_step)
         inputs = self._prepare_inputs(self._normalised(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
-        num_tokens = num_labelled(inputs)
         self._eval_totals += torch.tensor([float(loss * num_tokens), num_tokens], dtype=torch.float64)
         return loss, None, None
 
@@ -252,8 +252,3 @@ class RowTrainer(HookedTrainer):
             logs.update(self._figures.take(self.accelerator, self.saver.seconds))
             self.saver.seconds = 0.0
         super().log(logs, start_time)
-
-
-def num_labelled(batch: Batch) -> int:
-    """Return the number of tokens that are trained: those with a label and a token before them."""
-    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())

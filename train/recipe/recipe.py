@@ -215,7 +215,9 @@ class Recipe(Section):
         # Importing transformers takes seconds, which a recipe with a mistake in it need not wait for.
         from train.recipe.training_arguments import make_training_arguments
 
-        return make_training_arguments(self.model.dtype, self.training)
+        # A step that is not finite ends the run before it is logged; to look for it would be to wait for each row.
+        unfiltered = {"logging_nan_inf_filter": False} if self.on_nonfinite == "stop" else {}
+        return make_training_arguments(self.model.dtype, {**unfiltered, **self.training})
 
     def initialisation(self) -> bool | str:
         """Return how the adapter's matrices begin; True without any."""
