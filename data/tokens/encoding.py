@@ -109,7 +109,7 @@ def encode_all(
         for conversation, messages in zip(batch, dialogues, strict=True):
             _check_beginning(messages, tokenizer, conversation.name)
         texts, spans = render_with_answers(dialogues, tokenizer)
-        encoded = tokenizer(texts, return_offsets_mapping=True)
+        encoded = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False)
         if None not in spans and not find_special("\n".join(chain.from_iterable(map(texts_of, dialogues)))):
             known = Tokenised(
                 [each.name for each in batch],
