@@ -65,7 +65,7 @@ def steps(out: Path, dry: bool) -> list[Step]:
 
     if dry:
         tiny = ("--shape", "tiny", "--questions", "2", "--plain-batches", "1", "--repetitions", "1")
-        every = ("--settings", "lora", "qlora", "--attention", "flash")
+        every = ("--settings", "lora-selective", "qlora", "--attention", "flash")
         return [replace(step, limit=DRY_LIMIT) for step in (measure("tiny", 0, *tiny, *every), *untimed)]
     compiled = ("--compile", "--attention", "flash", *CLIPS, "--repetitions", "3")
     return [  # compiling takes 80 to 120 s of either, by how fast the machine's processor is

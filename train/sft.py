@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
-from transformers import VideoLlavaProcessor
+from transformers import TrainingArguments, VideoLlavaProcessor
 
 from data.batches.byte_pixels import as_bytes
 from data.batches.collator import PaddedCollator, RowCollator
@@ -36,9 +36,11 @@ from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
 from train.loop.trainer import RowTrainer
 from train.model.adapters import describe_trained
-from train.model.compiled import speed_up_layers, take_over
+from train.model.compiled import Compilation, speed_up_layers, take_over
 from train.model.fingerprint import agree_on_base, check_resumed, write_fingerprint
+from train.model.liger import run_on_liger, take_over_liger
 from train.model.load import quiet_libraries
+from train.model.recomputed import recompute
 from train.model.weight_files import BaseIdentity
 from train.preprocessing.contract import preprocessing_of, write_preprocessing
 from train.progress.curves import Curves
@@ -56,6 +58,7 @@ from train.ranks.processes import (
 )
 from train.recipe.command_line import read_command_line
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import Recomputation
 from train.recipe.settings import in_words_of_recipes
 from train.report.answer_pictures import AnswerPictures
 from train.report.write import write_report
@@ -75,7 +78,7 @@ logger = logging.getLogger("train.sft")  # __name__ is another where a launcher 
 def main(argv: list[str] | None = None) -> None:
     start_up, (recipe, fresh) = StartUp(), read_command_line(argv)
     args, out = recipe.training_arguments(), recipe.training["output_dir"]
-    compilation = take_over(args)
+    compilation, kernels = take_over(args), take_over_liger(args)
     quiet_libraries()
     start_logging(bars=not args.disable_tqdm)
     recipe, earlier, said = continue_adapter(recipe, fresh)
@@ -98,13 +101,13 @@ def main(argv: list[str] | None = None) -> None:
     on_first_rank(write_left_out, out, reader.left_out)
     on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
-    tell(*notices, *foresee_memory(recipe, processor, visual_tokens, token_ids, train, args))
+    recomputation, foreseen = foresee_memory(recipe, processor, visual_tokens, token_ids, train, args)
+    tell(*notices, *foreseen)
 
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
                            begins_with(earlier, checkpoint), token_ids)  # fmt: skip
     tell(describe_trained(model))
-    speed_up_layers(model, compilation, recomputes=bool(args.gradient_checkpointing),
-                    may_advise="torch_compile" not in recipe.training and layers_stay_whole())  # fmt: skip
+    set_up_layers(model, recipe, args, compilation, kernels, recomputation)
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation, questions], args)
     name_layers_to_spread(model)
     start_up.ended("model")
@@ -132,6 +135,16 @@ def main(argv: list[str] | None = None) -> None:
     tell(f"continuing from {checkpoint}" if checkpoint else f"training into {out}")
     trainer.train(checkpoint)
     end_run(trainer, out)
+
+
+def set_up_layers(model: nn.Module, recipe: Recipe, args: TrainingArguments, compilation: Compilation | None,
+                  kernels: dict[str, bool] | None, recomputation: Recomputation) -> None:  # fmt: skip
+    """Have the decoder's layers compute what they must, once or twice."""
+    run_on_liger(model, kernels, args.device)
+    may_advise = "torch_compile" not in recipe.training and layers_stay_whole()
+    speed_up_layers(model, compilation, recomputes=recomputation != "none", may_advise=may_advise)
+    if recomputation != "none" and not args.gradient_checkpointing:  # which Trainer switches on itself
+        recompute(model, recomputation == "selective", args.gradient_checkpointing_kwargs)
 
 
 def end_run(trainer: RowTrainer, out: str) -> None:

@@ -40,6 +40,7 @@ from train.model.adapters import add_adapter
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.build import SHAPES, random_model
 from train.model.compiled import speed_up_layers
+from train.model.recomputed import recompute
 
 ATTENTION = {"sdpa": SHARED_PREFIX, "flash": SHARED_PREFIX_UNMASKED}
 ROWS_PER_STEP = 16  # the recipes'
@@ -56,15 +57,17 @@ class Setting:
     name: str
     is_quantised: bool
     rank: int
-    recomputes: bool
+    recomputation: str
 
 
 SETTINGS = {
     each.name: each
     for each in (
-        Setting("lora", is_quantised=False, rank=128, recomputes=False),
-        Setting("lora-recomputed", is_quantised=False, rank=128, recomputes=True),
-        Setting("qlora", is_quantised=True, rank=64, recomputes=True),
+        Setting("lora", is_quantised=False, rank=128, recomputation="none"),
+        Setting("lora-selective", is_quantised=False, rank=128, recomputation="selective"),
+        Setting("lora-recomputed", is_quantised=False, rank=128, recomputation="full"),
+        Setting("qlora", is_quantised=True, rank=64, recomputation="full"),
+        Setting("qlora-selective", is_quantised=True, rank=64, recomputation="selective"),
     )
 }
 
@@ -100,8 +103,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for name in arguments.settings:
             trained = Trained(arguments.shape, SETTINGS[name], Path(folder), arguments.seed, arguments.compile)
             about["optimizer_s"] = trained.optimizer_seconds(arguments.repetitions)
-            batches = arguments.plain_batches
-            plain = trained.plain(batches, arguments.repetitions) if batches else {}
+            plain = trained.plain(sizes, arguments.repetitions) if (sizes := arguments.plain_batches) else {}
             for clips in arguments.clips:
                 for questions in arguments.questions:
                     for attention in arguments.attention:
@@ -147,9 +149,9 @@ class Trained:
         adapter = {"r": rank, "alpha": 2 * rank, "dropout": 0.05}
         self.model = add_adapter(base.requires_grad_(False), **adapter).train()
         compilation = {"backend": None, "mode": None} if compiles else None
-        speed_up_layers(self.model, compilation, recomputes=setting.recomputes)
+        speed_up_layers(self.model, compilation, recomputes=setting.recomputation != "none")
         base.config.use_cache = False  # as Trainer sets it
-        self.recompute(setting.recomputes)
+        self.recompute(setting.recomputation)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self._optimizer()
         self.maker = QuestionMaker(processor, measure_visual_tokens(processor, NUM_FRAMES), folder, seed)
@@ -159,12 +161,11 @@ class Trained:
             return PagedAdamW8bit(self.trained, lr=1e-5)
         return torch.optim.AdamW(self.trained, lr=1e-5, fused=True)
 
-    def recompute(self, whether: bool) -> None:
-        """Switch gradient checkpointing as Trainer does."""
+    def recompute(self, what: str) -> None:
+        """Switch recomputation as the trainer does."""
         self.model.gradient_checkpointing_disable()
-        if whether:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.enable_input_require_grads()
+        if what != "none":
+            recompute(self.model, what == "selective")
 
     def optimizer_seconds(self, repetitions: int) -> float:
         for parameter in self.trained:
@@ -192,7 +193,7 @@ class Trained:
             "row_s": measured["s"],
             "peak_mib": measured["peak_mib"],
             "spread": {"row_s": measured["spread"]},
-            "recomputes": self.setting.recomputes,
+            "recomputation": self.setting.recomputation,
             "flops": self._flops(step, layout, clips),
         }
 
@@ -259,13 +260,13 @@ class Trained:
 
     def _flops(self, step: Callable[[], None], layout: RowLayout, clips: int) -> int:
         """Return the FLOPs of a row without recomputation."""
-        self.recompute(False)
+        self.recompute("none")
         with (
             torch.compiler.set_stance("force_eager"),
             FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter,
         ):
             step()
-        self.recompute(self.setting.recomputes)
+        self.recompute(self.setting.recomputation)
         self.model.zero_grad()
         config = self.model.config
         attention = attention_flops(config.text_config, config.vision_config, layout, NUM_FRAMES * clips)

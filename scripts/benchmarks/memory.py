@@ -30,6 +30,7 @@ from train.loop.trainer import RowTrainer
 from train.model.build import random_model
 from train.model.compiled import speed_up_layers
 from train.model.load import quiet_libraries
+from train.model.recomputed import recompute
 from train.recipe.recipe import Recipe
 from train.start.trainable import load_trainable
 
@@ -40,10 +41,17 @@ LORA = {"r": 32, "alpha": 64}
 CASES: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "LoRA, recomputed": {"training": {"gradient_checkpointing": True}},
+    "LoRA, selectively recomputed": {"training": {"gradient_checkpointing": "selective"}},
     "LoRA, bfloat16": {"model": {"dtype": "bfloat16"}},
     "QLoRA, recomputed": {"model": {"quantization": "nf4"}, "training": {"gradient_checkpointing": True}},
+    "QLoRA, selectively recomputed": {
+        "model": {"quantization": "nf4"}, "training": {"gradient_checkpointing": "selective"},
+    },
     "int8": {"model": {"quantization": "int8"}},
     "flash, 25 questions": {"model": {"attn_implementation": "flash"}, "questions": 25},
+    "flash, selectively recomputed": {
+        "model": {"attn_implementation": "flash"}, "training": {"gradient_checkpointing": "selective"},
+    },
     "DoRA, with the projector": {"lora": {**LORA, "use_dora": True, "modules_to_save": ["multi_modal_projector"]}},
     "full fine-tuning": {"model": {"trainable": "all"}, "lora": None},
     "projector alone": {"model": {"trainable": "projector"}, "lora": None},
@@ -128,6 +136,8 @@ def peak_of_training(recipe: Recipe, rows: RowDataset, base: Base) -> int:
     """Return the most bytes that torch's tensors have at once while a recipe is trained."""
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, seed=0)
     speed_up_layers(model, None)
+    if recipe.recomputation == "selective":
+        recompute(model, selectively=True)
     collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     pixels = PixelLoader(base.processor, base.visual_tokens.num_frames)
     trainer = RowTrainer(

@@ -26,7 +26,7 @@ def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
         ("run", "passed"),
     ]
     rows = results["steps"][0]["rows"]
-    assert [(row["setting"], row["attention"]) for row in rows] == [("lora", "flash"), ("qlora", "flash")]
+    assert [(row["setting"], row["attention"]) for row in rows] == [("lora-selective", "flash"), ("qlora", "flash")]
     assert all(row["ratio"] > 0 and row["flops"] > 0 and row["tokens"] > 136 for row in rows)
     table = (tmp_path / "table.md").read_text()
     assert table.count("| qlora, flash |") == 1 and "| tests | passed |" in table

@@ -14,6 +14,8 @@ from data.packing.dataset import single_sample_rows
 from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from tests.short_run import write_recipe
+from train.estimating import foresight
+from train.estimating.gpus import Gpu
 from train.loop.trainer import RowTrainer
 from train.sft import main
 
@@ -73,6 +75,22 @@ def test_packed_rows_are_separate_samples_with(setting, recipe_file, tmp_path):
     separate = train(recipe_file, tmp_path / "separate", *SEPARATE, setting)
     packed = train(recipe_file, tmp_path / "packed", "data.rows_per_step=4", setting)
     assert relative_difference(packed, separate) <= 1e-5
+
+
+def test_whatever_is_recomputed_trains_to_the_same_bits(recipe_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(foresight, "this_machine", lambda: Gpu("Abacus", 0.001))
+    ways = {
+        "nothing": [],
+        "some": ["training.gradient_checkpointing=selective"],
+        "auto": ["memory=auto"],  # too small a machine for anything: full
+    }
+    found = {name: train(recipe_file, tmp_path / name, "lora.dropout=0.1", *way) for name, way in ways.items()}
+    said = capsys.readouterr().out
+    assert "memory: auto takes training.gradient_checkpointing: true" in said
+    assert "Abacus has 0.0 GiB: it may run out of memory" in said
+    for name in ("some", "auto"):
+        assert all(torch.equal(found[name][each], found["nothing"][each]) for each in found["nothing"]), name
+    assert any(found["nothing"][each].any() for each in found["nothing"] if "lora_B" in each)
 
 
 @pytest.mark.parametrize(

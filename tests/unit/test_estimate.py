@@ -11,8 +11,9 @@ from torch import nn
 from data.errors import UserError
 from data.processor import load_config, set_up_processor
 from train.commands.app import run
+from train.estimating import foresight
 from train.estimating.fit import as_overrides, fewest, possible_changes
-from train.estimating.foresight import foreseen
+from train.estimating.foresight import chosen, foreseen
 from train.estimating.gpus import GIB, GPUS, Gpu, find_gpu, fits, seconds, slack
 from train.estimating.ledger import Ledger, attention_flops
 from train.estimating.model_shapes import bare_model
@@ -22,6 +23,7 @@ from train.estimating.situation import Base, RowsOfData, assumed, describe_row, 
 from train.estimating.weights import count_weights
 from train.model.build import SHAPES, build_config
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import LEAST_FIRST
 
 
 def recipe_of(model_folder: Path, **sections) -> Recipe:
@@ -129,13 +131,6 @@ def test_what_a_recipe_saves_is_seen(model_folder, base):
     assert sparing.is_paged and sparing.states < plain.states
 
 
-def test_what_is_recomputed_is_work(model_folder, base):
-    few = {"data": {"max_tokens_per_row": 280}}
-    once = need_of(recipe_of(model_folder, **few), base)
-    twice = need_of(recipe_of(model_folder, training={"gradient_checkpointing": True}, **few), base)
-    assert twice.flops > 1.2 * once.flops and twice.peak < once.peak
-
-
 def test_an_estimate_leaves_bitsandbytes_as_it_was(model_folder, base):
     """Its table for scales is made once, on the device of the first weight."""
     recipe = recipe_of(model_folder, model={"quantization": "nf4"})
@@ -189,7 +184,33 @@ def test_changes_are_those_that_the_recipe_has_not_made(model_folder):
     )
     assert possible_changes(made, longest_row=512) == []
     (first, *_) = possible_changes(recipe_of(model_folder), longest_row=512)
-    assert as_overrides(first) == ["training.gradient_checkpointing=true"]
+    assert as_overrides(first) == ["training.gradient_checkpointing=selective"]
+    partly = recipe_of(model_folder, training={"gradient_checkpointing": "selective"})
+    assert as_overrides(possible_changes(partly, longest_row=512)[0]) == ["training.gradient_checkpointing=true"]
+    left_open = possible_changes(Recipe.model_validate(partly.recomputing("none").dump() | {"memory": "auto"}), 512)
+    assert not any("gradient_checkpointing" in key for change in left_open for key in change)
+
+
+def test_what_is_recomputed_is_counted_and_memory_auto_takes_the_least_that_fits(model_folder, base, monkeypatch):
+    few = {"data": {"max_tokens_per_row": 280, "streaming": True}, "training": {"max_steps": 1}}
+    recipe = recipe_of(model_folder, **few)
+    needs = {each: need_of(recipe.recomputing(each), base) for each in LEAST_FIRST}
+    activations = [need.step["activations of the decoder"] for need in needs.values()]
+    assert activations[2] < activations[1] < 0.5 * activations[0]
+    assert needs["none"].flops < needs["selective"].flops < needs["full"].flops
+    assert 0.4 < (needs["selective"].flops - needs["none"].flops) / (needs["full"].flops - needs["none"].flops) < 0.7
+    peaks = [need.peak + slack(need) for need in needs.values()]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 3
+    monkeypatch.setattr(foresight, "count", lambda tried, situation: needs[tried.recomputation])
+    left_open = Recipe.model_validate({**recipe.dump(), "memory": "auto"})
+    args = left_open.training_arguments()
+    for wanted, size in zip((*LEAST_FIRST, "full"), (*peaks, peaks[-1] - 1), strict=True):
+        taken, (first, second) = chosen(left_open, base, None, args, Gpu("Abacus", size / GIB))
+        assert taken == wanted and wanted in first.replace("true", "full").replace("false", "none")
+        assert ("may run out" in second) == (size < peaks[-1])
+    assert chosen(left_open, base, None, args, None)[0] == "none"  # in the memory of this machine
+    monkeypatch.setattr(foresight, "count", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    assert chosen(left_open, base, None, args, None)[0] == "full"  # an operation that needs numbers
 
 
 def test_the_line_of_training_warns_of_a_gpu_that_is_too_small(model_folder, base):
@@ -209,8 +230,10 @@ def test_the_command_prints_parts_and_proposes_changes(model_folder, base, tmp_p
     run(["estimate", str(recipe), "--gpu", size, "--fit", "--json", str(report)])
     printed, found = capsys.readouterr().out, json.loads(report.read_text())
     assert "rows are assumed, not those of the data" in printed and "TOO SMALL" in printed
-    assert f"it fits {size} with training.gradient_checkpointing=true" in printed
+    assert f"it fits {size} with training.gradient_checkpointing=selective" in printed
     assert sum(found["parts"].values()) == found["peak_bytes"] and found["changes"]
+    assert "recomputing layers: none" in printed and "; the recipe has none" in printed
+    assert found["recomputation"] == "none" and found["peaks"]["full"] < found["peaks"]["selective"] < need.peak
     assert not found["gpus"][size]["fits"]
 
 

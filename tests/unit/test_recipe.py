@@ -83,6 +83,7 @@ def test_defaults_of_a_minimal_recipe(minimal):
         "resume": "auto",
         "on_nonfinite": "stop",
         "max_skipped_steps": 10,
+        "memory": None,
         "early_stopping_patience": None,
         "training": {**DEFAULTS, "output_dir": "outputs/run"},
     }

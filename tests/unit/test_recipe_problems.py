@@ -100,6 +100,10 @@ def test_missing_recipe_and_folder(tmp_path):
         ),
         ("model.dtype=bfloat", "must be 'float32', 'bfloat16' or 'float16' (did you mean 'bfloat16'?), got"),
         (
+            "training.gradient_checkpointing=selectiv",
+            "training.gradient_checkpointing: must be true or false or 'selective' (did you mean 'selective'?), got",
+        ),
+        (
             "training.lr_scheduler_type=cosin",
             "must be one of transformers' names (did you mean 'cosine'?), got",
         ),
@@ -266,6 +270,21 @@ def test_wrong_overrides(minimal, override, said):
         (
             ["lora.target=decoder+projector", "lora.modules_to_save=[multi_modal_projector]"],
             "lora.modules_to_save: target: decoder+projector adapts the projector already",
+        ),
+        (
+            ["memory=auto", "training.gradient_checkpointing=selective"],
+            "memory: auto chooses training.gradient_checkpointing itself; remove one of the two",
+        ),
+        (
+            [
+                "training.gradient_checkpointing=selective",
+                "training.gradient_checkpointing_kwargs={use_reentrant: true}",
+            ],
+            "training.gradient_checkpointing: selective needs torch's newer checkpointing; remove use_reentrant",
+        ),
+        (
+            ["training.use_liger_kernel=true", "training.torch_compile=true"],
+            "training.use_liger_kernel: compiled layers have kernels of their own",
         ),
         (["resume=no/such/folder"], "resume: no such folder: 'no/such/folder'; write auto, never"),
     ],

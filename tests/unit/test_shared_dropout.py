@@ -7,7 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.functional import linear, silu
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from data.packing.layout import RowLayout, packed_inputs
+from train.model.attention import SHARED_PREFIX
+from train.model.last_layer import run_last_layer_on_suffixes
 from train.model.shared_dropout import SharedDropout, share_dropout
 
 WIDTH, P = 16, 0.5
@@ -94,6 +98,24 @@ def test_each_pass_draws_anew_and_keeps_nothing():
     assert shared._input is shared._output is None
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+def test_the_last_layer_draws_for_queries_apart_and_keeps_nothing():
+    """Its queries are those of suffixes alone."""
+    sizes = {"vocab_size": 20, "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)
+    config._attn_implementation = SHARED_PREFIX
+    model = LlamaForCausalLM(config)
+    adapter = LoraConfig(r=4, lora_dropout=P, target_modules="all-linear")
+    model = get_peft_model(model, adapter).train()
+    run_last_layer_on_suffixes(model)
+    share_dropout(model)
+    model(input_ids=torch.arange(9)[None], **packed_inputs(RowLayout(((4, (2, 3)),))))
+    attentions = [layer.self_attn for layer in model.get_base_model().model.layers]
+    drawing = [[getattr(each, f"{name}_proj").lora_dropout["default"] for name in "qkv"] for each in attentions]
+    assert [len(set(map(id, dropouts))) for dropouts in drawing] == [1, 2]
+    shared = [module for module in model.modules() if isinstance(module, SharedDropout)]
+    assert len(shared) == 4 and all(each._input is each._output is None for each in shared)
 
 
 def test_another_tensor_is_dropped_by_itself():

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator
 from itertools import combinations
 
+from train.estimating.gpus import Gpu, fits
+from train.estimating.need import Need
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import KEYS, LEAST_FIRST, VALUES, Recomputation
 
 Change = dict[str, object]
 
@@ -11,12 +14,14 @@ Change = dict[str, object]
 def possible_changes(recipe: Recipe, longest_row: int) -> list[Change]:
     """Return changes of one kind each, those that cost least first.
 
-    The first three leave what is learned as it is but for rounding. longest_row: tokens of the longest group, which
+    The first four leave what is learned as it is but for rounding. longest_row: tokens of the longest group, which
     every row must hold.
     """
     changes: list[Change] = []
-    if not recipe.training.get("gradient_checkpointing"):
-        changes.append({"training.gradient_checkpointing": True})
+    if recipe.memory != "auto":
+        key = next((key for key in KEYS if recipe.training.get(key) is not None), "gradient_checkpointing")
+        more = LEAST_FIRST[LEAST_FIRST.index(recipe.recomputation) + 1 :]
+        changes.extend({f"training.{key}": VALUES[each]} for each in more)
     if recipe.training["per_device_train_batch_size"] > 1:
         changes.append({"training.per_device_train_batch_size": 1})
     if recipe.data.packing == "shared_prefix" and longest_row < recipe.data.max_tokens_per_row:
@@ -33,6 +38,15 @@ def possible_changes(recipe: Recipe, longest_row: int) -> list[Change]:
 
 
 SMALL_RANK = 16
+
+
+def least_recomputation(recipe: Recipe, need_of: Callable[[Recipe], Need], gpu: Gpu) -> tuple[Recomputation, Need]:
+    """Return the least recomputation with which a recipe fits, full where none does, and what it needs then."""
+    for wanted in LEAST_FIRST:
+        need = need_of(recipe.recomputing(wanted))
+        if fits(need, gpu):
+            break
+    return wanted, need
 
 
 def fewest(changes: list[Change], fits: Callable[[Change], bool]) -> Change | None:

@@ -1,4 +1,4 @@
-"""The line about memory that training says before it loads the weights."""
+"""Foresight about memory, before training loads the weights: whether they fit, and what layers recompute."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -9,13 +9,19 @@ from data.errors import UserError, first_line
 from data.packing.rows import PlannedRows, Rows
 from data.processor import load_config
 from data.video_llava import VisualTokens
-from train.estimating.gpus import Gpu, gpu_at_hand
-from train.estimating.need import count
+from train.estimating.fit import least_recomputation
+from train.estimating.gpus import Gpu, gpu_at_hand, this_machine
+from train.estimating.need import Need, count
 from train.estimating.report import one_line
-from train.estimating.situation import Base, assumed, largest_rows, situation
+from train.estimating.situation import Base, RowsOfData, assumed, largest_rows, situation
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import holds_whole_model
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import VALUES, Recomputation
+
+# An estimate is no reason to end a run: these say that one cannot be made.
+UNKNOWN = (UserError, RuntimeError)
+SPREAD = "memory: auto: no estimate knows how weights are spread over processes; layers are recomputed in full"
 
 
 def foresee_memory(
@@ -25,25 +31,53 @@ def foresee_memory(
     token_ids: Sequence[int],
     rows: Rows,
     args: TrainingArguments,
-) -> list[str]:
-    """Return a line where a GPU holds the whole model, else none. ALL RANKS."""
-    gpu = gpu_at_hand()
-    if gpu is None or not holds_whole_model():
-        return []
+) -> tuple[Recomputation, list[str]]:
+    """Return what to recompute, and lines about it; without a GPU that holds the whole model only where the recipe
+    leaves it open. ALL RANKS."""
+    gpu, is_open = gpu_at_hand(), recipe.memory == "auto"
+    if not holds_whole_model():
+        return ("full", [SPREAD]) if is_open else (recipe.recomputation, [])
+    if gpu is None and not is_open:
+        return recipe.recomputation, []
 
-    def foresee() -> str:
+    def foresee() -> tuple[Recomputation, list[str]]:
         config = load_config(recipe.model.name_or_path, recipe.model.revision)
-        return foreseen(recipe, Base(config, processor, visual_tokens, token_ids, is_here=True), rows, args, gpu)
+        base = Base(config, processor, visual_tokens, token_ids, is_here=True)
+        if is_open:
+            return chosen(recipe, base, rows, args, gpu)
+        assert gpu is not None
+        return recipe.recomputation, [foreseen(recipe, base, rows, args, gpu)]
 
-    return [on_first_rank(foresee)]
+    return on_first_rank(foresee)
+
+
+def chosen(
+    recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments, gpu: Gpu | None
+) -> tuple[Recomputation, list[str]]:
+    """Return the least recomputation that fits a GPU, or this machine where there is none, and lines about it."""
+    place = gpu or this_machine()
+    try:
+        known = rows_of(recipe, base, rows)
+
+        def need_of(tried: Recipe) -> Need:
+            return count(tried, situation(tried, base, known, on_gpu=gpu is not None, args=args))
+
+        wanted, need = least_recomputation(recipe, need_of, place)
+    except UNKNOWN as problem:
+        return "full", [f"memory: not estimated: {first_line(problem)}; layers are recomputed in full"]
+    value = str(VALUES[wanted]).lower()
+    return wanted, [f"memory: auto takes training.gradient_checkpointing: {value}", one_line(need, place)]
 
 
 def foreseen(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments, gpu: Gpu) -> str:
-    """Return the line. An operation that needs numbers is no reason to end a run: the line says so."""
+    """Return the line about what is recomputed as the recipe says."""
     try:
-        known = (
-            assumed(recipe, base, None) if recipe.data.streaming else largest_rows(recipe, cast("PlannedRows", rows))
-        )
+        known = rows_of(recipe, base, rows)
         return one_line(count(recipe, situation(recipe, base, known, on_gpu=True, args=args)), gpu)
-    except (UserError, RuntimeError) as problem:
+    except UNKNOWN as problem:
         return f"memory: not estimated: {first_line(problem)}"
+
+
+def rows_of(recipe: Recipe, base: Base, rows: Rows) -> RowsOfData:
+    """Return the largest rows that the run will meet, as far as they are known."""
+    return assumed(recipe, base, None) if recipe.data.streaming else largest_rows(recipe, cast("PlannedRows", rows))

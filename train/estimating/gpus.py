@@ -1,8 +1,10 @@
 """GPUs by name: memory, speed, and how long a step takes on them."""
 
+import os
 import re
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from data.errors import UserError
@@ -70,6 +72,12 @@ def gpu_at_hand() -> Gpu | None:
     known = [gpu for gpu in GPUS.values() if re.sub("-", "", gpu.name).upper() in words]
     best = max(known, key=lambda gpu: len(gpu.name), default=Gpu(about.name, 0))
     return Gpu(about.name, about.total_memory / GIB, best.tflops, best.bandwidth)
+
+
+def this_machine() -> Gpu:
+    """Return this machine's share of a process, as if it were a GPU."""
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Gpu("this machine", psutil.virtual_memory().total / GIB / num_processes)
 
 
 def slack(need: Need) -> int:

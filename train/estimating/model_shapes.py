@@ -1,7 +1,6 @@
 """The model of a recipe with names and shapes and no weights, made by the functions that make the trained one."""
 
 import copy
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +17,10 @@ from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.compiled import speed_up_layers
 from train.model.initialisation import begins_at_weights
 from train.model.load import decoder_attention
+from train.model.recomputed import recompute
 from train.model.token_rows import num_rows
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import settings_of
 
 SAMPLE = 64  # weights that share a scale
 
@@ -47,11 +48,8 @@ def bare_model(recipe: Recipe, config: Any, num_layers: int, on_gpu: bool, token
     trained = _trained(recipe, base.requires_grad_(False).eval(), token_ids)
     speed_up_layers(trained, None)
     base.config.use_cache = False  # as Trainer sets it
-    if recipe.training.get("gradient_checkpointing"):
-        given = recipe.training.get("gradient_checkpointing_kwargs") or {}
-        with warnings.catch_warnings():  # 5.23 renamed it, 5.17 has no other name for it
-            warnings.simplefilter("ignore", FutureWarning)
-            trained.gradient_checkpointing_enable({"use_reentrant": False, **given})
+    if recipe.recomputation != "none":
+        recompute(trained, recipe.recomputation == "selective", settings_of(recipe.training))
     return trained.train()
 
 

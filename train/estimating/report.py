@@ -1,11 +1,13 @@
 """An estimate in words and for machines."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from data.progress.durations import duration
 from train.estimating.gpus import GIB, GPUS, Gpu, fits, seconds, slack
 from train.estimating.need import Need, Situation
 from train.estimating.situation import RowsOfData
+from train.recipe.recomputation import Recomputation
 
 NEGLIGIBLE = GIB / 100  # parts below are one line together
 
@@ -37,6 +39,12 @@ def lines_of_memory(need: Need) -> list[str]:
     if need.is_paged:
         lines.append(f"  beside it {in_gib(need.states)} of the optimizer, which leave the GPU when memory is short")
     return lines
+
+
+def line_of_recomputation(needs: Mapping[Recomputation, Need], taken: Recomputation, is_chosen: bool) -> str:
+    """Return the peaks with what layers may compute again in the backward pass, and which of them was counted."""
+    peaks = ", ".join(f"{name} {in_gib(need.peak)}" for name, need in needs.items())
+    return f"recomputing layers: {peaks}; {'memory: auto takes' if is_chosen else 'the recipe has'} {taken}"
 
 
 def times(need: Need, gpu: Gpu, is_quantised: bool, rows: RowsOfData, situation: Situation) -> dict[str, float] | None:

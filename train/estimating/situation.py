@@ -119,9 +119,9 @@ def situation(
 
 
 def _attention_work(recipe: Recipe, base: Base, rows: Sequence[Row]) -> int:
-    """Return the FLOPs of the decoder's attention, forward and twice that backward, and once more where recomputed."""
+    """Return the FLOPs of the decoder's attention, forward and twice that backward, once more recomputed in full."""
     layout = RowLayout(tuple(group.shape for row in rows for group, _ in row))
-    times = 4 if recipe.training.get("gradient_checkpointing") else 3
+    times = 4 if recipe.recomputation == "full" else 3
     text = base.config.text_config
     return times * text.num_hidden_layers * attention_flops(layout, text.hidden_size)
 

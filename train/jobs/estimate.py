@@ -5,10 +5,17 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.files import write_whole
-from train.estimating.fit import Change, as_overrides, fewest, possible_changes
+from train.estimating.fit import Change, as_overrides, fewest, least_recomputation, possible_changes
 from train.estimating.gpus import Gpu, find_gpu, fits, gpu_at_hand
-from train.estimating.need import Need, Situation, count
-from train.estimating.report import all_gpus, for_machines, in_gib, lines_of_gpus, lines_of_memory
+from train.estimating.need import Need, count
+from train.estimating.report import (
+    all_gpus,
+    for_machines,
+    in_gib,
+    line_of_recomputation,
+    lines_of_gpus,
+    lines_of_memory,
+)
 from train.estimating.situation import (
     Base,
     RowsOfData,
@@ -21,7 +28,10 @@ from train.estimating.situation import (
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import LEAST_FIRST, VALUES, Recomputation
 from train.recipe.settings import in_words_of_recipes
+
+KEY = "training.gradient_checkpointing"
 
 
 @in_words_of_recipes()
@@ -37,15 +47,23 @@ def estimate_recipe(
     base = look_at_base(recipe)
     if not base.is_here:
         print(f"{recipe.model.name_or_path} is not on this machine: counted with its published sizes")
-    need, rows, counted = _count(recipe, base, questions)
+    rows = _rows(recipe, base, questions, says=True)
+    needs = {wanted: _need(recipe.recomputing(wanted), base, rows) for wanted in LEAST_FIRST}
+    wanted: Recomputation = recipe.recomputation
+    if recipe.memory == "auto" and len(gpus) == 1:
+        wanted = next((each for each in LEAST_FIRST if fits(needs[each], gpus[0])), "full")
+    need, counted = needs[wanted], situation(recipe.recomputing(wanted), base, rows, on_gpu=True)
     print(f"a micro-batch: {describe_row(rows, base.visual_tokens)}; {counted.micro_batches} an optimizer step")
     is_quantised = recipe.model.quantization is not None
     print(*lines_of_memory(need), *lines_of_gpus(need, gpus, is_quantised, rows, counted), sep="\n")
+    print(line_of_recomputation(needs, wanted, recipe.memory == "auto"))
     report = for_machines(need, gpus, is_quantised, rows, counted)
+    report["recomputation"] = wanted
+    report["peaks"] = {name: each.peak for name, each in needs.items()}
     if not fits(need, gpus[0]) and len(gpus) == 1:
         print("it does not fit" + ("" if fit else "; --fit looks for the fewest changes"))
     if fit:
-        report["changes"] = _say_changes(path, overrides, recipe, base, questions, gpus[0], rows)
+        report["changes"] = _say_changes(path, overrides, recipe, base, questions, gpus[0], rows, needs, wanted)
     if json_file:
         try:
             write_whole(json_file, json.dumps(report, indent=2) + "\n")
@@ -53,26 +71,46 @@ def estimate_recipe(
             raise UserError(f"--json: cannot write {json_file}: {error.strerror}") from error
 
 
-def _count(recipe: Recipe, base: Base, questions: int | None, says: bool = True) -> tuple[Need, RowsOfData, Situation]:
+def _rows(recipe: Recipe, base: Base, questions: int | None, says: bool) -> RowsOfData:
     rows = "--questions was given" if questions else look_at_data(recipe, base, recipe.training["seed"])
-    if isinstance(rows, str):
-        if says:
-            print(f"rows are assumed, not those of the data: {rows}")
-        rows = assumed(recipe, base, questions)
-    counted = situation(recipe, base, rows, on_gpu=True)
-    return count(recipe, counted), rows, counted
+    if not isinstance(rows, str):
+        return rows
+    if says:
+        print(f"rows are assumed, not those of the data: {rows}")
+    return assumed(recipe, base, questions)
+
+
+def _need(recipe: Recipe, base: Base, rows: RowsOfData) -> Need:
+    return count(recipe, situation(recipe, base, rows, on_gpu=True))
 
 
 def _say_changes(
-    path: Path, overrides: list[str], recipe: Recipe, base: Base, questions: int | None, gpu: Gpu, rows: RowsOfData
+    path: Path,
+    overrides: list[str],
+    recipe: Recipe,
+    base: Base,
+    questions: int | None,
+    gpu: Gpu,
+    rows: RowsOfData,
+    known: dict[Recomputation, Need],
+    taken: Recomputation,
 ) -> list[str] | None:
-    """Print the fewest changes, and return them as overrides; none where it fits, None where no change helps."""
-    needs: dict[tuple[str, ...], Need] = {}
+    """Print the fewest changes, and return them as overrides; none where it fits, None where no change helps.
+
+    known: what each recomputation needs; taken: the recipe's.
+    """
+    needs = {tuple(as_overrides({KEY: VALUES[each]})): need for each, need in known.items()}
+    needs[()] = known[taken]
 
     def need_with(change: Change) -> Need:
         key = tuple(as_overrides(change))
         if key not in needs:
-            needs[key] = _count(load_recipe(path, [*overrides, *key]), base, questions, says=False)[0]
+            changed = load_recipe(path, [*overrides, *key])
+            rows = _rows(changed, base, questions, says=False)
+            if changed.memory == "auto":
+                needs[key] = least_recomputation(changed, lambda tried: _need(tried, base, rows), gpu)[1]
+            else:
+                needs[key] = _need(changed, base, rows)
         return needs[key]
 
     if fits(need_with({}), gpu):

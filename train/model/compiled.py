@@ -38,7 +38,7 @@ def take_over(args: TrainingArguments) -> Compilation | None:
 def speed_up_layers(
     model: nn.Module, compilation: Compilation | None, *, recomputes: bool = False, may_advise: bool = False
 ) -> None:
-    """Run the last decoder layer on suffixes alone, and compile the others where `take_over` says so.
+    """Run the last decoder layer on suffixes alone, and compile all where `take_over` says so.
 
     may_advise: say so where compiling would pay, because the recipe leaves it open.
     """
@@ -79,13 +79,11 @@ def can_build_kernels() -> bool:
 
 
 def compile_layers(model: nn.Module, backend: str | Callable = "inductor", mode: str | None = None) -> None:
-    """Compile every decoder layer but the last in place; parameters keep their names.
-
-    The last layer stays as it is: it computes the suffixes alone, through hooks that a graph of the other layers would
-    not see (`train.model.last_layer`).
+    """Compile every decoder layer in place; parameters keep their names.
 
     The layers share their code, so what is compiled for one serves all: one graph for the first layer, whose input has
-    no gradient unless layers are recomputed, and one for the others.
+    no gradient unless layers are recomputed, one for those between, and one for the last, which leaves prefixes out
+    (`train.model.last_layer`).
     """
-    for layer in list(decoder_layers(model))[:-1]:
+    for layer in decoder_layers(model):
         layer.compile(backend=backend, mode=mode, dynamic=True)

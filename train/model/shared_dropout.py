@@ -9,7 +9,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from train.model.last_layer import LastLayer
+
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names within one module, of LLaMA's build
+SAME_INPUT_OF_LAST = (("k_proj", "v_proj"),)
 
 
 class SharedDropout(nn.Dropout):
@@ -39,8 +42,10 @@ class SharedDropout(nn.Dropout):
 
 def share_dropout(model: nn.Module, adapter: str = "default") -> None:
     """Put one dropout in the place of those of adapted layers that read the same states."""
-    for module in list(model.modules()):
-        for names in SAME_INPUT:
+    modules = list(model.modules())
+    of_last = [layer.self_attn for layer in modules if isinstance(layer, LastLayer)]  # asks for suffixes alone
+    for module in modules:
+        for names in SAME_INPUT_OF_LAST if any(module is each for each in of_last) else SAME_INPUT:
             layers = [layer for name in names if isinstance(layer := module._modules.get(name), LoraLayer)]
             dropouts = [layer.lora_dropout[adapter] for layer in layers if adapter in layer.lora_dropout]
             if len(dropouts) > 1 and all(isinstance(each, nn.Dropout) for each in dropouts):

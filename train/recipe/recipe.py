@@ -14,6 +14,7 @@ from data.sources.source import Source, is_address
 from train.recipe.entries import Count, Dataset, EvalDataset, Positive, Section
 from train.recipe.evaluated import names_of
 from train.recipe.keys import Harmless
+from train.recipe.recomputation import Recomputation, recomputation_of, with_recomputation
 from train.recipe.training_keys import DEFAULTS, TrainingSection
 from train.recipe.yaml_text import to_yaml
 
@@ -199,6 +200,9 @@ class Recipe(Section):
     """A step whose loss or gradient is not finite ends the run, or is left out and counted."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 10
     """So many steps on_nonfinite may skip before it ends the run."""
+    memory: Annotated[Literal["auto"] | None, Harmless()] = None
+    """auto recomputes layers not at all, selectively or in full: the first that fits, by the estimate of memory. null
+    leaves it to training.gradient_checkpointing."""
     early_stopping_patience: Count | None = None
     """Evaluations without a better metric_for_best_model before training ends."""
     training: Annotated[TrainingSection, AfterValidator(lambda given: {**DEFAULTS, **given})]
@@ -218,6 +222,16 @@ class Recipe(Section):
         # A step that is not finite ends the run before it is logged; to look for it would be to wait for each row.
         unfiltered = {"logging_nan_inf_filter": False} if self.on_nonfinite == "stop" else {}
         return make_training_arguments(self.model.dtype, {**unfiltered, **self.training})
+
+    @property
+    def recomputation(self) -> Recomputation:
+        """The recomputation of layers; "none" where memory: auto is still to decide."""
+        return recomputation_of(self.training)
+
+    def recomputing(self, wanted: Recomputation) -> "Recipe":
+        """Return this recipe with another recomputation, which memory: auto decides no longer."""
+        section = with_recomputation(self.training, wanted)
+        return self.model_copy(update={"memory": None, "training": section})
 
     def initialisation(self) -> bool | str:
         """Return how the adapter's matrices begin; True without any."""

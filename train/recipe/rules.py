@@ -10,6 +10,7 @@ from typing import Any
 
 from train.recipe.evaluated import measures
 from train.recipe.recipe import Recipe
+from train.recipe.recomputation import KEYS, SELECTIVE, settings_of
 from train.recipe.training_keys import FIXED
 
 # The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
@@ -26,6 +27,7 @@ def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
     yield from _streaming(recipe)
     yield from _evaluation(recipe)
     yield from _fixed_arguments(recipe)
+    yield from _how_layers_run(recipe)
     if recipe.resume not in ("auto", "never") and not Path(recipe.resume).is_dir():
         yield (
             _together("resume"),
@@ -234,6 +236,25 @@ def _fixed_arguments(recipe: Recipe) -> Iterator[Combination]:
     metric = recipe.training.get("metric_for_best_model")
     if metric is not None:
         yield from _measured(metric.removeprefix("eval_"), [dict(source) for source in recipe.data.eval])
+
+
+def _how_layers_run(recipe: Recipe) -> Iterator[Combination]:
+    keys = [key for key in KEYS if recipe.training.get(key) is not None]
+    if recipe.memory == "auto" and keys:
+        yield (
+            _together("memory", *(f"training.{key}" for key in keys)),
+            f"auto chooses training.{keys[0]} itself; remove one of the two",
+        )
+    if recipe.recomputation == SELECTIVE and settings_of(recipe.training).get("use_reentrant"):
+        yield (
+            _together(f"training.{keys[0]}", f"training.{keys[0]}_kwargs"),
+            "selective needs torch's newer checkpointing; remove use_reentrant",
+        )
+    if recipe.training.get("use_liger_kernel") and recipe.training.get("torch_compile"):
+        yield (
+            _together("training.use_liger_kernel", "training.torch_compile"),
+            "compiled layers have kernels of their own for all of Liger's; remove one of the two",
+        )
 
 
 def _measured(metric: str, sources: list[dict[str, Any]]) -> Iterator[Combination]:

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from data.errors import UserError
 from train.ranks.processes import cpu_processes
 from train.recipe.late_arguments import try_late_arguments
+from train.recipe.recomputation import without_selective
 
 
 def device_defaults(dtype: str) -> dict[str, Any]:
@@ -36,6 +37,6 @@ def build_training_arguments(section: dict[str, Any]) -> TrainingArguments:
     try:
         with warnings.catch_warnings():  # 5.23 renamed `gradient_checkpointing`, 5.17 has no other name for it
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
-            return TrainingArguments(**section)
+            return TrainingArguments(**without_selective(section))
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UserError(f"training: transformers refuses these settings: {' '.join(str(error).split())}") from error

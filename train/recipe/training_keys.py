@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from train.recipe.keys import Harmless
+from train.recipe.recomputation import DESCRIPTION, KEYS
 
 # What reeltune says when the recipe does not; everything else is transformers' own default.
 DEFAULTS: dict[str, Any] = {
@@ -36,7 +37,6 @@ SET_ELSEWHERE = {
     "hub_token": "would be written beside every checkpoint; use `hf auth login` or the variable HF_TOKEN",
     "parallelism_config": "belongs to the accelerate config file",
     "label_smoothing_factor": "is not part of the loss here; remove it",
-    "use_liger_kernel": "would replace the loss on labelled positions; remove it",
     "enable_jit_checkpoint": "is always on: SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint; remove it",
     "local_rank": "is set by `accelerate launch`; remove it",
     "deepspeed": "belongs to the accelerate config file: see accelerate_configs/zero2.yaml",
@@ -139,6 +139,8 @@ def _key_types() -> dict[str, Any]:
         types[name] = Annotated[kind, Field(description=schema["description"])]
         if name in HARMLESS or name.startswith(HARMLESS_PREFIXES):
             types[name] = Annotated[types[name], Harmless()]
+    for name in types.keys() & set(KEYS):
+        types[name] = Annotated[bool | Literal["selective"] | None, Field(description=DESCRIPTION)]
     for name, bounds in BOUNDS.items():
         types[name] = Annotated[types[name], Field(**bounds)]
     types["output_dir"] = Annotated[str, Field(description="Folder of the run and its checkpoints."), Harmless()]
