@@ -13,16 +13,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from PIL import Image
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from data.command import run_command
 from data.errors import UserError
 from tests.browser import BROWSERS, find_browser
 from tests.distributed.terminal import CTRL_D, REELTUNE, Terminal
 from tests.terminals import left_on_screen
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / ".github" / "images"
@@ -60,6 +60,8 @@ def main() -> None:
 
 
 def draw_preview() -> None:
+    from PIL import Image
+
     browser = find_browser()
     if browser is None:
         return print(f"none of {', '.join(BROWSERS)} is installed: preview.png stays as it is")
@@ -81,6 +83,8 @@ def draw_preview() -> None:
 
 def draw_terminal() -> None:
     """Start a run in a terminal, kill it with -9, and give the same command again."""
+    from rich.text import Text
+
     words = " ".join(TRAIN).split()[1:]
     killed = Terminal(*REELTUNE, *words, folder=ROOT)
     killed.wait_for(KILLED_AFTER)
@@ -91,7 +95,7 @@ def draw_terminal() -> None:
             raise UserError(f"the run ended with status {status}, after: {left_on_screen(finished.shown)[-2:]}")
     finally:
         finished.close()
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), highlight=False)
+    console = recorder()
     for shown, ending in ((killed.shown, ["Killed", ""]), (finished.shown, [])):
         show_command(console)
         lines = left_on_screen(shown)
@@ -103,6 +107,8 @@ def draw_terminal() -> None:
 
 def draw_chat() -> None:
     """Talk to the demo's adapter about a clip, and look at its frames."""
+    from rich.text import Text
+
     os.environ["COLORTERM"] = "truecolor"
     chat = Terminal(*REELTUNE, "chat", ADAPTER, folder=ROOT)
     try:
@@ -120,21 +126,31 @@ def draw_chat() -> None:
             raise UserError(f"the chat ended with status {status}")
     finally:
         chat.close()
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), highlight=False, color_system="truecolor")
+    console = recorder()
     console.print(Text.assemble(("$ ", "bold green"), (f"reeltune chat {ADAPTER}", "bold bright_white")))
     for line in NO_COLOUR.sub("", chat.shown[len(begin) - len("> ") :]).rstrip("> \n").split("\n"):
         console.print(Text.from_ansi(line), no_wrap=True)
     write_svg(console, "chat", "a conversation about a clip, and what the model sees of it")
 
 
-def write_svg(console: Console, name: str, title: str) -> None:
+def recorder() -> "Console":
+    """Return a console that keeps what is printed, with all colours, and shows nothing."""
+    from rich.console import Console
+
+    nowhere = open(os.devnull, "w")
+    return Console(record=True, width=COLUMNS, file=nowhere, highlight=False, color_system="truecolor")
+
+
+def write_svg(console: "Console", name: str, title: str) -> None:
     svg = console.export_svg(title=title, unique_id=name)
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # they would come from the network
     (IMAGES / f"{name}.svg").write_text(svg, encoding="utf-8")
     print(f"wrote {IMAGES / f'{name}.svg'}")
 
 
-def show_command(console: Console) -> None:
+def show_command(console: "Console") -> None:
+    from rich.text import Text
+
     first, *others = " \\\n    ".join(TRAIN).splitlines()
     console.print(Text.assemble(("$ ", "bold green"), (first, "bold bright_white")))
     for line in others:

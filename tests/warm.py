@@ -35,11 +35,11 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from data.progress.bars import SCREEN
+from tests.process_names import process_name
 
 COLD = subprocess.Popen
 SPAWN = util.spawnv_passfds
 OPTIONS = ("-u", "-P")  # unbuffered; without the script's folder in the path of imports
-LONGEST_NAME = 15  # of a process, in Linux
 CANNOT_FLUSH = 120  # Python's status where what it printed can go nowhere
 
 
@@ -192,12 +192,6 @@ def _run(words: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     return status & 0xFF
-
-
-def process_name(script: str, rank: int | str | None) -> str:
-    """Return what the system calls a process: its command line is that of the tests."""
-    words = Path(script).name, *(() if rank is None else (f"rank {rank}",))
-    return " ".join(words)[:LONGEST_NAME]
 
 
 def _program(words: list[str], is_safe: bool) -> None:

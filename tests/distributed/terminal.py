@@ -7,6 +7,7 @@ import pty
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.warm import COLD, process_name
+from tests.process_names import process_name
 
 ROOT = Path(__file__).parents[2]
 REELTUNE = (sys.executable, "-c", "from train.commands.app import main; main()")
@@ -32,7 +33,7 @@ def take_terminal() -> None:
 class Terminal:
     """start: `Warm` where importing is no part of what is looked at."""
 
-    def __init__(self, *command: str | Path, folder: Path, start: type = COLD):
+    def __init__(self, *command: str | Path, folder: Path, start: type = subprocess.Popen):
         self.shown = ""
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a read may end amid a letter
         self._screen, inside = pty.openpty()

@@ -224,7 +224,7 @@ def test_every_hostile_file_has_one_report(check, tmp_path):
     assert report["unreadable_files"] == sorted(str(folder / name) for name in expected)
 
 
-def test_a_file_may_take_so_much_memory_and_not_more(check, tmp_path):
+def test_a_file_may_take_so_much_memory_and_not_more(check, tmp_path, cold_decoders):
     Image.fromarray(np.zeros((4000, 4000, 3), np.uint8)).save(tmp_path / "large.png")  # 48 MB
     write_clip(tmp_path / "large.avi", np.zeros((2, 3000, 3000, 3), np.uint8), "ffv1", "bgr0")
     records = [

@@ -21,6 +21,7 @@ from data.packing.dataset import shared_prefix_rows
 from data.sources.source import Source
 from data.tokens.corpus import load_corpus
 from data.video_llava import image_key, pixel_inputs
+from train.loop.loss import NUM_LABELLED, Located
 from train.loop.trainer import RowTrainer
 from train.model.load import load_model
 
@@ -191,8 +192,11 @@ def test_the_towers_get_the_processor_s_numbers(travel, processor, batches, mode
         next(batch for batch in batches(each) if batch["counts"]["clips"]) for each in (loader, travel(loader))
     )
     expected = as_numbers[CLIPS].flatten(0, 1)
+    travelled = Located(dict)(travelled)
     assert trainer.prediction_step(model, dict(travelled), prediction_loss_only=True)[0] > 0
-    travelled = {name: value for name, value in travelled.items() if name not in ("counts", "names", MADE_S)}
+    travelled = {
+        name: value for name, value in travelled.items() if name not in ("counts", "names", MADE_S, NUM_LABELLED)
+    }
     assert trainer.training_step(model, travelled, 7) > 0
     assert len(taken) == 2
     for frames in taken:

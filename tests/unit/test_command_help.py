@@ -84,7 +84,9 @@ def test_help_fits_80_columns_and_says_what_every_option_is_for(name, capsys, mo
     run([name, "--help"])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    described = re.findall(r"^  (-[^ ]+(?: <[^>]+>)?)\s+(\w.*)", shown.partition("Options:")[2], re.MULTILINE)
+    described = re.findall(
+        r"^  (-[^ ]+(?: / -[^ ]+)?(?: <[^>]+>)?)\s+(\w.*)", shown.partition("Options:")[2], re.MULTILINE
+    )
     assert len(described) == len(re.findall(r"^  -", shown, re.MULTILINE))
 
 
