@@ -51,7 +51,7 @@ def estimate_recipe(
     needs = {wanted: _need(recipe.recomputing(wanted), base, rows) for wanted in LEAST_FIRST}
     wanted: Recomputation = recipe.recomputation
     if recipe.memory == "auto" and len(gpus) == 1:
-        wanted = next((each for each in LEAST_FIRST if fits(needs[each], gpus[0])), "full")
+        wanted, _ = least_recomputation(recipe, lambda tried: needs[tried.recomputation], gpus[0])
     need, counted = needs[wanted], situation(recipe.recomputing(wanted), base, rows, on_gpu=True)
     print(f"a micro-batch: {describe_row(rows, base.visual_tokens)}; {counted.micro_batches} an optimizer step")
     is_quantised = recipe.model.quantization is not None

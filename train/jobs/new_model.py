@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from transformers import VideoLlavaProcessor
 
-from data.errors import UserError, visible
+from data.errors import visible
 from data.processor_files import save_processor
 from train.merging.layout import layout_of
-from train.merging.merge import complete_folder
+from train.merging.merge import complete_folder, refuse_to_overwrite
 from train.merging.writing import write_model
 from train.model.bare import bare_model
 from train.model.build import config_and_processor
@@ -34,8 +34,7 @@ def make_model(
     A model of a shape is drawn and written one tensor at a time.
     """
     quiet_libraries()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out {out} exists already; choose a new folder")
+    refuse_to_overwrite(out)
     dtype = getattr(torch, dtype_name)
     with complete_folder(out) as folder:
         if shape is not None:
