@@ -1,127 +1,14 @@
-"""Everything tests need is made here, offline: a tiny Video-LLaVA, its processor, clips, pictures, questions."""
+"""Settings of libraries, made before any is imported; and the fixtures, where tests are run."""
 
 import os
+from importlib import import_module
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import gc  # noqa: E402
-import json  # noqa: E402
-import subprocess  # noqa: E402
-import threading  # noqa: E402
-from pathlib import Path  # noqa: E402
-from types import SimpleNamespace  # noqa: E402
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
-from PIL import Image  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from data.isolation import child_process  # noqa: E402
-from data.processor import measure_visual_tokens  # noqa: E402
-from data.progress.bars import SCREEN  # noqa: E402
-from data.progress.log import start_logging  # noqa: E402
-from tests.tiny_data import WORDS, mixed_records, write_clip  # noqa: E402
-from tests.warm import Warm  # noqa: E402
-from train.model.build import build_config, build_model, build_processor, train_tokenizer  # noqa: E402
-
-WITH_WARM = SimpleNamespace(**{**vars(subprocess), "Popen": Warm})
-
-# The lock of progress bars is shared with forks, and stays locked when one is killed that holds it; so would the thread
-# that watches bars.
-tqdm.set_lock(threading.RLock())
-tqdm.monitor_interval = 0
-
-# The same examples in every CI run, so that a failure there is the change's; at home hypothesis looks further.
-# No deadline: how long an example takes says how busy the machine is.
-settings.register_profile("home", deadline=None)
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "home")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def warm_decoders():
-    """Every run has a process that decodes; what it is made of has been imported here."""
-    child_process.subprocess = WITH_WARM
-
-
-@pytest.fixture
-def cold_decoders(monkeypatch):
-    """Processes that decode begin as they do for users: with a memory of their own, and beside any threads."""
-    monkeypatch.setattr(child_process, "subprocess", subprocess)
-
-
-@pytest.fixture(autouse=True)
-def lines():
-    """Show what the packages log, as every command does; none of an earlier test's bars."""
-    start_logging()
-    yield
-    SCREEN.clear()
-    SCREEN.bars.clear()
-
-
-def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):  # `keywords` holds the names of folders, too
-                item.add_marker(pytest.mark.skip(reason="torch.cuda.is_available() is False"))
-
-
-def pytest_collection_finish():
-    """Spare every later collection of garbage, of which a run's end makes one, all that is here to stay."""
-    gc.collect()
-    gc.freeze()
-
-
-@pytest.fixture(scope="session")
-def processor():
-    return build_processor(train_tokenizer([WORDS] * 3), image_size=56)
-
-
-@pytest.fixture(scope="session")
-def visual_tokens(processor):
-    return measure_visual_tokens(processor, num_frames=8)
-
-
-@pytest.fixture
-def model(processor):
-    """Float32, random, about 1.25 M parameters; a new one for every test."""
-    return build_model(build_config("tiny", processor.tokenizer)).eval()
-
-
-@pytest.fixture(scope="session")
-def model_folder(processor, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    build_model(build_config("tiny", processor.tokenizer)).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def media_folder(tmp_path_factory) -> Path:
-    """clip0.mp4 to clip3.mp4 and picture0.png to picture2.png, of odd sizes."""
-    folder = tmp_path_factory.mktemp("media")
-    for number in range(4):
-        write_clip(folder / f"clip{number}.mp4", number, size=(64, 48) if number % 2 else (48, 80))
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (50 + 9 * number, 71, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"picture{number}.png")
-    return folder
-
-
-@pytest.fixture
-def no_pauses(monkeypatch):
-    """Between the tries of a download, and of what may pass."""
-    monkeypatch.setattr("data.patience.PAUSES", (0, 0))
-    monkeypatch.setattr("data.media.download.PAUSES", (0, 0))
-    monkeypatch.setattr("data.media.http_file.PAUSES", (0, 0))
-
-
-@pytest.fixture
-def mixed_file(media_folder, tmp_path) -> Path:
-    """A LLaVA file with clips (three questions each), pictures, both in one sample, and text alone."""
-    path = tmp_path / "mixed.json"
-    path.write_text(json.dumps(mixed_records(media_folder)))
-    return path
+def pytest_configure(config):
+    """Take the fixtures, and with them torch, where tests are run: workers begin when this process is ready."""
+    hands_out = config.getoption("dist", "no") != "no" and config.getoption("tx") and not config.option.collectonly
+    if not hands_out:
+        config.pluginmanager.register(import_module("tests.fixtures"), "tests.fixtures")

@@ -114,7 +114,7 @@ def named_paths() -> Iterator[str]:
 
 def test_files_and_tests_that_are_named_exist():
     names = list(dict.fromkeys(named_paths()))
-    assert "tests/conftest.py" in names and len(names) > 20
+    assert "tests/fixtures.py" in names and len(names) > 20
     for name in names:
         path, _, test = name.partition("::")
         assert (ROOT / path).exists() or any(ROOT.glob(path)), name
