@@ -9,6 +9,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("data", "train", "scripts")
@@ -92,3 +94,13 @@ def test_every_dependency_has_a_tested_version():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = names_of([line for line in lines if "==" in line])
     assert names_of(PROJECT["dependencies"]) <= pinned
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = {normalized(name): version for name, _, version in (line.partition("==") for line in lines) if version}
+    extras = PROJECT["optional-dependencies"]
+    others = [one for extra in extras.keys() - {"dev", "flash-attn"} for one in extras[extra]]  # the last needs nvcc
+    for requirement in map(Requirement, PROJECT["dependencies"] + others):
+        bound = next(each.version for each in requirement.specifier if each.operator == ">=")
+        assert Version(oldest[normalized(requirement.name)]) == Version(bound), requirement
