@@ -132,7 +132,9 @@ class Curves(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         for tracker in self.trackers:
-            tracker.log(named(logs or {}), step=state.global_step)
+            # accelerate 1.13 does not hand Trackio the step
+            log = tracker.tracker.log if isinstance(tracker, TrackioTracker) else tracker.log
+            log(named(logs or {}), step=state.global_step)
         self._show_answers(state.global_step)
 
     def on_train_end(
