@@ -69,3 +69,9 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
             read_answers(tmp_path / "out.jsonl")
     (tmp_path / "out.jsonl").write_text(json.dumps(answer("a", True)) + "\n")
     assert read_answers(tmp_path / "out.jsonl") == [answer("a", True)]
+
+
+def test_an_answer_may_hold_what_ends_lines_elsewhere(tmp_path):
+    strange = [answer(0, True, predicted="a\u2028b\u0085c\u2029d")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in strange))
+    assert read_answers(tmp_path / "a.jsonl") == strange

@@ -21,7 +21,7 @@ def is_answers(name: str) -> bool:
 def read_answers(file: Path) -> list[dict]:
     """Return the records of an earlier --out. Raises UserError where it is none."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # texts may hold other ends of lines
         records = [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"--against: cannot read {file}: {error.strerror}") from error
