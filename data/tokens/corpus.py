@@ -114,7 +114,8 @@ class _Loading:
                 key,
                 self._columns,
                 is_sound=lambda kept: disk.says_the_same(Samples.of(kept), kept[WERE_THERE].view()),
-                is_worth=lambda made: Encoded.of(made).num_read >= MIN_KEPT,
+                # What was read is another thing than what the key names where a file was changed meanwhile.
+                is_worth=lambda made: Encoded.of(made).num_read >= MIN_KEPT and key_of(self.encoding) == key,
             )
             corpus = Corpus.of(columns)
             if corpus.num_read >= MIN_KEPT:

@@ -302,3 +302,19 @@ def test_of_two_starts_at_once_one_tokenises(start, tmp_path, monkeypatch):
     assert begin() == expected
     assert os.waitpid(child, 0)[1] == 0
     assert (tmp_path / "log").read_text() == "tokenises\n"
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept_as_the_earlier_one(start, monkeypatch):
+    begin = start()
+    path, conversations = Path(begin.source.path), Encoding.conversations
+    before = path.read_bytes()
+
+    def from_another(encoding, *chosen):
+        path.write_text(json.dumps(RECORDS[:3]))
+        return conversations(encoding, *chosen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoding, "conversations", from_another)
+        assert len(begin()["samples"]) == 3
+    path.write_bytes(before)
+    assert begin() == uncached(begin)
