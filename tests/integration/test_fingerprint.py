@@ -119,7 +119,7 @@ def test_an_adapter_that_answers_otherwise_than_training_is_refused(base, proces
         keep_result(sound, base, tmp_path / name, processor, quantization=quantization, answering=answering)
         for name, answering in (("right", sound), ("wrong", trained))
     )
-    words = "wrong does not answer as it did when it was trained: its logits on a built-in prompt differ by"
+    words = "wrong does not answer as it did when it was saved: its logits on a built-in prompt differ by"
     refused(
         words,
         lambda: load(open_artifact(str(wrong)), quantization=quantization),

@@ -83,7 +83,7 @@ def test_a_fault_in_the_files_is_caught_by_check_only(fault, model_folder, merge
     base = {canonical(name): tensor for name, tensor in load_file(model_folder / "model.safetensors").items()}
     wrong = {name: FAULTS[fault](name, lambda each: base[canonical(each)], saved.__getitem__) for name in saved}
     save_file(wrong, tmp_path / "merged" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="does not answer as it did when it was trained: its logits on a built-in pro"):
+    with pytest.raises(UserError, match="does not answer as it did when it was saved: its logits on a built-in pro"):
         check_merged(str(tmp_path / "merged"))
     assert capsys.readouterr().out == "weights: NOT the bytes that merging wrote\n"
 

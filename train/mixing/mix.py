@@ -62,10 +62,12 @@ def merge_mixture(
     kept = agree_on_inputs(artifacts)
     first = what.artifact
     report(f"base: {first.base} ({first.dtype}, {'not quantised' if onto == 'full' else first.quantization})")
-    bases = _bases(artifacts, what, onto)
+    pairs = [bases_of(artifact, what.layout) for artifact in artifacts]
+    bases = [quantised if quantised and onto == "quantized" else full for full, quantised in pairs]
+    agree_on_quantization(artifacts, bases)
     sums = [
-        (_checked(artifact, stands_on, what, onto, report), weight)
-        for (artifact, weight), stands_on in zip(adapters, bases, strict=True)
+        (_checked(artifact, *pair, what, onto, report), weight)
+        for (artifact, weight), pair in zip(adapters, pairs, strict=True)
     ]
     mixture = Mixture(bases[0], sums, what.layout, how)
     wanted = _reference(what, adapters, bases[0], mixture, how)
@@ -77,25 +79,17 @@ def merge_mixture(
     report(size_of(out_dir, what.dtype))
 
 
-def _bases(artifacts: Sequence[Artifact], what: Product, onto: str) -> list[Base]:
-    """Return the base that each adapter is merged onto: the same numbers for all."""
-    bases = []
-    for artifact in artifacts:
-        full, quantised = bases_of(artifact, what.layout)
-        bases.append(quantised if quantised and onto == "quantized" else full)
-    agree_on_quantization(artifacts, bases)
-    return bases
-
-
-def _checked(artifact: Artifact, base: Base, what: Product, onto: str, report: Callable[[str], None]) -> Sums:
+def _checked(
+    artifact: Artifact, full: Base, quantised: Base | None, what: Product, onto: str, report: Callable[[str], None]
+) -> Sums:
     """Return what merging an adapter alone would write, after it has answered as in training."""
 
     def about(line: str) -> None:
         report(f"{artifact.name_or_path}: {line}" if artifact.name_or_path not in line else line)
 
     adapted = adapt(artifact, tokens_of(artifact))
-    full, quantised = bases_of(artifact, what.layout)
     references(artifact, adapted, full, quantised, what.inputs, onto=onto, dtype=what.dtype, report=about)
+    base = quantised if quantised and onto == "quantized" else full
     return Sums(adapted, Residuals(base, adapted), what.layout)
 
 

@@ -239,8 +239,8 @@ def check_logits(
     limit = fingerprint.tolerance if tolerance is None else tolerance
     if not difference <= limit:
         raise UserError(
-            f"{name} does not answer as it did when it was trained: its logits on a built-in prompt differ by "
-            f"{difference:.1e} (at most {limit:.0e}); restore the files that training saved, or install the "
+            f"{name} does not answer as it did when it was saved: its logits on a built-in prompt differ by "
+            f"{difference:.1e} (at most {limit:.0e}); restore its files, or install the "
             "versions of torch, transformers and peft that provenance.json names"
         )
     return difference
