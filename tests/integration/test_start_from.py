@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from safetensors.torch import load_file, save_file
 from data.errors import UserError, UserErrors
 from tests.short_run import metrics, result, write_recipe
 from tests.tiny_adapters import keep_result, random_adapter, save_adapter
+from train.commands.app import run
+from train.estimating.need import Need
+from train.jobs import estimate as jobs_estimate
 from train.merging.merge import merge_adapter
 from train.model.load import load_model
 from train.recipe.load import load_recipe
 from train.sft import main
-from train.start.adopted import continue_adapter
+from train.start.adopted import as_adopted, continue_adapter
 from train.start.trainable import load_trainable
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80, 90, 100]])
@@ -207,3 +211,21 @@ def test_an_adapter_of_the_hub_is_that_of_its_revision(model_folder, processor, 
         assert earlier.artifact.adapter_weights.parent.name == commit
         digests[name] = earlier.digest
     assert digests["main"] != digests["second"]
+
+
+def test_who_looks_at_the_recipe_before_sees_what_is_trained(
+    model_folder, recipe_of, processor, tmp_path, monkeypatch, capsys
+):
+    adapter = keep_result(random_adapter(model_folder), model_folder, tmp_path / "adapter", processor)
+    recipe = recipe_of(adapter)
+    assert as_adopted(recipe) == continue_adapter(recipe, fresh=False)[0]
+    ranks, need = [], Need(Counter(), 0, False, Counter(), 0, 1, 1, 1)
+    monkeypatch.setattr(jobs_estimate, "count", lambda tried, situation: ranks.append(tried.lora.r) or need)
+    path, start = tmp_path / "recipe.yaml", f'lora={{"start_from": "{adapter}"}}'
+    run(["estimate", str(path), start, "--gpu", "24GB", "--questions", "2"])
+    assert set(ranks) == {4}
+    capsys.readouterr()
+    for command in (["check", str(path)], ["preview", str(path), "--out", str(tmp_path / "page.html")]):
+        with pytest.raises(SystemExit):
+            run([*command, 'lora={"start_from": "nowhere"}'])
+        assert "lora.start_from: no such folder" in capsys.readouterr().err

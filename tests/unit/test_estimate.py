@@ -1,6 +1,7 @@
 """The estimate: counted on shapes, equal to what is counted another way, honest about what it does not know."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from train.estimating.need import Need, count, layers_are_alike
 from train.estimating.shapes import Shapes
 from train.estimating.situation import Base, RowsOfData, assumed, describe_row, look_at_base, look_at_data, situation
 from train.estimating.weights import count_weights
+from train.jobs import estimate as jobs_estimate
 from train.model.build import SHAPES, build_config
 from train.recipe.recipe import Recipe
 from train.recipe.recomputation import LEAST_FIRST
@@ -243,3 +245,36 @@ def test_a_base_that_is_not_here_is_said(model_folder, monkeypatch):
     assert not known.is_here and known.config.text_config.num_hidden_layers == SHAPES["7b"].decoder.layers
     with pytest.raises(UserError, match=r"name_or_path|without its config nothing can be counted"):
         look_at_base(recipe_of("nobody/nothing"))
+
+
+@pytest.fixture
+def gib_by_recomputation(monkeypatch):
+    """Have the command find these needs, without counting."""
+    needs = {
+        name: Need(Counter(decoder=size * GIB), 0, False, Counter(), 0, 1, 1, 1)
+        for name, size in {"none": 40, "selective": 20, "full": 10}.items()
+    }
+    monkeypatch.setattr(jobs_estimate, "count", lambda tried, situation: needs[tried.recomputation])
+
+
+def test_memory_auto_is_decided_for_each_gpu(gib_by_recomputation, model_folder, tmp_path, monkeypatch, capsys):
+    recipe_of(model_folder, data={"max_length": 512}).write(tmp_path / "recipe.yaml")
+    gpus = [Gpu(str(size), size) for size in (48, 24, 12, 6)]
+    monkeypatch.setattr(jobs_estimate, "all_gpus", lambda: gpus)
+    monkeypatch.setattr(jobs_estimate, "gpu_at_hand", lambda: None)
+    run(["estimate", str(tmp_path / "recipe.yaml"), "memory=auto", "--questions", "1"])
+    printed = capsys.readouterr().out
+    verdicts = [
+        "TOO SMALL" if "TOO SMALL" in line else "fits" for line in printed.splitlines() if "speed is not" in line
+    ]
+    assert (
+        verdicts == ["fits", "fits", "fits", "TOO SMALL"] and "memory: auto takes the first that fits a GPU" in printed
+    )
+
+
+def test_changes_that_the_recipe_speaks_against_are_not_tried(gib_by_recomputation, model_folder, tmp_path, capsys):
+    older = {"gradient_checkpointing_kwargs": {"use_reentrant": True}}  # with which nothing is selective
+    recipe_of(model_folder, data={"max_length": 512}, training=older).write(tmp_path / "recipe.yaml")
+    run(["estimate", str(tmp_path / "recipe.yaml"), "--gpu", "24GB", "--fit", "--questions", "1"])
+    printed = capsys.readouterr().out
+    assert "it fits 24GB with training.gradient_checkpointing=true" in printed and "selective" not in printed

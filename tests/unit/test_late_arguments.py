@@ -131,3 +131,12 @@ def test_a_metric_that_no_evaluation_gives_is_refused(minimal):
 def test_hardware_is_the_accelerate_config_s(override, minimal):
     (line,) = refused(minimal, override)
     assert "belongs to the accelerate config file: see accelerate_configs/" in line
+
+
+def test_settings_of_recomputation_that_say_nothing_of_it_mean_torch_s_newer_checkpointing(minimal):
+    """Otherwise torch takes its older one for those who give any, and the newer for those who give none."""
+    given = "training.gradient_checkpointing_kwargs={early_stop: true}"
+    args = load_recipe(minimal, ["training.gradient_checkpointing=true", given]).training_arguments()
+    assert args.gradient_checkpointing_kwargs == {"use_reentrant": False, "early_stop": True}
+    older = "training.gradient_checkpointing_kwargs={use_reentrant: true}"
+    assert load_recipe(minimal, [older]).training_arguments().gradient_checkpointing_kwargs == {"use_reentrant": True}

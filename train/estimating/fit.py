@@ -6,7 +6,7 @@ from itertools import combinations
 from train.estimating.gpus import Gpu, fits
 from train.estimating.need import Need
 from train.recipe.recipe import Recipe
-from train.recipe.recomputation import KEYS, LEAST_FIRST, VALUES, Recomputation
+from train.recipe.recomputation import KEYS, LEAST_FIRST, VALUES, Recomputation, possible
 
 Change = dict[str, object]
 
@@ -32,7 +32,7 @@ def possible_changes(recipe: Recipe, longest_row: int) -> list[Change]:
         changes.append({"training.optim": "paged_adamw_8bit"})
     if recipe.lora is not None and recipe.model.quantization is None:
         changes.append({"model.quantization": "nf4"})
-    if recipe.lora is not None and recipe.lora.r > SMALL_RANK:
+    if recipe.lora is not None and recipe.lora.start_from is None and recipe.lora.r > SMALL_RANK:
         changes.append({"lora.r": SMALL_RANK, "lora.alpha": recipe.lora.alpha * SMALL_RANK / recipe.lora.r})
     return changes
 
@@ -42,7 +42,7 @@ SMALL_RANK = 16
 
 def least_recomputation(recipe: Recipe, need_of: Callable[[Recipe], Need], gpu: Gpu) -> tuple[Recomputation, Need]:
     """Return the least recomputation with which a recipe fits, full where none does, and what it needs then."""
-    for wanted in LEAST_FIRST:
+    for wanted in possible(recipe.training):
         need = need_of(recipe.recomputing(wanted))
         if fits(need, gpu):
             break

@@ -1,6 +1,6 @@
 """An estimate in words and for machines."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from data.progress.durations import duration
@@ -41,10 +41,16 @@ def lines_of_memory(need: Need) -> list[str]:
     return lines
 
 
-def line_of_recomputation(needs: Mapping[Recomputation, Need], taken: Recomputation, is_chosen: bool) -> str:
-    """Return the peaks with what layers may compute again in the backward pass, and which of them was counted."""
+def line_of_recomputation(
+    needs: Mapping[Recomputation, Need], taken: Collection[Recomputation], is_chosen: bool
+) -> str:
+    """Return the peaks with what layers may compute again in the backward pass, and which of them was counted.
+
+    taken: on the GPUs that are told of.
+    """
     peaks = ", ".join(f"{name} {in_gib(need.peak)}" for name, need in needs.items())
-    return f"recomputing layers: {peaks}; {'memory: auto takes' if is_chosen else 'the recipe has'} {taken}"
+    names = next(iter(taken)) if len(taken) == 1 else "the first that fits a GPU"
+    return f"recomputing layers: {peaks}; {'memory: auto takes' if is_chosen else 'the recipe has'} {names}"
 
 
 def times(need: Need, gpu: Gpu, is_quantised: bool, rows: RowsOfData, situation: Situation) -> dict[str, float] | None:
@@ -58,10 +64,12 @@ def times(need: Need, gpu: Gpu, is_quantised: bool, rows: RowsOfData, situation:
     return found
 
 
-def lines_of_gpus(need: Need, gpus: list[Gpu], is_quantised: bool, rows: RowsOfData, situation: Situation) -> list[str]:
-    """Return a line a GPU: whether it fits, and how long an epoch takes."""
+def lines_of_gpus(
+    needs: Sequence[tuple[Gpu, Need]], is_quantised: bool, rows: RowsOfData, situation: Situation
+) -> list[str]:
+    """Return a line a GPU: whether it fits, and how long an epoch takes. needs: on each."""
     lines = []
-    for gpu in gpus:
+    for gpu, need in needs:
         took = times(need, gpu, is_quantised, rows, situation)
         words = "its speed is not known" if took is None else f"{took['micro_batch_s']:.2f} s a micro-batch"
         if took is not None and "epoch_s" in took:
@@ -72,8 +80,13 @@ def lines_of_gpus(need: Need, gpus: list[Gpu], is_quantised: bool, rows: RowsOfD
 
 
 def for_machines(
-    need: Need, gpus: list[Gpu], is_quantised: bool, rows: RowsOfData, situation: Situation
+    need: Need,
+    needs: Sequence[tuple[Gpu, Need]],
+    is_quantised: bool,
+    rows: RowsOfData,
+    situation: Situation,
 ) -> dict[str, Any]:
+    """Return the same for machines. need: whose parts are told; needs: on each GPU."""
     return {
         "peak_bytes": sum(need.parts.values()),
         "around_bytes": slack(need),
@@ -88,10 +101,10 @@ def for_machines(
         "gpus": {
             gpu.name: {
                 "gib": gpu.memory,
-                "fits": fits(need, gpu),
-                **(times(need, gpu, is_quantised, rows, situation) or {}),
+                "fits": fits(of_gpu, gpu),
+                **(times(of_gpu, gpu, is_quantised, rows, situation) or {}),
             }
-            for gpu in gpus
+            for gpu, of_gpu in needs
         },
     }
 

@@ -26,6 +26,7 @@ from data.video_llava import VisualTokens
 from train.model.load import quiet_libraries
 from train.recipe.recipe import Data, Recipe
 from train.recipe.settings import in_words_of_recipes
+from train.start.adopted import as_adopted
 
 
 @in_words_of_recipes()
@@ -46,6 +47,7 @@ def check_recipe(
         if not value > 0:
             raise UserError(f"--{name}: must be more than 0, got {value}")
     quiet_libraries()
+    recipe = as_adopted(recipe)
     processor, visual_tokens, notices = set_up_processor(
         recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
     )

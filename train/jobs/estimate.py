@@ -1,6 +1,7 @@
 """The memory and time that a recipe will take, without weights and without a GPU."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import UserError
@@ -28,8 +29,9 @@ from train.estimating.situation import (
 from train.model.load import quiet_libraries
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Recipe
-from train.recipe.recomputation import LEAST_FIRST, VALUES, Recomputation
+from train.recipe.recomputation import VALUES, Recomputation, possible
 from train.recipe.settings import in_words_of_recipes
+from train.start.adopted import as_adopted
 
 KEY = "training.gradient_checkpointing"
 
@@ -44,20 +46,21 @@ def estimate_recipe(
     if fit and len(gpus) != 1:
         raise UserError("--fit: there is no GPU here; say which one is meant, e.g. --gpu 24GB")
     quiet_libraries()
+    recipe = as_adopted(recipe)
     base = look_at_base(recipe)
     if not base.is_here:
         print(f"{recipe.model.name_or_path} is not on this machine: counted with its published sizes")
     rows = _rows(recipe, base, questions, says=True)
-    needs = {wanted: _need(recipe.recomputing(wanted), base, rows) for wanted in LEAST_FIRST}
-    wanted: Recomputation = recipe.recomputation
-    if recipe.memory == "auto" and len(gpus) == 1:
-        wanted, _ = least_recomputation(recipe, lambda tried: needs[tried.recomputation], gpus[0])
+    needs = {wanted: _need(recipe.recomputing(wanted), base, rows) for wanted in possible(recipe.training)}
+    taken = [_taken(recipe, needs, each) for each in gpus]
+    wanted: Recomputation = taken[0] if len(gpus) == 1 else recipe.recomputation
     need, counted = needs[wanted], situation(recipe.recomputing(wanted), base, rows, on_gpu=True)
     print(f"a micro-batch: {describe_row(rows, base.visual_tokens)}; {counted.micro_batches} an optimizer step")
     is_quantised = recipe.model.quantization is not None
-    print(*lines_of_memory(need), *lines_of_gpus(need, gpus, is_quantised, rows, counted), sep="\n")
-    print(line_of_recomputation(needs, wanted, recipe.memory == "auto"))
-    report = for_machines(need, gpus, is_quantised, rows, counted)
+    on_gpus = [(each, needs[name]) for each, name in zip(gpus, taken, strict=True)]
+    print(*lines_of_memory(need), *lines_of_gpus(on_gpus, is_quantised, rows, counted), sep="\n")
+    print(line_of_recomputation(needs, set(taken), recipe.memory == "auto"))
+    report = for_machines(need, on_gpus, is_quantised, rows, counted)
     report["recomputation"] = wanted
     report["peaks"] = {name: each.peak for name, each in needs.items()}
     if not fits(need, gpus[0]) and len(gpus) == 1:
@@ -69,6 +72,13 @@ def estimate_recipe(
             write_whole(json_file, json.dumps(report, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"--json: cannot write {json_file}: {error.strerror}") from error
+
+
+def _taken(recipe: Recipe, needs: Mapping[Recomputation, Need], gpu: Gpu) -> Recomputation:
+    """Return what layers recompute on a GPU: the recipe's, or what memory: auto takes there."""
+    if recipe.memory != "auto":
+        return recipe.recomputation
+    return least_recomputation(recipe, lambda tried: needs[tried.recomputation], gpu)[0]
 
 
 def _rows(recipe: Recipe, base: Base, questions: int | None, says: bool) -> RowsOfData:
@@ -105,7 +115,7 @@ def _say_changes(
     def need_with(change: Change) -> Need:
         key = tuple(as_overrides(change))
         if key not in needs:
-            changed = load_recipe(path, [*overrides, *key])
+            changed = as_adopted(load_recipe(path, [*overrides, *key]))
             rows = _rows(changed, base, questions, says=False)
             if changed.memory == "auto":
                 needs[key] = least_recomputation(changed, lambda tried: _need(tried, base, rows), gpu)[1]
@@ -117,10 +127,22 @@ def _say_changes(
         print(f"it fits {gpu.name} as it is")
         return []
     longest = max(group.prefix_length + sum(group.suffix_lengths) for row in rows.largest for group, _ in row)
-    found = fewest(possible_changes(recipe, longest), lambda change: fits(need_with(change), gpu))
+    changes = [
+        each for each in possible_changes(recipe, longest) if _is_allowed(path, [*overrides, *as_overrides(each)])
+    ]
+    found = fewest(changes, lambda change: fits(need_with(change), gpu))
     if found is None:
         print(f"no change that is tried here makes it fit {gpu.name}; take a smaller model, or several GPUs with FSDP")
         return None
-    changes = as_overrides(found)
-    print(f"it fits {gpu.name} with {' '.join(changes)} ({in_gib(need_with(found).peak)})")
-    return changes
+    written = as_overrides(found)
+    print(f"it fits {gpu.name} with {' '.join(written)} ({in_gib(need_with(found).peak)})")
+    return written
+
+
+def _is_allowed(path: Path, overrides: list[str]) -> bool:
+    """Tell whether a recipe may be changed so: what it says elsewhere may speak against it."""
+    try:
+        load_recipe(path, overrides)
+    except UserError:
+        return False
+    return True

@@ -27,6 +27,7 @@ from train.loop.tower_inputs import pixel_loader
 from train.model.load import quiet_libraries
 from train.recipe.recipe import Data, Recipe
 from train.recipe.settings import in_words_of_recipes
+from train.start.adopted import as_adopted
 
 TITLES = {"longest": "longest", "cut": "cut", "left-out": "left out"}
 
@@ -42,6 +43,7 @@ def preview_recipe(
     if num_rows < 1:
         raise UserError(f"--rows: must be 1 or more, got {num_rows}")
     quiet_libraries()
+    recipe = as_adopted(recipe)
     processor, visual_tokens, notices = set_up_processor(
         recipe.model.name_or_path, recipe.model.revision, num_frames=recipe.data.num_frames
     )

@@ -58,8 +58,9 @@ def _try_recomputation(settings: Mapping[str, Any] | None) -> None:
     try:
         checkpoint(torch.neg, torch.zeros(1), **kwargs)
     except REFUSALS as problem:
+        said = {name: value for name, value in (settings or {}).items() if (name, value) != ("use_reentrant", False)}
         raise UserError(
-            f"training.gradient_checkpointing_kwargs: torch refuses {settings}: {one_line(problem)}"
+            f"training.gradient_checkpointing_kwargs: torch refuses {said}: {one_line(problem)}"
         ) from problem
 
 

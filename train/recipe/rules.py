@@ -10,7 +10,7 @@ from typing import Any
 
 from train.recipe.evaluated import measures
 from train.recipe.recipe import Recipe
-from train.recipe.recomputation import KEYS, SELECTIVE, settings_of
+from train.recipe.recomputation import KEYS, KWARGS, SELECTIVE, settings_of
 from train.recipe.training_keys import FIXED
 
 # The keys that are judged together, as paths, and what to do. The first is the one the user is sent to.
@@ -28,7 +28,7 @@ def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
     yield from _evaluation(recipe)
     yield from _fixed_arguments(recipe)
     yield from _how_layers_run(recipe)
-    if recipe.resume not in ("auto", "never") and not Path(recipe.resume).is_dir():
+    if recipe.resume not in ("auto", "never") and not Path(recipe.resume).expanduser().is_dir():
         yield (
             _together("resume"),
             f"no such folder: {recipe.resume!r}; write auto, never or a checkpoint's folder",
@@ -249,6 +249,14 @@ def _how_layers_run(recipe: Recipe) -> Iterator[Combination]:
         yield (
             _together(f"training.{keys[0]}", f"training.{keys[0]}_kwargs"),
             "selective needs torch's newer checkpointing; remove use_reentrant",
+        )
+    preserves = settings_of(recipe.training).get("preserve_rng_state", True)
+    if not preserves and recipe.lora is not None and recipe.lora.dropout:
+        key = next(key for key in KWARGS if recipe.training.get(key))
+        yield (
+            _together(f"training.{key}", "lora", "lora.dropout"),
+            "without preserve_rng_state layers that are computed again draw another dropout, and gradients are wrong; "
+            "remove it, or write lora.dropout: 0.0",
         )
     if recipe.training.get("use_liger_kernel") and recipe.training.get("torch_compile"):
         yield (

@@ -44,10 +44,29 @@ def continue_adapter(recipe: Recipe, fresh: bool) -> tuple[Recipe, EarlierAdapte
     if earlier is None and not fresh:
         earlier = _as_continued(recipe)
     if earlier is None:
-        raise UserError(f"{KEY}: no such folder, and no such adapter on the hub or in its cache: {lora.start_from}")
+        raise _missing(lora.start_from)
     same_on_all(earlier.digest, f"{KEY}: {lora.start_from} is not the same adapter on all machines")
     notice = notice_of(earlier)
     return adopt(recipe, earlier), earlier, [notice] if notice else []
+
+
+def as_adopted(recipe: Recipe) -> Recipe:
+    """Return the recipe with what the adapter of lora.start_from says, as it is trained; no weight is read for that.
+
+    For those who look at a recipe before it is trained: ranks, layers and new tokens are those of the adapter.
+    """
+    lora = recipe.lora
+    if lora is None or lora.start_from is None:
+        return recipe
+    base = recipe.model.name_or_path, recipe.model.revision
+    earlier = open_earlier(lora.start_from, lora.start_revision, *base, compares=False)
+    if earlier is None:
+        raise _missing(lora.start_from)
+    return adopt(recipe, earlier)
+
+
+def _missing(name: str) -> UserError:
+    return UserError(f"{KEY}: no such folder, and no such adapter on the hub or in its cache: {name}")
 
 
 def begins_with(earlier: EarlierAdapter | None, checkpoint: str | None) -> Artifact | None:
