@@ -11,10 +11,12 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from data.errors import UserError
 
 UNFINISHED = ".reeltune-unfinished"
 SECONDS_TO_LOCK = 60  # a new file is locked in microseconds
@@ -28,6 +30,8 @@ AnyPath = str | os.PathLike[str]
 def unfinished_path(path: AnyPath) -> Path:
     """Return a new name beside `path` under which it can be written."""
     path = Path(path)
+    if not path.name:  # the root, or "."
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
     return path.with_name(f".{path.name[:KEPT_LETTERS]}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
@@ -158,3 +162,37 @@ def flush_all(folder: AnyPath) -> None:
     for path in sorted(Path(folder).rglob("*"), reverse=True):
         flush(path)
     flush(folder)
+
+
+def cache_folder(name: str) -> str:
+    """Return the folder of that name for what can be made again. XDG_CACHE_HOME counts where it is absolute, as its
+    specification says: a relative one would be another folder wherever a command is run."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(home if os.path.isabs(home) else os.path.expanduser("~/.cache"), "reeltune", name)
+
+
+def refuse_to_replace(outputs: Mapping[str, AnyPath | None], inputs: Iterable[AnyPath]) -> None:
+    """Raise UserError where a file that is to be written is one that is read, or where two of them are the same.
+
+    outputs: by the options that name them.
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    written: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in read:
+            raise UserError(f"{option}: {path} is a file that is read here, and would be lost; give another one")
+        if (other := written.setdefault(place, option)) != option:
+            raise UserError(f"{option}: {path} is the file of {other}, too; give another one")
+
+
+def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Iterable[AnyPath] = ()) -> None:
+    """Do what `refuse_to_replace` does, and raise UserError for a file that cannot be written: before the work."""
+    refuse_to_replace(outputs, inputs)
+    for option, path in outputs.items():
+        try:
+            try_to_write(path) if path is not None else None
+        except OSError as problem:
+            raise UserError(f"{option}: cannot write {path}: {problem.strerror}") from problem

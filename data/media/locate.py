@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from data.errors import UserError
-from data.files import write_whole
+from data.files import cache_folder, write_whole
 from data.media.reference import Address, Cell, Downloads, Kind, Media, Part, Pictures, Place, Segment
 
 NOUNS = {"image": "picture", "video": "clip"}
@@ -55,7 +55,7 @@ def names_in(folder: str) -> frozenset[str]:
 
 def default_cache() -> str:
     """Return where media that come as addresses or in records are kept, unless a setting says otherwise."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "media")
+    return cache_folder("media")
 
 
 @dataclass(frozen=True)

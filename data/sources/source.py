@@ -3,8 +3,9 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -120,6 +121,14 @@ def check_local_files(source: Source) -> None:
     if not (is_address(str(source.path)) or is_hub_id(str(source.path))):
         for path in find_files(source)[0]:
             _local_size(path)
+
+
+def local_files(sources: Iterable[Source]) -> Iterator[str]:
+    """Yield the data files of this machine that sources name; none of a pattern that fits no file."""
+    for source in sources:
+        if not (is_address(str(source.path)) or is_hub_id(str(source.path))):
+            with suppress(UserError):
+                yield from find_files(source)[0]
 
 
 def _local_size(path: str) -> int:

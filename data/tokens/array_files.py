@@ -24,7 +24,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from data.errors import visible
-from data.files import UNFINISHED, remove_if_killed, whole_file
+from data.files import UNFINISHED, cache_folder, remove_if_killed, whole_file
 from data.tokens.columns import Column, TypeCode
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ PAUSE = 0.05  # seconds between two looks at a lock
 
 def default_folder() -> str:
     """Return where tokens and rows are kept."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "tokens")
+    return cache_folder("tokens")
 
 
 @dataclass(frozen=True)

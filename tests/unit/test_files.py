@@ -9,7 +9,18 @@ import sys
 
 import pytest
 
-from data.files import UNFINISHED, try_to_write, unfinished_of, whole_file, whole_folder, write_whole
+from data.errors import UserError
+from data.files import (
+    UNFINISHED,
+    cache_folder,
+    check_outputs,
+    refuse_to_replace,
+    try_to_write,
+    unfinished_of,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 from tests.launching import ROOT
 
 
@@ -112,3 +123,33 @@ def test_what_cannot_be_written_is_known_before(tmp_path):
         with pytest.raises(OSError) as caught:
             try_to_write(path)
         assert caught.value.errno in (number, errno.EEXIST) and caught.value.strerror
+
+
+def test_a_file_that_is_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.json").write_text("[]")
+    (tmp_path / "link.json").symlink_to("in.json")
+    refuse_to_replace({"--out": "out.json", "--json": None}, ["in.json", "missing.json"])
+    with pytest.raises(UserError, match="^--out: link.json is a file that is read here, and would be lost"):
+        refuse_to_replace({"--out": "link.json"}, [tmp_path / "in.json"])
+    with pytest.raises(UserError, match=r"^--json: \./a.json is the file of --out, too"):
+        refuse_to_replace({"--out": "a.json", "--json": "./a.json"}, [])
+
+
+@pytest.mark.parametrize("path", [".", "/", "folder", "file/x", "folder/.."])
+def test_what_no_file_can_be_called_is_said_before_the_work(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"^--out: cannot write {path}: "):
+        check_outputs({"--json": None, "--out": path})
+    with pytest.raises(OSError):
+        write_whole(path, "x")
+    assert names(tmp_path) == ["file", "folder"] and names(tmp_path / "folder") == []
+
+
+def test_a_relative_cache_would_be_another_one_in_each_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, place in {"": ".cache", "somewhere": ".cache", str(tmp_path / "own"): "own"}.items():
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert cache_folder("tokens") == f"{tmp_path}/{place}/reeltune/tokens"

@@ -105,6 +105,7 @@ MAY_IMPORT = {
         *("data.batches", "data.inspection"),
         *("train.ranks", "train.recipe", "train.model", "train.answering", "train.run_folder", "train.loop"),
         "train.estimating",
+        "train.start",
         *("train.scoring", "train.benchmarks", "train.judging", "train.results", "train.merging"),
     ),
     "train.sft": (
@@ -115,6 +116,7 @@ MAY_IMPORT = {
     "train.commands": (
         "data",
         "data.progress",
+        "data.sources",
         "train.ranks",
         "train.recipe",
         "train.model",

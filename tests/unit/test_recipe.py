@@ -250,3 +250,19 @@ def test_entries_of_lists_are_overridden_and_added():
 def test_entries_that_a_list_cannot_have(text, said):
     with pytest.raises(UserError, match=re.escape(said)):
         set_override({"data": {"train": [{"path": "a"}], "num_frames": 8}}, *parse_override(text))
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(minimal, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    paths = ["model.name_or_path", "lora.start_from", "data.train[0].path", "data.train[0].media_root"]
+    paths += ["data.frame_cache", "data.feature_cache", "data.media_cache", "resume", "training.output_dir"]
+    recipe = load_recipe(minimal, [f"{path}=~/run" for path in paths]).dump()
+    for path in paths:
+        value = recipe
+        for key in re.findall(r"\w+", path):
+            value = value[int(key) if key.isdigit() else key]
+        assert value == f"{tmp_path}/run", path
+    several = load_recipe(minimal, ["data.train[0].media_root=[~/a, b]", "data.system_prompt=~/run"])
+    assert several.data.train[0].media_root == [f"{tmp_path}/a", "b"] and several.data.system_prompt == "~/run"
+    assert several.training_arguments().output_dir == several.training["output_dir"]

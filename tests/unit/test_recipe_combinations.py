@@ -111,6 +111,10 @@ STREAMED = "data.streaming=true"
             "training.gradient_checkpointing: selective needs torch's newer checkpointing; remove use_reentrant",
         ),
         (
+            ["training.gradient_checkpointing_kwargs={preserve_rng_state: false}"],
+            "training.gradient_checkpointing_kwargs: without preserve_rng_state layers that are computed again draw",
+        ),
+        (
             ["training.use_liger_kernel=true", "training.torch_compile=true"],
             "training.use_liger_kernel: compiled layers have kernels of their own",
         ),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
+from data.files import check_outputs
 from train.commands.options import Overrides, RecipeFile
 
 
@@ -35,6 +36,7 @@ def check(
     from train.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])  # a mistake is said at once
+    check_outputs({"--json": json}, [recipe, *loaded.data.local_files()])
     from train.jobs.check import check_recipe
 
     check_recipe(loaded, json, fill_cache, workers, seconds, memory)

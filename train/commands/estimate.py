@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
+from data.files import check_outputs
 from train.commands.options import Overrides, RecipeFile
 
 
@@ -30,7 +31,8 @@ def estimate(
     """
     from train.recipe.load import load_recipe
 
-    load_recipe(recipe, overrides or [])  # a mistake is said at once
+    loaded = load_recipe(recipe, overrides or [])  # a mistake is said at once
+    check_outputs({"--json": json}, [recipe, *loaded.data.local_files()])
     from train.jobs.estimate import estimate_recipe
 
     estimate_recipe(recipe, overrides or [], gpu, fit, questions, json)

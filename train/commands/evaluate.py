@@ -10,6 +10,7 @@ from typer import Context
 
 from data.command import raise_at_ctrl_c
 from data.errors import UserError
+from data.files import refuse_to_replace
 from train.commands import evaluate_options as given
 from train.commands.options import (
     AnsweringDtype,
@@ -71,6 +72,7 @@ def evaluate(
     drawn = temperature_of(temperature, top_p)
     hosts = tuple(media_host or ()) or None
     of_recipe = asked_of(recipe) if recipe else None
+    refuse_to_replace({"--out": out, "--json": json}, read_files(recipe, of_recipe, data or [], against))
     in_several(hardware, gpus, context.obj)
     from train.jobs.evaluate import benchmark_of, conversations_of, evaluate_sources, sources_of
     from train.jobs.evaluation_settings import Drawing, Judging, Settings
@@ -115,6 +117,16 @@ def refuse(has_no_recipe: bool, has_data: bool, lacks_judge: bool, lacks_benchma
         raise UserError("--judge-model and --judge-price: need --judge, the address of the judge")
     if lacks_benchmark:
         raise UserError("--subset: only a --benchmark has named parts; remove it")
+
+
+def read_files(
+    recipe: Path | None, of_recipe: "RecipeData | None", data: Sequence[str], against: str | None
+) -> list[str]:
+    """Return the files of this machine that are read, but for media."""
+    from data.sources.source import Source, local_files
+
+    of_data = of_recipe.local_files() if of_recipe else local_files(map(Source, data))
+    return [*map(str, filter(None, (recipe, against))), *of_data]
 
 
 def asked_of(file: Path) -> "RecipeData":

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from typer import Option
 
+from data.files import check_outputs
 from train.commands.options import Overrides, RecipeFile
 
 
@@ -31,6 +32,7 @@ def preview(
     from train.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])  # a mistake is said at once
+    check_outputs({"--out": out}, [recipe, *loaded.data.local_files()])
     from train.jobs.preview import preview_recipe
 
     preview_recipe(loaded, recipe, out, rows, show)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from typer import Option
 
+from data.files import check_outputs, write_whole
+
 
 def schema(
     out: Annotated[Path | None, Option(help="the file to write", show_default="the schema is printed")] = None,
@@ -18,7 +20,6 @@ def schema(
     if out is None:
         print(schema_text(), end="")
     else:
-        from data.files import write_whole
-
+        check_outputs({"--out": out})
         write_whole(out, schema_text())
         print(f"wrote {out}")

@@ -13,7 +13,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from data.checkpoint_files import find_file, read_json
 from data.errors import UserError, one_line
-from data.files import write_whole
+from data.files import cache_folder, write_whole
 from data.progress.bars import BYTES, Bar, shown
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -85,7 +85,7 @@ def _tensors_of(file: Path, bar: Bar) -> dict[str, str]:
     # ctime too: a copy that keeps size and time of writing (`cp -p`, rsync) still has one of its own.
     place = str(file.resolve())
     stamp = [place, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    notes = os.path.join(_cache(), hashlib.sha256(place.encode()).hexdigest() + ".json")
+    notes = os.path.join(cache_folder("digests"), hashlib.sha256(place.encode()).hexdigest() + ".json")
     try:
         with open(notes, encoding="utf-8") as noted:
             known = json.load(noted)
@@ -100,10 +100,6 @@ def _tensors_of(file: Path, bar: Bar) -> dict[str, str]:
     except OSError:
         pass  # a cache that cannot be written costs the time of reading again
     return tensors
-
-
-def _cache() -> str:
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reeltune", "digests")
 
 
 def hash_tensors(file: Path, bar: Bar) -> dict[str, str]:

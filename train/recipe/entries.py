@@ -1,8 +1,9 @@
 """A recipe's entries of data.train and data.eval: files of conversations."""
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from data.sources.forms import KEYS, TAGS
 from train.scoring.names import Metric
@@ -11,6 +12,8 @@ Column = Literal[KEYS]  # pyrefly: ignore[not-a-type]: a tuple of names
 Tag = Literal[TAGS]  # pyrefly: ignore[not-a-type]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+# Of this machine: a recipe has no shell that would make a home folder of ~. Addresses and names on the hub have none.
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 # A file is called by it, and a key ends in it.
 SourceName = Annotated[str, Field(pattern=r"^\w([\w .+-]{0,62}\w)?$")]
 
@@ -26,7 +29,7 @@ class Section(BaseModel):
 class Dataset(Section):
     """One file of conversations."""
 
-    path: str
+    path: FilePath
     """JSON, JSONL, Parquet, Arrow or tar files, several as data-{000..009}.tar or data-*.tar; https addresses of tar
     files; a data set's folder; or its name on the hub, owner/name. Relative paths start where the command is run."""
     revision: str | None = None
@@ -35,7 +38,7 @@ class Dataset(Section):
     """Split of a data set; null where it has but one."""
     files: str | None = None
     """Its data files by a pattern, e.g. data/train-*.parquet, instead of split."""
-    media_root: str | Annotated[list[str], Field(min_length=1)] | None = None
+    media_root: FilePath | Annotated[list[FilePath], Field(min_length=1)] | None = None
     """Folder of the clips and pictures, which their paths may not leave; of several, the first that has a file; null is
     the folder of the data file, unbounded. In a data set from the hub, a folder of it."""
     outside_media_root: bool = False

@@ -13,6 +13,7 @@ _EXPECTED = {
     "dict_type": "a mapping of keys",
     "list_type": "a list in [brackets]",
     "string_type": "text (quote what looks like a number)",
+    "string_too_short": "text that is not empty",
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",

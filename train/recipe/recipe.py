@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from data.files import write_whole
 from data.media.locate import default_cache, without_secrets
 from data.media.reference import Downloads
-from data.sources.source import Source, is_address
-from train.recipe.entries import Count, Dataset, EvalDataset, Positive, Section
+from data.sources.source import Source, is_address, local_files
+from train.recipe.entries import Count, Dataset, EvalDataset, FilePath, Positive, Section
 from train.recipe.evaluated import names_of
 from train.recipe.keys import Harmless
 from train.recipe.recomputation import Recomputation, recomputation_of, with_recomputation
@@ -45,7 +45,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Model(Section):
     """The checkpoint, and how it is loaded."""
 
-    name_or_path: str
+    name_or_path: FilePath
     """A folder or a hub id."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null is its main branch."""
@@ -73,7 +73,7 @@ class Model(Section):
 class Lora(Section):
     """The adapter. `lora: null` trains model.trainable itself."""
 
-    start_from: Annotated[str | None, Harmless()] = None
+    start_from: Annotated[FilePath | None, Harmless()] = None
     """An adapter to continue on these data, a folder or a hub id. What is left out here is taken from it; it stays as
     it is."""
     start_revision: Annotated[str | None, Harmless()] = None
@@ -122,11 +122,11 @@ class Data(Section):
     epoch. fps: frames_per_second from the middle of the clip; uniform where it is too short."""
     frames_per_second: Positive | None = None
     """For frame_sampling: fps."""
-    frame_cache: Annotated[str | None, Harmless()] = None
+    frame_cache: Annotated[FilePath | None, Harmless()] = None
     """Folder in which the frames of clips and pictures are kept, so that each is decoded once."""
     frame_cache_gib: Annotated[Positive | None, Harmless()] = None
     """Size of frame_cache; what this run has not used makes room, the longest unused first. null is without bound."""
-    feature_cache: Annotated[str | None, Harmless()] = None
+    feature_cache: Annotated[FilePath | None, Harmless()] = None
     """Folder in which the features of the frozen towers are kept; training then has no tower in memory."""
     max_length: Count = 4096
     """Tokens of one conversation, visual tokens included."""
@@ -143,7 +143,7 @@ class Data(Section):
     `files` names without downloading them; needs training.max_steps."""
     stream_window: Count = 4096
     """Conversations that streaming holds in memory, packs and shuffles together."""
-    media_cache: Annotated[str | None, Harmless()] = None
+    media_cache: Annotated[FilePath | None, Harmless()] = None
     """Folder for media that records name by address or hold as bytes; null is ~/.cache/reeltune/media."""
     max_download_mib: Annotated[Positive, Harmless()] = 1024.0
     """The largest clip or picture behind an address."""
@@ -177,6 +177,10 @@ class Data(Section):
             for entry in entries
         ]
 
+    def local_files(self) -> list[str]:
+        """Return the data files of this machine."""
+        return list(local_files(self.sources([*self.train, *self.eval])))
+
     @property
     def eval_names(self) -> list[str]:
         """The names of the sources to evaluate on, each another."""
@@ -194,7 +198,7 @@ class Recipe(Section):
     model: Model
     lora: Lora | None = Lora()
     data: Data
-    resume: Annotated[str, Harmless()] = "auto"
+    resume: Annotated[FilePath, Harmless()] = "auto"
     """auto continues from the newest sound checkpoint, never starts over (as --fresh), or a checkpoint folder."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """A step whose loss or gradient is not finite ends the run, or is left out and counted."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from train.recipe.entries import FilePath
 from train.recipe.keys import Harmless
 from train.recipe.recomputation import DESCRIPTION, KEYS
 
@@ -143,7 +144,7 @@ def _key_types() -> dict[str, Any]:
         types[name] = Annotated[bool | Literal["selective"] | None, Field(description=DESCRIPTION)]
     for name, bounds in BOUNDS.items():
         types[name] = Annotated[types[name], Field(**bounds)]
-    types["output_dir"] = Annotated[str, Field(description="Folder of the run and its checkpoints."), Harmless()]
+    types["output_dir"] = Annotated[FilePath, Field(description="Folder of the run and its checkpoints."), Harmless()]
     return types
 
 

@@ -53,7 +53,8 @@ def lines(screen: Screen, words: Sequence[str]) -> Iterator[str]:
 
 def history_file() -> Path:
     """Return where the lines of earlier chats are kept."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    home = os.environ.get("XDG_STATE_HOME", "")  # relative ones do not count, see `data.files.cache_folder`
+    state = home if os.path.isabs(home) else os.path.expanduser("~/.local/state")
     return Path(state, "reeltune", "chat_history")
 
 
