@@ -11,7 +11,7 @@ import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from mimetypes import guess_type
 from pathlib import Path, PurePath
 from typing import Any
@@ -73,6 +73,10 @@ class Locator:
     downloads: Downloads = field(default_factory=lambda: Downloads(default_cache()))
     own_members: tuple[str, ...] = ()
 
+    @cached_property
+    def _folders(self) -> list[str]:
+        return list(map(str, self.roots))
+
     def own(self, kind: str) -> list[str]:
         """Return the names of the pictures or clips of the record's own sample."""
         return [name for name in self.own_members if (guess_type(f"x.{name}")[0] or "").startswith(f"{kind}/")]
@@ -101,21 +105,24 @@ class Locator:
 
         value: as a record has it; where: record and message, for messages; span: `start` and `end` of a clip.
         """
-        if isinstance(value, str):
-            value = {"path": value}
-        elif isinstance(value, list):
-            value = {"frames": value}
         noun = NOUNS[kind]
-        if not isinstance(value, dict) or all(value.get(key) is None for key in PLACE_KEYS):
+        content = frames = fps = url = path = file = None
+        if isinstance(value, str):
+            path = value
+        elif isinstance(value, list):
+            frames = value
+        elif not isinstance(value, dict) or all(value.get(key) is None for key in PLACE_KEYS):
             raise UserError(f"{where}: {kind}: the {noun}'s path must be a text, got {shown(value)}")
-        if (content := value.get("bytes")) is not None:
-            path, place = self._content(content, value.get("path"), f"{where}, bytes")
-        elif (frames := value.get("frames")) is not None:
-            path, place = self._frames(kind, frames, value.get("fps"), where)
         else:
-            path, place = self._named(value.get("url"), value.get("path") or value.get("file"), noun, where)
+            content, frames, fps, url, path, file = map(value.get, ("bytes", "frames", "fps", "url", "path", "file"))
+        if content is not None:
+            path, place = self._content(content, path, f"{where}, bytes")
+        elif frames is not None:
+            path, place = self._frames(kind, frames, fps, where)
+        else:
+            path, place = self._named(url, path or file, noun, where)
             if place is None and kind == "video" and is_folder(path):
-                place = Pictures(fps=checked_fps(value.get("fps"), where))
+                place = Pictures(fps=checked_fps(fps, where))
         return Media(kind, path, span.get("start"), span.get("end"), place=place)
 
     def _named(self, url: Any, path: Any, noun: str, where: str) -> tuple[str, Place | None]:
@@ -136,7 +143,7 @@ class Locator:
         if url is not None:
             raise UserError(f"{where}, url: must begin with http://, https:// or file://, got {shown(url)}")
         try:
-            if b"\0" in os.fsencode(name):
+            if "\0" in name or not (name.isascii() or os.fsencode(name)):
                 raise ValueError("it has a NUL character")
         except ValueError as error:
             raise UserError(f"{where}: {shown(name)} cannot be the name of a file: {error}") from None
@@ -144,7 +151,7 @@ class Locator:
             return self.members[name]
         if not self.roots:
             raise UserError(f"{where}: no member of its shard is named {name!r}; correct the name or set media_root")
-        first, *others = (os.path.join(root, name) for root in self.roots)
+        first, *others = [os.path.join(folder, name) for folder in self._folders]
         return next(filter(os.path.exists, (first, *others)), first) if others else first, None
 
     def _content(self, content: Any, name: Any, where: str) -> tuple[str, Segment | Cell | None]:

@@ -22,7 +22,7 @@ class Bounds:
         self._real = [os.path.realpath(root) for root in self.roots]
         self._real += [blobs for root in self._real for blobs in _blobs(root)]
         # Questions about one clip follow one another, and clips of one folder: each is a question to the disk.
-        self._leads_out = lru_cache(2**10)(self._is_outside)
+        self._fault = lru_cache(2**10)(self._fault_of)
         self._real_folder = lru_cache(2**10)(os.path.realpath)
 
     def check(self, media: Iterable[Media], name: str) -> None:
@@ -34,18 +34,22 @@ class Bounds:
                     self._check_file(each, name)
 
     def _check_file(self, item: Media, name: str) -> None:
-        what = "is"
-        if _is_in(os.path.abspath(item.path), self.roots):
-            link = self._leads_out(item.path, isinstance(item.place, Pictures))
-            if link is None:
-                return
-            what = "is a link that leads" if link == item.path else f"has a link, {link}, that leads"
-        raise UserError(
-            f"{name}: {NOUNS[item.kind]} {item.path} {what} outside of media_root {' and '.join(self.roots)}; "
-            "move it, or set outside_media_root: true for this data file"
-        )
+        if fault := self._fault(item.path, isinstance(item.place, Pictures)):
+            raise UserError(
+                f"{name}: {NOUNS[item.kind]} {item.path} {fault} outside of media_root {' and '.join(self.roots)}; "
+                "move it, or set outside_media_root: true for this data file"
+            )
 
-    def _is_outside(self, path: str, is_folder: bool) -> str | None:
+    def _fault_of(self, path: str, is_folder: bool) -> str | None:
+        """Say in which way a path is outside of the folders, None where it is within."""
+        if not _is_in(os.path.abspath(path), self.roots):
+            return "is"
+        link = self._link_out(path, is_folder)
+        if link is None:
+            return None
+        return "is a link that leads" if link == path else f"has a link, {link}, that leads"
+
+    def _link_out(self, path: str, is_folder: bool) -> str | None:
         """Return the link that leads out of the folders: the path, or in a folder of pictures one of them."""
         folder, name = os.path.split(path)
         if os.path.islink(path) or is_folder or name in ("", os.curdir, os.pardir):

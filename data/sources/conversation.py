@@ -18,7 +18,16 @@ from data.media.reference import Media
 from data.sources.bounds import Bounds
 from data.sources.forms import AS_THEY_ARE, Reading, is_trained, renamed, role_and_content, turns_of
 from data.sources.guard import MAX_TEXT, MAX_TURNS, MAX_WORK, about_record
-from data.sources.parts import Listed, join_parts, listed_media, listed_span, num_marks, parts_of, place_media
+from data.sources.parts import (
+    Listed,
+    join_parts,
+    listed_media,
+    listed_span,
+    num_marks,
+    num_media,
+    parts_of,
+    place_media,
+)
 from data.sources.source import Source, find_files, read_records
 
 
@@ -66,13 +75,12 @@ def read_conversations(
         return on_problem(problem)
     roots, bounds = media_roots(source, folder)
     for file in files:
-        beside = (Path(file).parent,)
-        for record in read_records(file, source.downloads, on_problem, source.columns):
-            if not is_chosen():
-                continue
+        find_file = Locator(roots or (Path(file).parent,), downloads=source.downloads)
+        for record in read_records(file, source.downloads, on_problem, source.columns, is_chosen):
             # A shard's own members need no folder; a data file's media lie beside it unless a root is given.
-            near = () if record.members is not None else beside
-            find = Locator(roots or near, record.members or {}, source.downloads, record.own)
+            find = find_file
+            if record.members is not None:
+                find = Locator(roots, record.members, source.downloads, record.own)
             try:
                 with about_record(record.name):
                     conversation = parse_record(record.content, record.name, find, source.reading, record.unread)
@@ -109,8 +117,7 @@ def parse_record(
     media = place_media(messages, listed, listed_span(record, listed, name), find, name, first)
     _check_length(messages, name)
     messages = _in_turn(messages, name, reading.strict_turns)
-    num_media = sum(part["type"] != "text" for message in messages for part in message["content"])
-    return Conversation(messages, tuple(media[:num_media]), name, record)
+    return Conversation(messages, tuple(media[: num_media(messages)]), name, record)
 
 
 def _with_own(listed: Listed, messages: list[dict], find: Locator, is_question: bool) -> Listed:
@@ -118,6 +125,8 @@ def _with_own(listed: Listed, messages: list[dict], find: Locator, is_question: 
 
     A question without marks that lists nothing is about all of them.
     """
+    if not find.own_members:
+        return listed
     marks = num_marks(messages)
     is_bare = is_question and not any(listed.values()) and not any(marks.values())
     return {kind: files or (find.own(kind) if marks[kind] or is_bare else []) for kind, files in listed.items()}
@@ -132,7 +141,11 @@ def with_system_prompt(messages: list[dict], system_prompt: str | None) -> list[
 
 def num_letters(messages: list[dict]) -> int:
     """Count the letters of all texts."""
-    return sum(len(part.get("text", "")) for message in messages for part in message["content"])
+    number = 0
+    for message in messages:
+        for part in message["content"]:
+            number += len(part.get("text", ""))
+    return number
 
 
 def _check_length(messages: list[dict], name: str) -> None:
@@ -149,9 +162,8 @@ def _in_turn(messages: list[dict], name: str, is_strict: bool) -> list[dict]:
     Several turns of one side are joined, and what the user says at the end is left out. is_strict: raise UserError
     instead.
     """
-    roles = [message["role"] for message in messages]
     if is_strict:
-        _check_order(roles, name)
+        _check_order(_roles(messages), name)
     joined: list[dict] = []
     for number, message in enumerate(messages):
         if joined and joined[-1]["role"] == message["role"]:
@@ -160,12 +172,15 @@ def _in_turn(messages: list[dict], name: str, is_strict: bool) -> list[dict]:
                                 "and the other is not; put a user's turn between them")  # fmt: skip
             joined[-1] = {**message, "content": join_parts(joined[-1]["content"], message["content"])}
         elif joined and message["role"] == "system":
-            raise UserError(
-                f"{name}: message {number + 1} is a system text; it must be the first (roles: {_shown(roles)})"
-            )
+            there = _shown(_roles(messages))
+            raise UserError(f"{name}: message {number + 1} is a system text; it must be the first (roles: {there})")
         else:
             joined.append(message)
     return joined[:-1] if joined and joined[-1]["role"] == "user" else joined
+
+
+def _roles(messages: list[dict]) -> list[str]:
+    return [message["role"] for message in messages]
 
 
 def _check_order(roles: list[str], name: str) -> None:

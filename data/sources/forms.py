@@ -13,6 +13,7 @@ from data.media.reference import KINDS
 
 Turn = Mapping[str, Any]  # with the keys of one of TURN_KEYS
 TURN_KEYS = {"conversations": ("from", "value"), "messages": ("role", "content")}
+ROLE_KEYS, CONTENT_KEYS = zip(*TURN_KEYS.values(), strict=True)
 MEDIA = (*KINDS, *(kind + "s" for kind in KINDS))
 CLIP_NAMES = ("video", "videos", "video_id")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -52,6 +53,7 @@ READ = f"'conversations' (from/value), 'messages' (role/content), {', '.join(map
 OF_FORMS = (*TURN_KEYS, *(key for form in FORMS for key in (form.question, form.addition, form.answer) if key))
 SCORING = ("accept", "metric", "answers", "choices", "groups")
 KEYS = ("id", *SCORING, "start", "end", "system", "history", "tools", *OF_FORMS, *MEDIA, "video_id")
+OURS = frozenset(KEYS)
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ def plain_key(key: str) -> str:
 
 def is_read(key: str, columns: Mapping[str, str]) -> bool:
     """Tell whether the value of a record's key matters, or a message about it."""
-    return key in columns.values() or plain_key(key) in KEYS
+    return key in columns.values() or plain_key(key) in OURS
 
 
 def without_nulls(holder: dict) -> dict:
     """Drop keys that are null: tables, and what is made of them, have every key in every record."""
+    if None not in holder.values():
+        return holder
     return {key: value for key, value in holder.items() if value is not None}
 
 
@@ -91,6 +95,8 @@ def renamed(record: Any, name: str, columns: Mapping[str, str]) -> dict:
     if not isinstance(record, dict):
         raise UserError(f"{name}: expected an object, got {type(record).__name__}")
     record = without_nulls(record)
+    if not columns and record.keys() <= OURS:
+        return record
     found = {ours: record[theirs] for ours, theirs in columns.items() if theirs in record}
     kept = {key: value for key, value in record.items() if key not in columns.values() and key not in columns}
     for names in (CLIP_NAMES, ("image", "images")):
@@ -131,10 +137,11 @@ def turns_of(record: dict, name: str, reading: Reading, unread: Iterable[str] = 
 
 def _form(record: dict, name: str, columns: Mapping[str, str], unread: Iterable[str]) -> Form | str:
     """Tell which form a record has: the key of its turns, or that of a question and an answer."""
-    found: list[Form | str] = [key for key in TURN_KEYS if record.get(key, []) != []]
+    found: list[Form | str] = [key for key in TURN_KEYS if key in record and record[key] != []]
     found += [form for form in FORMS if form.question in record and form.answer in record]
-    chosen = [form for form in found if columns.keys() & _keys(form)]
-    found = chosen if len(chosen) == 1 else found
+    if len(found) > 1:
+        chosen = [form for form in found if columns.keys() & _keys(form)]
+        found = chosen if len(chosen) == 1 else found
     if len(found) > 1:
         raise UserError(
             f"{name}: has two forms at once, {found[0]} and {found[1]}; drop one, or choose with columns, such as "
@@ -210,20 +217,20 @@ def role_and_content(turn: Any, where: str, tags: Mapping[str, str]) -> tuple[st
     if not isinstance(turn, dict):
         raise UserError(f"{where}: expected an object, got {type(turn).__name__}")
     turn = without_nulls(turn)
-    role = _tagged(turn, 0, tags.get("role_tag"), where)
-    roles = ROLES | {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system") if f"{role}_tag" in tags}
+    role, roles = _tagged(turn, ROLE_KEYS, tags.get("role_tag"), where), ROLES
+    if tags:
+        roles = ROLES | {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system") if f"{role}_tag" in tags}
     if isinstance(role, str) and role not in roles and plain_key(role) in TOOL_ROLES or turn.get("tool_calls"):
         raise UserError(f"{where}: role {shown(role)} calls a tool or is one; tools are not trained: drop the record")
     if not isinstance(role, str) or role not in roles:
         raise UserError(f"{where}: role {shown(role)} is none of {', '.join(roles)}; name it with tags")
-    return roles[role], _tagged(turn, 1, tags.get("content_tag"), where)
+    return roles[role], _tagged(turn, CONTENT_KEYS, tags.get("content_tag"), where)
 
 
 def is_trained(turn: Turn, role: str, where: str) -> bool:
     """Tell whether the words of an assistant's turn are trained: a turn may say that they are context alone."""
     for key in TRAINED_KEYS:
-        value = turn.get(key)
-        if value is None:
+        if key not in turn or (value := turn[key]) is None:
             continue
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise UserError(f"{where}, {key}: expected true or false, 1 or 0, got {shown(value)}")
@@ -235,13 +242,12 @@ def is_trained(turn: Turn, role: str, where: str) -> bool:
 
 
 def _is_system(turn: Any, tags: Mapping[str, str]) -> bool:
-    keys = (tags.get("role_tag"), *(role for role, _ in TURN_KEYS.values()))
+    keys = (tags.get("role_tag"), *ROLE_KEYS)
     return isinstance(turn, dict) and any(turn.get(key) in ("system", tags.get("system_tag", "system")) for key in keys)
 
 
-def _tagged(turn: dict, place: int, tag: str | None, where: str) -> Any:
-    """Return a turn's value under its tag, or under a usual key: the role at place 0, what is said at 1."""
-    usual = [keys[place] for keys in TURN_KEYS.values()]
+def _tagged(turn: dict, usual: Iterable[str], tag: str | None, where: str) -> Any:
+    """Return a turn's value under its tag, or where it has none, under a usual key."""
     for key in [tag] if tag else usual:
         if key in turn:
             return turn[key]

@@ -1,7 +1,6 @@
 """One bad record costs itself: whatever is raised over it becomes a line that names it, and its size is bounded."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from data.errors import UserError, one_line, refused
 
@@ -24,15 +23,20 @@ class TooLargeRecord(ValueError):
         super().__init__(what)
 
 
-@contextmanager
-def about_record(name: str) -> Iterator[None]:
+class about_record:  # noqa: N801  it is used as contextlib's are, and as a generator takes thrice the time
     """Raise whatever is wrong with a record as UserError whose line begins with its name, and that is about it."""
-    try:
-        yield
-    except UserError as problem:
-        raise problem.about(problem.record or name) from problem.__cause__
-    except Exception as error:
-        raise refused(f"{name}: {described(error)}; mend or drop it", error).about(name) from error
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, UserError):
+            raise error.about(error.record or self.name) from error.__cause__
+        if isinstance(error, Exception):
+            raise refused(f"{self.name}: {described(error)}; mend or drop it", error).about(self.name) from error
 
 
 def described(error: Exception) -> str:

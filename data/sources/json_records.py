@@ -38,8 +38,13 @@ class Record:
     unread: tuple[str, ...] = ()
 
 
-def read_json(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
-    """Read a list, or an object a line; what is not JSON is a problem, and takes a number as the others do."""
+def read_json(
+    path: str, on_problem: Callable[[UserError], None], is_chosen: Callable[[], bool] = lambda: True
+) -> Iterator[Record]:
+    """Read a list, or an object a line; what is not JSON is a problem, and takes a number as the others do.
+
+    is_chosen: is asked of each record in turn, and the others are left out: lines are not looked at.
+    """
     try:
         with open(path, "rb") as file:
             if file.read(2) in UTF_16:
@@ -48,26 +53,30 @@ def read_json(path: str, on_problem: Callable[[UserError], None]) -> Iterator[Re
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             letters = Letters(file)
             if letters.peek() == "[":
-                yield from read_list(letters, path, on_problem)
+                yield from filter(lambda record: is_chosen(), read_list(letters, path, on_problem))
             elif letters.enter_data():
-                yield from read_list(letters, path, on_problem, is_wrapped=True)
+                yield from filter(lambda record: is_chosen(), read_list(letters, path, on_problem, is_wrapped=True))
             else:
                 file.seek(0)
-                yield from _read_lines(file, path, on_problem)
+                yield from _read_lines(file, path, on_problem, is_chosen)
     except OSError as problem:
         on_problem(UserError(f"{path}: cannot read the data file: {problem.strerror}"))
 
 
-def _read_lines(file: TextIO, path: str, on_problem: Callable[[UserError], None]) -> Iterator[Record]:
+def _read_lines(
+    file: TextIO, path: str, on_problem: Callable[[UserError], None], is_chosen: Callable[[], bool]
+) -> Iterator[Record]:
     count = number = 0
     while line := file.readline(MAX_RECORD + 1):
         number += 1
         if len(line) > MAX_RECORD:
             while (rest := file.readline(PIECE)) and not rest.endswith("\n"):
                 pass
-        elif not line.strip():
+        elif line.isspace():
             continue
         count += 1
+        if not is_chosen():
+            continue
         name = f"{path} line {number}"
         try:
             with about_record(name):

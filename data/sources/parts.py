@@ -16,6 +16,8 @@ FOREIGN_MARK = re.compile(
     r"</?\|?(?:image|video|audio|img|vid|vision|media)[ _-]?(?:pad|start|end|here|token|placeholder|\d+)?\|?>",
     re.IGNORECASE,
 )
+PLACEHOLDER = re.compile(f"({'|'.join(PLACEHOLDERS.values())})")
+MEDIA_KEYS = {kind: (kind, kind + "s") for kind in PLACEHOLDERS}  # of records
 Listed = dict[str, list[Any]]  # kind -> the pictures or clips that a record lists, as `Locator` takes them
 
 
@@ -38,11 +40,13 @@ def split_placeholders(text: str) -> list[dict]:
     Blanks at its ends and the line end after an opening placeholder go, because the chat template sets them.
     """
     parts: list[dict] = []
-    for piece in re.split(f"({'|'.join(PLACEHOLDERS.values())})", text.strip()):
+    has_words = False
+    for piece in PLACEHOLDER.split(text.strip()):
         if piece in PLACEHOLDERS.values():
             parts.append({"type": piece.strip("<>")})
-        elif opening := piece if any(part["type"] == "text" for part in parts) else piece.lstrip():
+        elif opening := piece if has_words else piece.lstrip():
             parts.append({"type": "text", "text": opening})
+            has_words = True
     return parts
 
 
@@ -67,7 +71,7 @@ def _typed_part(part: dict, where: str) -> dict:
 def check_text(text: str, where: str) -> None:
     """Raise UserError for half of a surrogate pair, such as of an emoji that was cut: no tokenizer takes it."""
     try:
-        text.encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise UserError(
@@ -82,8 +86,10 @@ def listed_media(record: dict, name: str) -> Listed:
 
 def _listed(record: dict, kind: str, name: str) -> list:
     given = []
-    for key in (kind, kind + "s"):
-        value = record.get(key, [])
+    for key in MEDIA_KEYS[kind]:
+        if key not in record:
+            continue
+        value = record[key]
         value = [value] if isinstance(value, str | dict) else value
         if not isinstance(value, list) or not all(isinstance(file, str | dict | list) and file for file in value):
             raise UserError(f"{name}, {key}: expected a path or a list of paths, got {shown(value)}")
@@ -105,6 +111,8 @@ def listed_span(record: dict, listed: Listed, name: str) -> dict[str, float]:
 
 def _span(holder: dict, where: str) -> dict[str, float]:
     """Read the seconds `start` and `end` of a record or a typed part, as far as it has them."""
+    if "start" not in holder and "end" not in holder:
+        return {}
     span = {key: holder[key] for key in ("start", "end") if holder.get(key) is not None}
     for key, value in span.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_SECONDS:
@@ -116,8 +124,12 @@ def _span(holder: dict, where: str) -> dict[str, float]:
 
 def num_marks(messages: Sequence[dict]) -> dict[str, int]:
     """Count, by kind, the places of media that the texts leave to what the record lists."""
-    parts = [part for message in messages for part in message["content"]]
-    return {kind: sum(part["type"] == kind and part.get("value") is None for part in parts) for kind in PLACEHOLDERS}
+    marks = dict.fromkeys(PLACEHOLDERS, 0)
+    for message in messages:
+        for part in message["content"]:
+            if part["type"] != "text" and part.get("value") is None:
+                marks[part["type"]] += 1
+    return marks
 
 
 def place_media(
@@ -128,29 +140,44 @@ def place_media(
     Where no place is marked, the listed ones stand at the start of the user's first words; else there must be as many
     as marks. first: number of the first message, for errors.
     """
-    has_places = any(part["type"] != "text" for message in messages for part in message["content"])
+    has_places = num_media(messages) > 0
     if has_places or any(listed.values()):
         _refuse_foreign_marks(messages, name, first)
     if not has_places:
         _open_with(messages, listed, name)
     marks, rest = num_marks(messages), {kind: iter(files) for kind, files in listed.items()}
-    counts = ", ".join(
-        f"{marks[kind]} {placeholder} in the text and {len(listed[kind])} in {kind!r}"
-        for kind, placeholder in PLACEHOLDERS.items()
-    )
     media = []
     for number, message in enumerate(messages, start=first):
-        for part in (part for part in message["content"] if part["type"] != "text"):
+        for part in message["content"]:
+            if part["type"] == "text":
+                continue
             kind, where, own = part["type"], f"{name}, message {number}", part.pop("span", {})
             if (value := part.pop("value", None)) is None:
                 if (value := next(rest[kind], None)) is None:
-                    raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {counts}")
+                    raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {_counts(marks, listed)}")
                 own = span if kind == "video" else {}
             media.append(find(kind, value, where, own))
     for kind, files in rest.items():
         if (unused := next(files, None)) is not None:
-            raise UserError(f"{name}: {NOUNS[kind]} {shown(unused)} has no {PLACEHOLDERS[kind]} in the text; {counts}")
+            what = f"{NOUNS[kind]} {shown(unused)} has no {PLACEHOLDERS[kind]} in the text"
+            raise UserError(f"{name}: {what}; {_counts(marks, listed)}")
     return media
+
+
+def num_media(messages: Sequence[dict]) -> int:
+    """Count the places of media."""
+    number = 0
+    for message in messages:
+        for part in message["content"]:
+            number += part["type"] != "text"
+    return number
+
+
+def _counts(marks: dict[str, int], listed: Listed) -> str:
+    return ", ".join(
+        f"{marks[kind]} {placeholder} in the text and {len(listed[kind])} in {kind!r}"
+        for kind, placeholder in PLACEHOLDERS.items()
+    )
 
 
 def _open_with(messages: Sequence[dict], listed: Listed, name: str) -> None:
@@ -167,7 +194,7 @@ def _open_with(messages: Sequence[dict], listed: Listed, name: str) -> None:
 def _refuse_foreign_marks(messages: Sequence[dict], name: str, first: int) -> None:
     for number, message in enumerate(messages, start=first):
         for part in message["content"]:
-            if found := FOREIGN_MARK.search(part.get("text", "")):
+            if "<" in (text := part.get("text", "")) and (found := FOREIGN_MARK.search(text)):
                 what = "stands in a part of type text" if found[0] in PLACEHOLDERS.values() else "is no mark of a place"
                 raise UserError(
                     f"{name}, message {number}: the text has {found[0]!r}, which {what}; write <image> or <video> in "

@@ -169,18 +169,24 @@ def read_records(
     downloads: Downloads,
     on_problem: Callable[[UserError], None],
     columns: Mapping[str, str] = NO_COLUMNS,
+    is_chosen: Callable[[], bool] = lambda: True,
 ) -> Iterator[Record]:
-    """Read the records of one data file, one at a time. columns: see `Reading`."""
+    """Read the records of one data file, one at a time.
+
+    columns: see `Reading`; is_chosen: is asked of each record in turn, and the others are left out.
+    """
     if is_address(path):
         if not urlsplit(path).path.endswith(".tar"):
             name = without_secrets(path)
             return iter(on_problem(UserError(f"{name}: of addresses only tar shards are read; download it")) or ())
-        return read_shard(path, on_problem, downloads)
-    if path.endswith(SUFFIXES):
-        return read_shard(path, on_problem)
-    if path.endswith(tables.SUFFIXES):
-        return tables.read_table(path, on_problem, columns)
-    return read_json(path, on_problem)
+        records = read_shard(path, on_problem, downloads)
+    elif path.endswith(SUFFIXES):
+        records = read_shard(path, on_problem)
+    elif path.endswith(tables.SUFFIXES):
+        records = tables.read_table(path, on_problem, columns)
+    else:
+        return read_json(path, on_problem, is_chosen)
+    return (record for record in records if is_chosen())
 
 
 def is_address(path: str) -> bool:
