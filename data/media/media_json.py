@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, cast
 
 from data.media import reference
-from data.media.reference import Media
+from data.media.reference import Kind, Media
 
 CLASS = ""  # the key of a dataclass's name, which is one of data.media.reference
 
@@ -19,6 +19,12 @@ def to_json(item: Media) -> bytes:
 def from_json(text: str | bytes) -> Media:
     """Read what `to_json` wrote."""
     return cast(Media, _from_plain(json.loads(text)))
+
+
+def named_span(text: str | bytes) -> tuple[Kind, str, float | None, float | None]:
+    """Return the kind, path, start and end of what `to_json` wrote, without making the rest of it."""
+    plain = json.loads(text)
+    return plain["kind"], plain["path"], plain.get("start"), plain.get("end")
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,15 +1,19 @@
 """Fingerprints: a run continues only on the data that it began with."""
 
 import hashlib
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from data.media.reference import Media
+from data.tokens.columns import Ragged
 from data.tokens.samples import Samples
 
 IMPRINTS_KEPT = 2**10  # questions about one clip often follow one another; a table of millions would weigh too much
+AT_ONCE = 2**12  # samples
 
 
 def fingerprint_samples(
@@ -25,32 +29,48 @@ def fingerprint_samples(
     for samples in sources:
 
         @lru_cache(IMPRINTS_KEPT)
-        def imprint(file: int, samples: Samples = samples) -> tuple:
-            return imprint_of(samples.file(file)) or (None, None)  # all parts of a file have its imprint
-
-        files = samples.file_numbers.view()
-        for number in samples.media_numbers.values.view():
-            for place, each in enumerate(imprint(files[number])):
+        def imprint(file: int, samples: Samples = samples) -> list[bytes]:
+            found = imprint_of(samples.file(file)) or (None, None)  # all parts of a file have its imprint
+            for place, each in enumerate(found):
                 unknown[place] |= each is None
-                looks[place].update(repr(each).encode())
+            return [repr(each).encode() for each in found]
+
+        files = np.asarray(samples.file_numbers.view())
+        for media, _ in _parts(samples.media_numbers):
+            found = list(map(imprint, files[media].tolist()))
+            for look, each in zip(looks, zip(*found, strict=True), strict=False):
+                look.update(b"".join(each))
     parts = ("?" if is_unknown else look.hexdigest() for look, is_unknown in zip(looks, unknown, strict=True))
     return ":".join([tokens or digest_of_tokens(sources), *parts])
 
 
 def digest_of_tokens(sources: Sequence[Samples]) -> str:
     """Return a digest of the tokens and trained spans of all samples, and of the names of their media."""
-    tokens = hashlib.sha256()
+    tokens, name_of = hashlib.sha256(), lru_cache(IMPRINTS_KEPT)(lambda path: Path(path).name)
     for samples in sources:
 
         @lru_cache(IMPRINTS_KEPT)
         def described(number: int, samples: Samples = samples) -> tuple:
-            item = samples.item(number)
-            return item.kind, Path(item.path).name, item.start, item.end
+            kind, path, start, end = samples.named_span(number)
+            return kind, name_of(path), start, end
 
-        for ids, trained, numbers in zip(samples.input_ids, samples.all_trained(), samples.media_numbers, strict=True):
-            tokens.update(array("i", ids.tolist()))
-            tokens.update(repr((trained, [described(number) for number in numbers])).encode())
+        lists = samples.input_ids, samples.spans, samples.media_numbers
+        for (ids, id_ends), (spans, span_ends), (media, media_ends) in zip(*map(_parts, lists), strict=True):
+            content, edges, numbers = ids.astype(np.int32).tobytes(), spans.tolist(), media.tolist()
+            pieces = []
+            for (a, b), (c, d), (e, f) in zip(*map(pairwise, (id_ends, span_ends, media_ends)), strict=True):
+                trained = tuple(zip(edges[c:d:2], edges[c + 1 : d : 2], strict=True))
+                pieces += [content[4 * a : 4 * b], repr((trained, [described(n) for n in numbers[e:f]])).encode()]
+            tokens.update(b"".join(pieces))
     return tokens.hexdigest()
+
+
+def _parts(lists: Ragged) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Yield many lists at once: their values, one behind the other, and where each ends among these, from 0 on."""
+    values, ends = np.asarray(lists.values.view()), np.asarray(lists.ends.view())
+    for first in range(0, len(lists), AT_ONCE):
+        bounds = ends[first : first + AT_ONCE + 1]
+        yield values[bounds[0] : bounds[-1]], (bounds - bounds[0]).tolist()
 
 
 def fingerprint_files(files: Sequence[tuple[str, int]], read_as: str = "") -> str:

@@ -147,7 +147,7 @@ class Ragged(Sequence[memoryview]):
         self.values.extend(numbers)
         self.ends.append(len(self.values))
 
-    def join(self, values: "memoryview | np.ndarray", ends: memoryview) -> None:
+    def join(self, values: "memoryview | np.ndarray", ends: "memoryview | np.ndarray") -> None:
         """Append the lists of another one: all its values, and its `ends`."""
         self.ends.join(np.asarray(ends)[1:] + len(self.values))
         self.values.join(values)

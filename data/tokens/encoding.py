@@ -6,10 +6,9 @@ whole text gives the tokens that inference sees, and offsets say which of them a
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from data.sources.guard import about_record
 from data.tokens.at_once import Tokenised, samples_at_once, without
 from data.tokens.sample import IGNORE_INDEX as IGNORE_INDEX
 from data.tokens.sample import Sample
-from data.tokens.special import special_finder
+from data.tokens.special import refuse_special_tokens, special_finder, texts_of
 from data.video_llava import CHAT_TEMPLATE, PLACEHOLDERS, VisualTokens, documented_prompt
 
 if TYPE_CHECKING:  # processes that tokenise begin sooner without torch
@@ -97,10 +96,12 @@ def encode_all(
     keep_no_texts(tokenizer.backend_tokenizer)
 
     def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:
-        samples = iter(encode_answered([conversation for conversation in batch if conversation.has_answer]))
-        return [
-            (each.name, next(samples) if each.has_answer else Sample(array("i"), (), (), each.name)) for each in batch
-        ]
+        answered = [conversation for conversation in batch if conversation.has_answer]
+        samples = encode_answered(answered)
+        if len(answered) < len(batch):
+            found = iter(samples)
+            samples = [next(found) if each.has_answer else Sample(array("i"), (), (), each.name) for each in batch]
+        return [(each.name, sample) for each, sample in zip(batch, samples, strict=True)]
 
     def encode_answered(batch: list[Conversation]) -> list[Sample | None]:
         if not batch:
@@ -109,26 +110,24 @@ def encode_all(
         for conversation, messages in zip(batch, dialogues, strict=True):
             _check_beginning(messages, tokenizer, conversation.name)
         texts, spans = render_with_answers(dialogues, tokenizer)
-        encoded = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False)
-        if None not in spans and not find_special("\n".join(chain.from_iterable(map(texts_of, dialogues)))):
+        tokens, offsets = tokenise(texts, tokenizer)
+        if None not in spans and not find_special("\n".join(texts_of(dialogues))):
             known = Tokenised(
                 [each.name for each in batch],
                 [each.media for each in batch],
                 texts,
-                encoded.input_ids,
-                encoded.offset_mapping,
+                tokens,
+                offsets,
                 cast("list[list[tuple[int, int]]]", spans),
                 [[is_answer(each) for each in messages if each["role"] == "assistant"] for messages in dialogues],
             )
             if (samples := samples_at_once(known, repeats, max_length)) is not None:
                 return samples
         samples = []
-        for conversation, messages, ids, offsets, answers in zip(
-            batch, dialogues, encoded.input_ids, encoded.offset_mapping, spans, strict=True
-        ):
+        for conversation, messages, ids, letters, answers in zip(batch, dialogues, tokens, offsets, spans, strict=True):
             refuse_special_tokens(messages, find_special, conversation.name)
             replies = [message for message in messages if message["role"] == "assistant"]
-            found = zip(replies, _tokens_of(answers, offsets, conversation.name), strict=True)
+            found = zip(replies, _tokens_of(answers, letters, conversation.name), strict=True)
             trained = [tokens for reply, tokens in found if is_answer(reply)]
             samples.append(_sample(conversation, ids, trained, tokenizer, visual_tokens, max_length))
         return samples
@@ -153,6 +152,18 @@ def _check_beginning(messages: list[dict], tokenizer: PreTrainedTokenizerBase, n
                 f"{name}: the assistant begins, and the chat template has no prompt before the first message "
                 f"({one_line(error)}); put a user's turn before it, or set data.system_prompt"
             ) from error
+
+
+def tokenise(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    """Return for each text what `tokenizer(texts)` gives: its ids, and the letters of each of them.
+
+    transformers makes more lists of both, which takes as long as the tokenising.
+    """
+    tokenizer("")  # which says how its backend is to split, and that nothing is padded or cut
+    found = tokenizer.backend_tokenizer.encode_batch(texts)
+    return [each.ids for each in found], [each.offsets for each in found]
 
 
 def keep_no_texts(tokenizer: Tokenizer) -> None:
@@ -280,14 +291,3 @@ def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int
             )
         ranges.append((int(inside[0]), int(inside[-1]) + 1))
     return ranges
-
-
-def texts_of(messages: list[dict]) -> Iterator[str]:
-    return (part["text"] for message in messages for part in message["content"] if part["type"] == "text")
-
-
-def refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:
-    for message in messages:
-        for part in message["content"]:
-            if found := find_special(part.get("text", "")):
-                raise UserError(f"{name}: the text holds the special token {found[0]!r}; take it out")

@@ -2,63 +2,76 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Self, overload
 
 import numpy as np
 
 from data.digests import Digests, digest
-from data.media.media_json import from_json, to_json
-from data.media.reference import KINDS, Media
+from data.media.media_json import from_json, named_span, to_json
+from data.media.reference import KINDS, Kind, Media
 from data.tokens.columns import Column, Ragged
 from data.tokens.sample import Sample
 
 IDS_IN_TWO_BYTES = 2**16
-LISTS = ("input_ids", "media_numbers", "_spans", "_names", "_media", "_files")
+RECENT = 2**6  # files whose numbers are known without a digest
+LISTS = ("input_ids", "media_numbers", "spans", "_names", "_media", "_files")
 NUMBERS = ("_turns_dropped", "file_numbers", "_first_samples", "_kinds")
 
 
 class Samples(Sequence[Sample]):
     """A sequence that reads like a list of samples and makes each anew when it is asked for.
 
-    The columns, one entry a sample: input_ids, media_numbers (from 0, equal for equal media) and turns_dropped; one
-    entry a picture, clip or part of a clip: file_numbers (from 0, equal for parts of one clip).
+    The columns, one entry a sample: input_ids, spans (start and end of each trained range), media_numbers (from 0,
+    equal for equal media) and turns_dropped; one entry a picture, clip or part of a clip: file_numbers (from 0, equal
+    for parts of one clip).
     """
 
     def __init__(self, samples: Iterable[Sample] = (), num_ids: int = 2**31):
         """num_ids: size of the vocabulary."""
         self.input_ids, self.media_numbers = Ragged("H" if num_ids <= IDS_IN_TWO_BYTES else "i"), Ragged("i")
-        self._spans, self._names, self._media, self._files = Ragged("i"), Ragged("B"), Ragged("B"), Ragged("B")
+        self.spans, self._names, self._media, self._files = Ragged("i"), Ragged("B"), Ragged("B"), Ragged("B")
         self._turns_dropped, self.file_numbers = Column("i"), Column("i")
         self._first_samples = Column("i")  # for each file, the number of the first sample that shows it
         self._kinds = Column("B")  # places in KINDS
         self._known: Digests | None = Digests()  # of the media so far
         self._known_files: Digests | None = Digests()
+        self._last_media: tuple[Media, ...] | None = None
+        self._last_numbers: list[int] = []
+        self._recent_files: dict[Media, int] = {}
         self.made: str | None = None  # what tells them from others on disk, where they are kept there
         for sample in samples:
             self.append(sample)
 
     def append(self, sample: Sample) -> list[Media]:
         """Take in a sample; return those files, as whole pictures and clips, that no sample before shows."""
-        numbers, new = [], []
-        for item in sample.media:
-            text = to_json(item)
-            number, is_new = self._number(text)
-            numbers.append(number)
-            if is_new:
-                if not item.start is item.end is None:
-                    item = replace(item, start=None, end=None)
-                    text = to_json(item)
-                number, is_new = self._file_number(text, len(self))
-                self.file_numbers.append(number)
-                self._note_kind(KINDS.index(item.kind))
-                new += [item] * is_new
+        new: list[Media] = []
+        if sample.media != self._last_media:  # questions about one clip follow one another
+            self._last_numbers = [self._take_in(item, new) for item in sample.media]
+            self._last_media = sample.media
         self.input_ids.append(sample.input_ids)
-        self._spans.append(edge for span in sample.trained for edge in span)
-        self.media_numbers.append(numbers)
+        self.spans.append(edge for span in sample.trained for edge in span)
+        self.media_numbers.append(self._last_numbers)
         self._names.append(sample.name.encode(errors="surrogatepass"))
         self._turns_dropped.append(sample.num_turns_dropped)
         return new
+
+    def _take_in(self, item: Media, new: list[Media]) -> int:
+        """Return the number of a picture, clip or part of a clip; its file joins `new` if no sample before shows it."""
+        number, is_new = self._number(to_json(item))
+        if is_new:
+            whole = item
+            if not item.start is item.end is None:
+                whole = Media(item.kind, item.path, sampling=item.sampling, place=item.place)
+            file = self._recent_files.get(whole)
+            if file is None:
+                file, is_new_file = self._file_number(to_json(whole), len(self))
+                self._note_kind(KINDS.index(whole.kind))
+                new += [whole] * is_new_file
+                if len(self._recent_files) == RECENT:
+                    self._recent_files.clear()
+                self._recent_files[whole] = file
+            self.file_numbers.append(file)
+        return number
 
     def join(self, part: "Samples") -> list[tuple[Media, str]]:
         """Take in all samples of another one, as `append` would; return the new files, each with a sample's name."""
@@ -75,7 +88,7 @@ class Samples(Sequence[Sample]):
             numbers.append(number)
         own_numbers = np.array(numbers, np.int32)[np.asarray(part.media_numbers.values.view())]
         self.media_numbers.join(own_numbers, part.media_numbers.ends.view())
-        for name in ("input_ids", "_spans", "_names"):
+        for name in ("input_ids", "spans", "_names"):
             lists: Ragged = getattr(part, name)
             getattr(self, name).join(lists.values.view(), lists.ends.view())
         self._turns_dropped.join(part._turns_dropped.view())
@@ -107,7 +120,8 @@ class Samples(Sequence[Sample]):
     def finish(self) -> None:
         """Write everything into the files that processes share, and free what only `append` needs, which may not be
         called after this."""
-        self._known = self._known_files = None
+        self._known = self._known_files = self._last_media = None
+        self._recent_files.clear()
         for name in LISTS:
             getattr(self, name).finish()
         for name in NUMBERS:
@@ -143,15 +157,11 @@ class Samples(Sequence[Sample]):
             return [self[i] for i in range(len(self))[index]]
         return Sample(
             input_ids=array("i", self.input_ids[index].tolist()),
-            trained=_pairs(self._spans[index]),
+            trained=_pairs(self.spans[index]),
             media=tuple(self.item(number) for number in self.media_numbers[index]),
             name=self.name(index),
             num_turns_dropped=self._turns_dropped.view()[index],
         )
-
-    def all_trained(self) -> Iterator[tuple[tuple[int, int], ...]]:
-        """Yield the trained ranges of each sample."""
-        return map(_pairs, self._spans)
 
     def name(self, index: int) -> str:
         return str(self._names[index], "utf-8", "surrogatepass")
@@ -168,6 +178,10 @@ class Samples(Sequence[Sample]):
     def item(self, number: int) -> Media:
         """Return the picture, clip or part of a clip of this number."""
         return from_json(bytes(self._media[number]))
+
+    def named_span(self, number: int) -> tuple[Kind, str, float | None, float | None]:
+        """Return kind, path, start and end of the picture, clip or part of a clip of this number."""
+        return named_span(str(self._media[number], "ascii"))
 
     def media(self) -> Iterator[Media]:
         """Yield every picture and clip, or part of a clip, once."""
@@ -197,7 +211,7 @@ class Samples(Sequence[Sample]):
 
     def first_labels(self) -> "array[int]":
         """Return for each sample the index of its first trained token."""
-        return array("i", (span[0] for span in self._spans))
+        return array("i", np.asarray(self.spans.values.view())[np.asarray(self.spans.ends.view())[:-1]].tobytes())
 
 
 def _pairs(edges: memoryview) -> tuple[tuple[int, int], ...]:

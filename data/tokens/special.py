@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from data.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,3 +22,20 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 def special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], re.Match | None]:
     """Return a function that finds the first special token in a text."""
     return re.compile("|".join(map(re.escape, special_tokens(tokenizer)))).search
+
+
+def texts_of(dialogues: list[list[dict]]) -> list[str]:
+    return [
+        part["text"]
+        for messages in dialogues
+        for message in messages
+        for part in message["content"]
+        if part["type"] == "text"
+    ]
+
+
+def refuse_special_tokens(messages: list[dict], find_special: Callable[[str], re.Match | None], name: str) -> None:
+    for message in messages:
+        for part in message["content"]:
+            if found := find_special(part.get("text", "")):
+                raise UserError(f"{name}: the text holds the special token {found[0]!r}; take it out")

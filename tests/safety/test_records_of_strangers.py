@@ -18,6 +18,7 @@ from data.packing.streaming import RowStream
 from data.sources import arrow_files, guard, json_records, record_batches
 from data.sources.conversation import read_conversations
 from data.sources.source import Source, read_records
+from data.tokens import encoding
 from data.tokens.corpus import load_corpus
 from data.tokens.encoding import encode_all
 from tests.source_samples import write_tar
@@ -167,17 +168,16 @@ def test_whatever_is_raised_over_a_record_names_it(error, tmp_path, everything, 
 
 
 @pytest.fixture
-def tokenizer_breaks(processor, monkeypatch):
+def tokenizer_breaks(monkeypatch):
     def install(error):
-        kind = type(processor.tokenizer)
-        tokenise = kind.__call__
+        tokenise = encoding.tokenise
 
-        def call(self, texts, **options):
+        def breaking(texts, tokenizer):
             if "break me" in str(texts):
                 raise error
-            return tokenise(self, texts, **options)
+            return tokenise(texts, tokenizer)
 
-        monkeypatch.setattr(kind, "__call__", call)
+        monkeypatch.setattr(encoding, "tokenise", breaking)
 
     return install
 

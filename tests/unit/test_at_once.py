@@ -10,7 +10,7 @@ from data.errors import UserError
 from data.media.locate import Locator
 from data.sources.conversation import parse_record
 from data.tokens import encoding
-from data.tokens.encoding import encode_all, render, render_all
+from data.tokens.encoding import encode_all, render, render_all, tokenise
 from data.video_llava import CHAT_TEMPLATE, documented_prompt
 from tests.tiny_data import WORDS
 from train.model.build import build_processor, train_tokenizer
@@ -69,6 +69,16 @@ def outcome(*arguments):
 
 
 says = texts_of([*"ab \n:.é🎞▁", "USER:", "red ", "</s>", "<image>", "<video>", "<video>"])
+
+
+@given(st.lists(says, min_size=1, max_size=5))
+def test_texts_become_what_the_tokenizer_gives(processor, texts):
+    processor.tokenizer(["long enough to be cut", "x"], padding=True, truncation=True, max_length=3)  # asked last
+    ids, offsets = tokenise(texts, processor.tokenizer)
+    found = processor.tokenizer(texts, return_offsets_mapping=True)
+    assert (ids, offsets) == (found.input_ids, found.offset_mapping)
+
+
 seldom = st.integers(0, 9).map(lambda number: number == 0)
 
 

@@ -19,8 +19,8 @@ from data.media.frame_sampling import Sampling as FrameSampling
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.sources.parts import check_text
-from data.tokens.encoding import encode_prompt, placeholder_ids, refuse_special_tokens
-from data.tokens.special import special_finder
+from data.tokens.encoding import encode_prompt, placeholder_ids
+from data.tokens.special import refuse_special_tokens, special_finder
 from train.answering.attention import SHARED_ANSWERS
 from train.answering.choosing import Chooser
 from train.answering.decoding import Answer, Answering, Decoding
