@@ -10,7 +10,7 @@ from hashlib import blake2b
 SIZE = 16  # bytes of a digest
 
 
-def digest(*parts: bytes) -> bytes:
+def digest(*parts: bytes | memoryview) -> bytes:
     """Return 16 bytes that stand for `parts`; where one ends and the next begins counts."""
     hashed = blake2b(digest_size=SIZE)
     for part in parts:

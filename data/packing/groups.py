@@ -1,7 +1,7 @@
 """Groups of samples that share a prefix, planned before anything is decoded."""
 
 from array import array
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self, overload
@@ -9,8 +9,8 @@ from typing import Self, overload
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from data.digests import Digests, digest
 from data.errors import SettingError
+from data.packing.heads import AT_ONCE, heads_of, ragged, taken
 from data.tokens.columns import Column, Ragged
 from data.tokens.encoding import num_tokens, placeholder_ids
 from data.tokens.samples import Samples
@@ -54,16 +54,21 @@ class Groups(Sequence[Group]):
         self._samples, self._prefix_lengths, self._num_tokens = Ragged("i"), Column("i"), Column("i")
 
     def append(self, samples: Sequence[int], prefix_length: int) -> None:
-        lengths = self._sample_lengths.view()
-        self._samples.append(samples)
-        self._prefix_lengths.append(prefix_length)
-        self._num_tokens.append(prefix_length + sum(lengths[i] - prefix_length for i in samples))
+        self.join(np.array(samples, np.int32), np.array([len(samples)]), np.array([prefix_length], np.int32))
+
+    def join(self, samples: np.ndarray, sizes: np.ndarray, prefix_lengths: np.ndarray) -> None:
+        """Append groups: their samples, one behind the other, int32; how many each has; the length of its prefix."""
+        lengths, prefixes = np.asarray(self._sample_lengths.view()), prefix_lengths.astype(np.int32)
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        suffixes = np.concatenate([[0], np.cumsum(lengths[samples] - np.repeat(prefixes, sizes), dtype=np.int64)])
+        self._num_tokens.join((prefixes + np.diff(suffixes[ends])).astype(np.int32))
+        self._prefix_lengths.join(prefixes)
+        self._samples.join(samples.astype(np.int32), ends)
 
     def only(self, numbers: Iterable[int]) -> "Groups":
         """Return those of these numbers, of the same samples."""
-        chosen = Groups(self._sample_lengths.view())
-        for number in numbers:
-            chosen.append(self._samples[number], self._prefix_lengths.view()[number])
+        chosen, places = Groups(self._sample_lengths.view()), np.fromiter(numbers, np.int64)
+        chosen.join(*taken(self._samples, places), np.asarray(self._prefix_lengths.view())[places])
         return chosen
 
     def columns(self) -> dict[str, Column]:
@@ -96,9 +101,9 @@ class Groups(Sequence[Group]):
         prefix_length, lengths = self._prefix_lengths.view()[index], self._sample_lengths.view()
         return Group(samples, prefix_length, tuple(lengths[i] - prefix_length for i in samples))
 
-    def first_samples(self) -> Iterator[int]:
-        """Yield one sample of each group; all samples of a group have its media."""
-        return (samples[0] for samples in self._samples)
+    def first_samples(self) -> np.ndarray:
+        """Return one sample of each group, int32; all samples of a group have its media."""
+        return np.asarray(self._samples.values.view())[np.asarray(self._samples.ends.view())[:-1]]
 
     def finish(self) -> None:
         """Write everything into the files that processes share; nothing is appended after this."""
@@ -133,8 +138,8 @@ def shared_prefix_groups(
 def groups_of_one(samples: Samples, visual_tokens: VisualTokens) -> Groups:
     """Make a group of every sample, without a prefix."""
     groups = Groups([num_tokens(sample, visual_tokens) for sample in samples])
-    for index in range(len(samples)):
-        groups.append([index], 0)
+    number = len(samples)
+    groups.join(np.arange(number), np.ones(number, np.int64), np.zeros(number))
     return groups
 
 
@@ -143,12 +148,14 @@ def recurring_media(samples: Samples, groups: Groups) -> Ragged:
 
     Media of one group alone cannot meet themselves, and most are such: leaving them out keeps packing fast.
     """
-    uses, recurring = array("i", [0]) * samples.num_media, Ragged("i")
-    for sample in groups.first_samples():
-        for number in samples.media_numbers[sample]:
-            uses[number] += 1
-    for sample in groups.first_samples():
-        recurring.append(number for number in samples.media_numbers[sample] if uses[number] > 1)
+    first_samples, uses, recurring = groups.first_samples(), np.zeros(samples.num_media, np.int32), Ragged("i")
+    parts = [first_samples[first : first + AT_ONCE] for first in range(0, len(first_samples), AT_ONCE)]
+    for part in parts:
+        np.add.at(uses, taken(samples.media_numbers, part)[0], 1)
+    for part in parts:
+        media, sizes = taken(samples.media_numbers, part)
+        is_recurring, ends = uses[media] > 1, np.concatenate([[0], np.cumsum(sizes)])
+        recurring.join(media[is_recurring], np.concatenate([[0], np.cumsum(is_recurring)])[ends])
     return recurring
 
 
@@ -175,16 +182,9 @@ def make_groups(
     A group has at most `max_questions_per_clip` samples and `max_tokens_per_row` tokens; more are split
     evenly. Raises SettingError for a sample that is longer than a row.
     """
-    lengths, heads = array("i"), array("i")  # of each sample: its tokens, and the number of its head
-    numbers = Digests()
-    for index, (ids, items) in enumerate(zip(input_ids, media, strict=True)):
-        ids = list(ids)
-        head_length = max((len(ids) - ids[::-1].index(token) for token in visual_tokens if token in ids), default=0)
-        can_share = 0 < head_length < first_labels[index]
-        head = digest(array("i", ids[:head_length]).tobytes(), repr(tuple(items)).encode())
-        # A sample that cannot share gets a number of its own: no digest is as small as its index.
-        heads.append(numbers.number(head if can_share else index.to_bytes(16, "little")))
-        lengths.append(_expanded_length(ids, visual_tokens))
+    ids, labels = ragged(input_ids), np.asarray(first_labels)
+    heads = heads_of(ids, labels, ragged(media), visual_tokens)
+    lengths = heads.lengths
     if lengths and (longest := max(lengths)) > max_tokens_per_row:
         raise SettingError(
             "max_tokens_per_row",
@@ -193,19 +193,27 @@ def make_groups(
         )
 
     groups = Groups(lengths)
+    members, sizes, prefix_lengths = array("i"), array("i"), array("i")
     # Sorted by head, the samples of a group stand together, in the order of the data: flat arrays, where a dict of
     # lists would hold a million Python objects.
-    order = np.argsort(heads, kind="stable").data
-    ends = np.cumsum(np.bincount(heads)) if lengths else np.arange(0)
-    del numbers, heads  # tens of MB each in large data sets
+    order = np.argsort(heads.numbers, kind="stable").astype(np.int32).data
+    ends = np.cumsum(np.bincount(heads.numbers)) if lengths else np.arange(0)
     for start, end in pairwise(np.insert(ends, 0, 0).data):
         samples = order[start:end].tolist()
-        longest_prefix = max(0, min(first_labels[i] for i in samples) - 1)
-        num_shared = _common_prefix([input_ids[i] for i in samples], longest_prefix)
-        prefix_length = _expanded_length(list(input_ids[samples[0]][:num_shared]), visual_tokens)
-        suffix_lengths = [lengths[i] - prefix_length for i in samples]
-        for part in _split(suffix_lengths, max_questions_per_clip, max_tokens_per_row - prefix_length):
-            groups.append(samples[part], prefix_length)
+        if len(samples) == 1:
+            prefix_length, parts = heads.own_prefixes[samples[0]], [slice(1)]
+        else:
+            num_shared = _common_prefix(ids, samples, max(0, labels[samples].min() - 1))
+            prefix_length = _expanded_length(list(ids[samples[0]][:num_shared]), visual_tokens)
+            suffix_lengths = [lengths[i] - prefix_length for i in samples]
+            parts = _split(suffix_lengths, max_questions_per_clip, max_tokens_per_row - prefix_length)
+        for part in parts:
+            members.extend(samples[part])
+            sizes.append(len(samples[part]))
+            prefix_lengths.append(prefix_length)
+        if len(sizes) >= AT_ONCE or end == len(order):
+            groups.join(*map(np.asarray, (members, sizes, prefix_lengths)))
+            members, sizes, prefix_lengths = array("i"), array("i"), array("i")
     return groups
 
 
@@ -213,11 +221,13 @@ def _expanded_length(ids: list[int], visual_tokens: Mapping[int, int]) -> int:
     return len(ids) + sum(ids.count(token) * (number - 1) for token, number in visual_tokens.items())
 
 
-def _common_prefix(input_ids: Sequence[Sequence[int]], length: int) -> int:
-    """Return the length of the longest common prefix of at most `length` tokens."""
-    first = input_ids[0]
-    for ids in input_ids[1:]:
-        length = next((i for i in range(length) if ids[i] != first[i]), length)
+def _common_prefix(ids: Ragged, samples: Sequence[int], length: int) -> int:
+    """Return the length of the longest common prefix of some samples, of at most `length` tokens."""
+    values, starts = np.asarray(ids.values.view()), np.asarray(ids.ends.view())[samples]
+    for first in range(0, len(starts), AT_ONCE):
+        prefixes = values[starts[first : first + AT_ONCE, None] + np.arange(length)]
+        if len(differs := np.flatnonzero((prefixes != values[starts[0] : starts[0] + length]).any(axis=0))):
+            length = int(differs[0])
     return length
 
 
