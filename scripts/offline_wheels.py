@@ -2,8 +2,8 @@
 
     python scripts/offline_wheels.py FOLDER [--python 3.12] [--cuda 130] [--packages NAME ...]
 
-The machine is taken to have PyTorch, transformers, accelerate, peft and pytest for its GPU. Of bitsandbytes' libraries,
-one for each version of CUDA, the machine's alone is kept: the folder is then 45 MB and not 85.
+The machine is taken to have PyTorch, transformers and the other packages of EXPECTED. Of bitsandbytes' libraries, one
+for each version of CUDA, the machine's alone is kept: the folder is then 45 MB and not 85.
 """
 
 import argparse
@@ -21,6 +21,12 @@ from data.errors import UserError
 PACKAGES = (
     *("av", "bitsandbytes", "datasets", "dill", "multiprocess"),
     *("pydantic", "pydantic-core", "typing-inspection", "annotated-types"),
+)
+# What they are taken to have, each as new as pyproject.toml asks: name with --packages what yours lacks.
+EXPECTED = (
+    *("torch", "torchvision", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "huggingface-hub"),
+    *("numpy", "pandas", "pyarrow", "xxhash", "pillow", "sentencepiece", "matplotlib", "tensorboard", "pytest"),
+    *("filelock", "jinja2", "psutil", "pyyaml", "rich", "tqdm", "typer", "typing-extensions"),
 )
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 GLIBC_MINORS = (28, 27, 24, 17)  # of manylinux tags; pip matches each exactly

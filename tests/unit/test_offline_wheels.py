@@ -1,13 +1,17 @@
 """The wheels for a machine without a network: what pip is asked for, and what is taken out of bitsandbytes."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import requires
+from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
-from scripts.offline_wheels import PACKAGES, download_command, keep_one_library
+from scripts.offline_wheels import EXPECTED, PACKAGES, download_command, keep_one_library
 
 LIBRARIES = ("cpu", "cuda126", "cuda130", "rocm72")
 
@@ -51,3 +55,12 @@ def test_pip_is_asked_for_another_python_in_tested_versions(tmp_path):
     assert {"manylinux_2_28_x86_64", "manylinux2014_x86_64"} <= set(command)
     assert command[command.index("--constraint") + 1].endswith("constraints.txt")
     assert command[-len(PACKAGES) :] == list(PACKAGES)
+
+
+def test_everything_that_the_project_needs_is_fetched_or_expected():
+    """And all that the fetched packages need in turn, which pip is told not to fetch by itself."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *(one for name in PACKAGES for one in requires(name) or ())]
+    found = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-") for one in needed if "extra ==" not in one}
+    theirs = {"packaging", "fsspec"}  # transformers and torch bring them
+    assert found - theirs <= {*PACKAGES, *EXPECTED}
