@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "home")
 def warm_decoders():
     """Every run has a process that decodes; what it is made of has been imported here."""
     child_process.subprocess = WITH_WARM
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_loss_pictures():
+    """Runs in this process draw no loss.png, which takes longer than a step of theirs; those of the command do."""
+    if "train.sft" in sys.modules:
+        sys.modules["train.sft"].draw_losses = lambda output_dir: None
 
 
 @pytest.fixture
@@ -91,6 +99,17 @@ def model(processor):
 def model_folder(processor, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     build_model(build_config("tiny", processor.tokenizer)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shallow_folder(processor, tmp_path_factory) -> Path:
+    """The model with two of its decoder's layers, an ordinary one and the last: for runs, of which there are many."""
+    folder = tmp_path_factory.mktemp("shallow")
+    config = build_config("tiny", processor.tokenizer)
+    config.text_config.num_hidden_layers = 2
+    build_model(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 

@@ -18,6 +18,11 @@ RECORDS = [
 
 
 @pytest.fixture(scope="session")
+def model_folder(shallow_folder) -> Path:
+    return shallow_folder
+
+
+@pytest.fixture(scope="session")
 def smallest_folder(media_folder, tmp_path_factory) -> Path:
     """The smallest model that has all parts: a layer of the decoder, two of a tower, four patches a picture."""
     folder = tmp_path_factory.mktemp("adversarial")

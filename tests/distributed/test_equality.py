@@ -97,7 +97,7 @@ def check_two_are_one(
     config, recipe_file, tmp_path, quantization=None, num_processes=2, on_gpus=False, start=COLD
 ) -> None:
     settings = ["training.gradient_checkpointing=true"]
-    if config == "cpu_2":  # workers do not know of DeepSpeed; their server's imports take longer than the run
+    if start is Warm:  # a server of workers would import everything once more, in each process
         settings.append("training.dataloader_num_workers=1")
     quantized = [f"model.quantization={quantization}"] if quantization else []
     two = tmp_path / "two"

@@ -151,7 +151,8 @@ def test_the_tiny_model_is_as_large_as_the_page_says(model, visual_tokens):
 
 
 def test_quiet_launch_shows_the_error_alone(checkout):
-    result = run("accelerate launch -q --config_file accelerate_configs/cpu.yaml train/sft.py no-such.yaml", checkout)
+    command = "accelerate launch -q --config_file accelerate_configs/cpu.yaml train/sft.py no-such.yaml"
+    result = run(command, checkout, is_warm=True)
     assert (result.returncode, result.stderr) == (1, "error: no-such.yaml: no such recipe file; check the path\n")
 
 

@@ -16,8 +16,8 @@ from train.sft import main
 
 
 @pytest.fixture
-def base(model_folder, tmp_path):
-    shutil.copytree(model_folder, tmp_path / "base")
+def base(shallow_folder, tmp_path):
+    shutil.copytree(shallow_folder, tmp_path / "base")
     return tmp_path / "base"
 
 

@@ -29,6 +29,7 @@ def base_of(processor, tmp_path):
 
     def write(tied=False, spare=0):
         config = build_config("tiny", processor.tokenizer)
+        config.text_config.num_hidden_layers = 2
         config.text_config.vocab_size += spare
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
         build_model(config).save_pretrained(tmp_path / "base")

@@ -11,6 +11,11 @@ from train import sft
 STEPS, SAVED = 6, 2
 
 
+@pytest.fixture(scope="session")
+def model_folder(shallow_folder) -> Path:
+    return shallow_folder
+
+
 @pytest.fixture
 def recipe_file(model_folder, mixed_file, tmp_path) -> Path:
     """6 steps of one row each, an evaluation and a checkpoint every second one; dropout, so that random numbers

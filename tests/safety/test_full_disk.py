@@ -11,8 +11,8 @@ from tests.safety.kills import make_room, on_small_disk
 from tests.short_run import result
 from train.sft import main
 
-# One checkpoint of the tiny run has about 620 kB: the second one does not fit. With room, all three do.
-SMALL, LARGE = "900k", "64m"
+# One checkpoint of the tiny run has about 370 kB: the second one does not fit. With room, all three do.
+SMALL, LARGE = "540k", "64m"
 
 
 def test_a_full_disk_keeps_the_checkpoint_before_and_with_room_the_command_continues(recipe_file, out, tmp_path):
