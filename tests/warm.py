@@ -39,7 +39,7 @@ from tests.process_names import process_name
 
 COLD = subprocess.Popen
 SPAWN = util.spawnv_passfds
-OPTIONS = ("-u", "-P")  # unbuffered; without the script's folder in the path of imports
+OPTIONS = ("-u", "-P", "-B")  # unbuffered; no folder of the script in the path of imports; no bytecode is written
 CANNOT_FLUSH = 120  # Python's status where what it printed can go nowhere
 
 

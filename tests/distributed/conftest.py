@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import deepspeed
 import pytest
 
 from tests.distributed.adversarial import NUM_FRAMES
@@ -15,6 +16,13 @@ RECORDS = [
     {"image": "picture1.png", "video": "clip1.mp4", "conversations": turns("<image>\n<video>\nHow?", "one moves")},
     {"conversations": turns("Hello, how are you?", "fine thanks")},
 ]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_to_compile():
+    """Ranks do without a reduction for inference that training never asks for: DeepSpeed compiles it for a minute, once
+    for each version of torch."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 @pytest.fixture(scope="session")
