@@ -8,9 +8,8 @@ from tests.fuzz.fuzz import NOT_THE_READER_S, fuzz
 from tests.fuzz.mutations import mutate
 from tests.fuzz.records import FORMS, fuzz_records, judged
 
-pytestmark = pytest.mark.usefixtures("cold_decoders")
 
-
+@pytest.mark.usefixtures("cold_decoders")
 def test_every_damaged_file_is_pixels_or_one_line(tmp_path):
     report = fuzz(tmp_path, range(20_000, 20_300), seconds=30, num_workers=2)
     assert report["wrong"] == []

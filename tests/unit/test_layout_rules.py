@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import fields
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -137,10 +138,17 @@ CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 HARDWARE = {"use_cpu", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Return what a file says, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imported(path: Path) -> list[str]:
     """Full names of the modules that a file imports, those in functions and behind `if` too."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -174,7 +182,7 @@ def test_every_room_says_in_one_sentence_what_it_is_for():
     rooms = [path for path in SOURCES if path.name == "__init__.py" and path.parent.parent.name in PACKAGES]
     assert len(rooms) > 10
     for path in rooms:
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).count("\n") == 0, path
+        assert ast.get_docstring(tree_of(path)).count("\n") == 0, path
 
 
 @pytest.mark.parametrize("package", ["data", "train"])
@@ -189,7 +197,7 @@ def test_nothing_is_too_long_to_read():
         (f"{path.relative_to(ROOT)}:{node.lineno}", node.end_lineno - node.lineno + 1)
         for path in SOURCES
         if "tests" not in path.parts
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     assert [found for found in functions if found[1] > 60] == []
