@@ -1,6 +1,6 @@
 """Ours against the plain way, side by side, in one run.
 
-python scripts/benchmark.py train|decode|eval|gpu|help|load|loader|memory|save|scale|talk [--json F]
+python scripts/benchmark.py train|compile|decode|eval|gpu|help|load|loader|memory|save|scale|talk [--json F]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from data.files import write_whole
 # Each in its module of scripts/benchmarks, which is imported when it is asked for: they need torch.
 CASES = {
     "train": "training",
+    "compile": "compiling",
     "decode": "decode",
     "eval": "answers",
     "gpu": "gpu",

@@ -31,6 +31,7 @@ from train.accuracy.exam import Exam
 from train.accuracy.questions import held_out
 from train.card.model_card import CARD, make_card
 from train.estimating.foresight import foresee_memory
+from train.estimating.workers import size_workers
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
 from train.loop.tower_inputs import load_tower_inputs
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
     recomputation, foreseen = foresee_memory(recipe, processor, visual_tokens, token_ids, train, args)
-    tell(*notices, *foreseen)
+    tell(*notices, *foreseen, *size_workers(recipe, processor, visual_tokens, token_ids, train, args))
 
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
                            begins_with(earlier, checkpoint), token_ids)  # fmt: skip

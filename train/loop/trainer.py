@@ -28,6 +28,7 @@ from train.loop.loss import NUM_LABELLED, Located, positions_and_targets, token_
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.optimizer import give_projector_its_rate, page_states
 from train.model.empty_towers import accept_empty_batches
+from train.model.placed_features import place_features
 from train.ranks.processes import check_connected
 from train.run_folder.bad_media import BadMediaGuard
 
@@ -62,6 +63,7 @@ class RowTrainer(HookedTrainer):
         check_connected(self.accelerator)
         assert self.model is not None
         accept_empty_batches(self.model)
+        place_features(self.model)
         self.guard = guard or NonFiniteGuard(self.output_dir)
         self.add_callback(self.guard)
         self._keeping_up = KeepingUp(args.dataloader_num_workers)

@@ -117,6 +117,8 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # ours stand in their places, one at a time
     getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)  # in each product: that inputs become float16
+    # Its only warning is that a compiled layer, recomputed selectively, must not write into its tensors: ours do not.
+    getLogger("torch._higher_order_ops.wrap").setLevel(ERROR)
     getLogger("matplotlib").setLevel(ERROR)  # it tells of its fonts and of a home that it cannot write to
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers for it
     if not torch.accelerator.is_available():

@@ -15,7 +15,7 @@ from train.recipe.entries import Count, Dataset, EvalDataset, FilePath, Positive
 from train.recipe.evaluated import names_of
 from train.recipe.keys import Harmless
 from train.recipe.recomputation import Recomputation, recomputation_of, with_recomputation
-from train.recipe.training_keys import DEFAULTS, TrainingSection
+from train.recipe.training_keys import DEFAULTS, WORKERS, TrainingSection
 from train.recipe.yaml_text import to_yaml
 
 if TYPE_CHECKING:
@@ -231,6 +231,11 @@ class Recipe(Section):
     def recomputation(self) -> Recomputation:
         """The recomputation of layers; "none" where memory: auto is still to decide."""
         return recomputation_of(self.training)
+
+    @property
+    def sizes_workers(self) -> bool:
+        """True where the number of data loader workers follows from the data and the machine."""
+        return self.training.get(WORKERS) == "auto"
 
     def recomputing(self, wanted: Recomputation) -> "Recipe":
         """Return this recipe with another recomputation, which memory: auto decides no longer."""

@@ -10,6 +10,7 @@ from data.errors import UserError
 from train.ranks.processes import cpu_processes
 from train.recipe.late_arguments import try_late_arguments
 from train.recipe.recomputation import without_selective
+from train.recipe.training_keys import WORKERS
 
 
 def device_defaults(dtype: str) -> dict[str, Any]:
@@ -37,6 +38,11 @@ def build_training_arguments(section: dict[str, Any]) -> TrainingArguments:
     try:
         with warnings.catch_warnings():  # 5.23 renamed `gradient_checkpointing`, 5.17 has no other name for it
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
-            return TrainingArguments(**without_selective(section))
+            return TrainingArguments(**without_auto(without_selective(section)))
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UserError(f"training: transformers refuses these settings: {' '.join(str(error).split())}") from error
+
+
+def without_auto(section: dict[str, Any]) -> dict[str, Any]:
+    """Return the section as transformers knows it: until the number of workers is chosen, there is one."""
+    return {**section, WORKERS: 1} if section.get(WORKERS) == "auto" else section

@@ -103,6 +103,12 @@ BOUNDS: dict[str, dict[str, Any]] = {
 }
 
 
+WORKERS = "dataloader_num_workers"
+OF_WORKERS = (
+    "Processes beside each process that trains, which decode ahead of it; auto takes as many as keep up with it, from "
+    "the time that some rows take here and the estimated time of a step. Rows are the same whatever their number is."
+)
+
 KEPT = Path(__file__).with_suffix(".json")  # written by scripts/write_schema.py
 PLAIN = {"boolean": bool, "integer": int, "number": float, "string": str, "null": None}
 
@@ -144,6 +150,8 @@ def _key_types() -> dict[str, Any]:
         types[name] = Annotated[bool | Literal["selective"] | None, Field(description=DESCRIPTION)]
     for name, bounds in BOUNDS.items():
         types[name] = Annotated[types[name], Field(**bounds)]
+    number = types[WORKERS]
+    types[WORKERS] = Annotated[number | Literal["auto"], Field(description=OF_WORKERS)]
     types["output_dir"] = Annotated[FilePath, Field(description="Folder of the run and its checkpoints."), Harmless()]
     return types
 
