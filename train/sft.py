@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     recomputation, foreseen = foresee_memory(recipe, processor, visual_tokens, token_ids, train, args)
     tell(*notices, *foreseen, *size_workers(recipe, processor, visual_tokens, token_ids, train, args))
 
-    model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, args.seed,
+    model = load_trainable(recipe.model.loading(recipe.compiles), recipe.adapter(), recipe.model.trainable, args.seed,
                            begins_with(earlier, checkpoint), token_ids)  # fmt: skip
     tell(describe_trained(model))
     set_up_layers(model, recipe, args, compilation, kernels, recomputation)

@@ -12,6 +12,8 @@ from train.model import compiled
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.compiled import (
     ADVICE,
+    IN_PARTS,
+    NOT_AT_ALL,
     WORTH_COMPILING,
     can_build_kernels,
     compile_layers,
@@ -21,7 +23,7 @@ from train.model.compiled import (
     take_over,
 )
 from train.model.last_layer import LastLlamaLayer
-from train.model.load import quiet_libraries
+from train.model.load import decoder_attention, quiet_libraries
 from train.model.recomputed import recompute
 from train.model.shared_dropout import SharedDropout
 
@@ -110,6 +112,35 @@ def operations(graphs) -> set[str]:
     called = {node.target for node in nodes if node.op in ("call_function", "call_method")}
     assert len(called) > 10
     return {str(getattr(target, "__name__", target)) for target in called}
+
+
+@pytest.mark.parametrize(
+    ("attention", "recomputes", "line"),
+    [
+        (SHARED_PREFIX, False, IN_PARTS),
+        (SHARED_PREFIX, True, NOT_AT_ALL),
+        (SHARED_PREFIX_UNMASKED, True, None),
+    ],
+)
+def test_attention_that_breaks_graphs_is_said(attention, recomputes, line, caplog):
+    model = decoder()
+    model.set_attn_implementation(attention)
+    speed_up_layers(model, {"backend": "eager", "mode": None}, recomputes=recomputes)
+    assert [record.message for record in caplog.records] == ([line] if line else [])
+    assert line is None or len(line) <= 80
+
+
+def test_what_auto_takes_for_compiled_layers(monkeypatch):
+    """A CPU gets flash, whose graph has no break; a GPU has it in half precision alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [decoder_attention("auto", "float32", compiles) for compiles in (False, True)] == [
+        SHARED_PREFIX,
+        SHARED_PREFIX_UNMASKED,
+    ]
+    assert decoder_attention("sdpa", "float32", True) == SHARED_PREFIX
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert decoder_attention("auto", "float32", True) == SHARED_PREFIX
+    assert decoder_attention("auto", "bfloat16") == SHARED_PREFIX_UNMASKED
 
 
 def test_names_of_weights_stay():

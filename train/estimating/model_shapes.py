@@ -32,7 +32,7 @@ def bare_model(recipe: Recipe, config: Any, num_layers: int, on_gpu: bool, token
     """
     model = recipe.model
     config = cut(config, num_layers)
-    config.text_config._attn_implementation = attention(model.attn_implementation, model.dtype, on_gpu)
+    config.text_config._attn_implementation = attention(model.attn_implementation, model.dtype, on_gpu, recipe.compiles)
     config.vision_config._attn_implementation = "eager" if model.attn_implementation == "eager" else "sdpa"
     if token_ids:
         config.text_config.vocab_size = num_rows(config.text_config.vocab_size, token_ids)
@@ -68,12 +68,12 @@ def cut(config: Any, num_layers: int) -> Any:
     return config
 
 
-def attention(wanted: str, dtype: str, on_gpu: bool) -> str:
+def attention(wanted: str, dtype: str, on_gpu: bool, compiles: bool) -> str:
     """Return the registered name of a decoder's attention on a GPU, which need not be there, or on this CPU."""
     if wanted == "flash_attention_2":
         return "sdpa"  # keeps the same
     if not on_gpu or wanted == "eager":
-        return decoder_attention("sdpa" if wanted == "auto" else wanted, dtype)
+        return decoder_attention(("flash" if compiles else "sdpa") if wanted == "auto" else wanted, dtype)
     return SHARED_PREFIX_UNMASKED if wanted != "sdpa" and dtype != "float32" else SHARED_PREFIX
 
 

@@ -29,7 +29,7 @@ from train.loop.nonfinite import NonFiniteGuard
 from train.loop.optimizer import give_projector_its_rate, page_states
 from train.model.empty_towers import accept_empty_batches
 from train.model.placed_features import place_features
-from train.ranks.processes import check_connected
+from train.ranks.processes import check_connected, layers_stay_whole
 from train.run_folder.bad_media import BadMediaGuard
 
 Batch = dict[str, Any]  # what `data.batches.collator` returns
@@ -63,7 +63,8 @@ class RowTrainer(HookedTrainer):
         check_connected(self.accelerator)
         assert self.model is not None
         accept_empty_batches(self.model)
-        place_features(self.model)
+        if layers_stay_whole():  # with hooks of others around the model's modules it was not tried
+            place_features(self.model)
         self.guard = guard or NonFiniteGuard(self.output_dir)
         self.add_callback(self.guard)
         self._keeping_up = KeepingUp(args.dataloader_num_workers)

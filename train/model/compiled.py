@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, TrainingArguments
 
-from train.model.attention import SHARED_PREFIX_UNMASKED
+from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.flash_kernels import AMPERE
 from train.model.last_layer import decoder_layers, run_last_layer_on_suffixes
 from train.model.shared_dropout import share_dropout
@@ -21,6 +22,9 @@ WORTH_COMPILING = 1_000_000_000  # weights of a decoder: a small one is trained 
 COMPILERS = ("cc", "gcc", "clang")  # one builds what calls Triton's kernels
 
 ADVICE = "training.torch_compile: true takes a third off a step here, after two minutes in the first"
+
+IN_PARTS = "torch_compile: with sdpa layers are compiled in parts; flash gives whole graphs"
+NOT_AT_ALL = "torch_compile: recomputed layers with sdpa are not compiled; with flash they are"
 
 Compilation = dict[str, str | None]  # backend and mode; None is torch's default
 
@@ -46,6 +50,8 @@ def speed_up_layers(
     if compilation is None and may_advise and pays_to_compile(model):
         logger.info(ADVICE)
     if compilation is not None:
+        if breaks_graphs(model):
+            logger.warning(NOT_AT_ALL if recomputes else IN_PARTS)
         compile_layers(model, compilation["backend"] or "inductor", compilation["mode"])
     if compilation is None or not recomputes:  # a graph that recomputes cannot have a tensor kept between two layers
         share_dropout(model)
@@ -70,6 +76,13 @@ def has_whole_graph(config: PreTrainedConfig, num_weights: int) -> bool:
     """Return whether the layers are large, and nothing breaks their graph; weights of 4 bits count by the byte."""
     attention = config.get_text_config()._attn_implementation
     return attention == SHARED_PREFIX_UNMASKED and num_weights >= WORTH_COMPILING
+
+
+def breaks_graphs(model: nn.Module) -> bool:
+    """Return whether attention of packed rows breaks the graph of a layer: nothing of a layer is compiled then where it
+    is recomputed, because torch compiles no part of what a checkpoint runs."""
+    config: Any = getattr(model, "config", None)
+    return isinstance(config, PreTrainedConfig) and config.get_text_config()._attn_implementation == SHARED_PREFIX
 
 
 def can_build_kernels() -> bool:

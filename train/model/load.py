@@ -27,11 +27,12 @@ def load_model(
     quantization: str | None = None,
     double_quantization: bool = True,
     device_map: str | dict | None = None,
+    compiles: bool = False,
 ) -> VideoLlavaForConditionalGeneration:
     """Load the model in eval mode, every parameter frozen.
 
     The decoder's linear layers alone are quantised; towers, projector and head keep `dtype`. `auto`, `sdpa` and `flash`
-    give the decoder a shared-prefix attention, which is plain sdpa for ordinary batches.
+    give the decoder a shared-prefix attention, which is plain sdpa for ordinary batches. compiles: its layers will be.
     """
     tower_attention = "sdpa" if attn_implementation in ("auto", "flash") else attn_implementation
     # transformers' warning about unexpected or missing weights is an error here: such a model answers nonsense.
@@ -44,7 +45,7 @@ def load_model(
                 revision=revision or HUB_DEFAULT,
                 dtype=getattr(torch, dtype),
                 attn_implementation={
-                    "text_config": decoder_attention(attn_implementation, dtype),
+                    "text_config": decoder_attention(attn_implementation, dtype, compiles),
                     "vision_config": tower_attention,
                 },
                 quantization_config=quantization_config(quantization, dtype, double_quantization),
@@ -72,13 +73,15 @@ def load_model(
     return model.requires_grad_(False).eval()
 
 
-def decoder_attention(wanted: str, dtype: str) -> str:
+def decoder_attention(wanted: str, dtype: str, compiles: bool = False) -> str:
     """Return the registered name of what a recipe calls auto, sdpa or flash; others are transformers' own.
 
-    auto is flash in half precision on a GPU. On a CPU sdpa is faster, and in float32 a GPU has no flash kernel.
+    auto is flash in half precision on a GPU. In float32 a GPU has no flash kernel, and on a CPU sdpa takes less memory;
+    but it breaks the graph of a layer that is compiled, and a layer that is also recomputed would not be compiled.
     """
     if wanted == "auto":
-        wanted = "flash" if torch.cuda.is_available() and dtype != "float32" else "sdpa"
+        can_flash = dtype != "float32" if torch.cuda.is_available() else compiles
+        wanted = "flash" if can_flash else "sdpa"
     return {"sdpa": SHARED_PREFIX, "flash": SHARED_PREFIX_UNMASKED}.get(wanted, wanted)
 
 

@@ -15,7 +15,7 @@ from train.recipe.entries import Count, Dataset, EvalDataset, FilePath, Positive
 from train.recipe.evaluated import names_of
 from train.recipe.keys import Harmless
 from train.recipe.recomputation import Recomputation, recomputation_of, with_recomputation
-from train.recipe.training_keys import DEFAULTS, WORKERS, TrainingSection
+from train.recipe.training_keys import COMPILES, DEFAULTS, WORKERS, TrainingSection
 from train.recipe.yaml_text import to_yaml
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ class Model(Section):
     projector_learning_rate: Positive | None = None
     """Learning rate of the multi_modal_projector where it is trained; null is training.learning_rate."""
 
-    def loading(self) -> dict[str, Any]:
-        """Return the arguments of `train.model.load.load_model`."""
-        return self.model_dump(exclude={"trainable", "projector_learning_rate", "add_tokens"})
+    def loading(self, compiles: bool = False) -> dict[str, Any]:
+        """Return the arguments of `train.model.load.load_model`. compiles: whether the decoder's layers will be."""
+        settings = self.model_dump(exclude={"trainable", "projector_learning_rate", "add_tokens"})
+        return {**settings, "compiles": compiles}
 
 
 class Lora(Section):
@@ -231,6 +232,11 @@ class Recipe(Section):
     def recomputation(self) -> Recomputation:
         """The recomputation of layers; "none" where memory: auto is still to decide."""
         return recomputation_of(self.training)
+
+    @property
+    def compiles(self) -> bool:
+        """True where transformers takes a recipe to ask for torch.compile."""
+        return any(self.training.get(key) for key in COMPILES)
 
     @property
     def sizes_workers(self) -> bool:

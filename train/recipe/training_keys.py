@@ -103,6 +103,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
 }
 
 
+COMPILES = ("torch_compile", "torch_compile_backend", "torch_compile_mode")  # each of them does
 WORKERS = "dataloader_num_workers"
 OF_WORKERS = (
     "Processes beside each process that trains, which decode ahead of it; auto takes as many as keep up with it, from "
