@@ -63,7 +63,8 @@ def test_a_run_does_not_continue_on_other_base_weights(recipe, base, tmp_path, c
     with pytest.raises(UserError, match="has a run of another recipe .*the weights in .*base are others"):
         main([str(recipe), "training.max_steps=2"])
     with pytest.raises(UserError, match="checkpoint-2 was trained on another base: the weights in"):
-        main([str(recipe), f"training.output_dir={tmp_path / 'new'}", f"resume={tmp_path / 'out' / 'checkpoint-2'}"])
+        elsewhere = [f"training.output_dir={tmp_path / 'new'}", f"resume={tmp_path / 'out' / 'checkpoint-2'}"]
+        main([str(recipe), "training.max_steps=2", *elsewhere])
     shutil.copyfile(tmp_path / "sound" / "model.safetensors", base / "model.safetensors")
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {path: content for path, content in after.items() if path.name != ".lock"} == {

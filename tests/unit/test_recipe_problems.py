@@ -88,6 +88,10 @@ def test_missing_recipe_and_folder(tmp_path):
             "lora.init_lora_weights=eva",
             "lora.init_lora_weights: must be true or false or text that matches '^(gaussian|",
         ),
+        (
+            "training.dataloader_prefetch_factor=0",
+            "training.dataloader_prefetch_factor: must be greater than or equal to 1",
+        ),
         ("training.output_dir=''", 'training.output_dir: must be text that is not empty, got ""'),
         ("data.train[0].path=''", 'data.train[0].path: must be text that is not empty, got ""'),
         ("model.dtype=bfloat", "must be 'float32', 'bfloat16' or 'float16' (did you mean 'bfloat16'?), got"),

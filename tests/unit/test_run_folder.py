@@ -10,6 +10,7 @@ import yaml
 from data.errors import UserError
 from train.recipe.identity import compare, what_matters
 from train.recipe.load import load_recipe
+from train.run_folder.manifest import seal
 from train.run_folder.open_run import enter_run_folder, lock_folder, open_run, start_run
 from train.run_folder.provenance import write_provenance
 
@@ -206,3 +207,25 @@ def test_no_folder_is_made_before_data_are_read(tmp_path, recipe):
 def test_the_folder_of_another_run_is_refused_before_data_are_read(other_process, out, recipe, tmp_path):
     with pytest.raises(UserError, match=f"another run is training into {out}"):
         enter_run_folder(str(out), load_recipe(tmp_path / "recipe.yaml", []), fresh=False)
+
+
+def test_a_checkpoint_that_resume_names_must_be_of_this_run(tmp_path, recipe):
+    folder = tmp_path / "elsewhere" / "checkpoint-4"
+    folder.mkdir(parents=True)
+    (folder / "optimizer.pt").touch()
+    write_provenance(folder, {"recipe": recipe(), "data": DATA}, 4)
+    seal(folder)
+
+    def begin(data, *changes):
+        run = load_recipe(tmp_path / "recipe.yaml", [f"resume={folder}", *changes])
+        enter_run_folder(str(tmp_path / "out"), run, fresh=False)
+        return start_run(str(tmp_path / "out"), run, data, False)
+
+    with pytest.raises(UserError, match=r"^resume: .*checkpoint-4 comes from another run \(lora.r: 128 -> 64\)"):
+        begin(DATA, "lora.r=64")
+    with pytest.raises(
+        UserError, match=r"checkpoint-4 comes from another run \(the conversations or media of data.train"
+    ):
+        begin({**DATA, "train": "zz"})
+    assert not (tmp_path / "out" / "run.json").exists()
+    assert begin(DATA) == (str(folder), [])

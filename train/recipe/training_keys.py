@@ -92,6 +92,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "per_device_eval_batch_size": {"ge": 1},
     "seed": {"ge": 0, "le": LARGEST_SEED},
     "dataloader_num_workers": {"ge": 0},
+    "dataloader_prefetch_factor": {"ge": 1},
     "neftune_noise_alpha": {"ge": 0},
     "max_grad_norm": {"ge": 0},
     "weight_decay": {"ge": 0},

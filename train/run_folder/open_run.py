@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,14 +32,15 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
     Raises UserError where it is another process's, has a run of another recipe, or lacks the checkpoint to continue
     from.
     """
+    now = _plain(what_matters(recipe.dump()))
     if recipe.resume not in ("auto", "never"):
         find_checkpoint(recipe.resume, output_dir)
+        _refuse_other_run(recipe.resume, lambda run: compare(run["recipe"], now))
     folder = Path(output_dir)
     if not folder.is_dir():
         return  # and none is made for a run that has no data
     lock_folder(folder)
     if not fresh and is_occupied(folder):
-        now = _plain(what_matters(recipe.dump()))
         _refuse(folder, {name: compare(run["recipe"], now) for name, run in known_runs(folder).items()})
 
 
@@ -55,6 +56,10 @@ def start_run(
 
     Returns the checkpoint to continue from and what the user should know.
     """
+    if recipe.resume not in ("auto", "never"):
+        now = _plain({"recipe": what_matters(recipe.dump()), "conversations": data, "base": base, "start": start})
+        # What it began with is looked at below.
+        _refuse_other_run(recipe.resume, lambda run: _differences({**run, "start": start}, now))
     lock_folder(output_dir)
     with _named_problems(output_dir):
         notices = open_run(output_dir, recipe.dump(), data, fresh, base, start)
@@ -158,10 +163,7 @@ def known_runs(folder: Path) -> dict[str, dict[str, Any]]:
     if (noted := _read(folder / RUN_FILE)) and isinstance(noted.get("recipe"), dict):
         runs[RUN_FILE] = noted
     for path in (folder, *checkpoints(folder)):
-        said = _read(path / PROVENANCE) or {}
-        with suppress(KeyError, TypeError):  # a version that wrote something else
-            run = {"recipe": _plain(what_matters(said["recipe"])), "conversations": said["data"]}
-            run["start"] = said.get("start")
+        if run := _run_of(path):
             runs["the result" if path == folder else path.name] = run
     if not runs:
         raise UserError(
@@ -169,6 +171,25 @@ def known_runs(folder: Path) -> dict[str, dict[str, Any]]:
             "and data, is missing or damaged; take another folder, or start over with --fresh (nothing is lost)"
         )
     return runs
+
+
+def _run_of(folder: Path) -> dict[str, Any] | None:
+    """Return what a result or a checkpoint says of the run that it comes from."""
+    said = _read(folder / PROVENANCE) or {}
+    with suppress(KeyError, TypeError):  # a version that wrote something else
+        run = {"recipe": _plain(what_matters(said["recipe"])), "conversations": said["data"]}
+        return {**run, "start": said.get("start")}
+    return None
+
+
+def _refuse_other_run(checkpoint: str, differences: Callable[[dict[str, Any]], list[str]]) -> None:
+    """Raise UserError where the checkpoint that `resume` names, maybe of another folder, is one of another run."""
+    run = _run_of(Path(checkpoint))
+    if run is not None and (found := differences(run)):
+        raise UserError(
+            f"resume: {checkpoint} comes from another run ({'; '.join(found)}); change that back, or, to train its "
+            "adapter on, give it as lora.start_from"
+        )
 
 
 def noted_start(output_dir: str | Path) -> str | None:
