@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from train.commands.app import run
+
 ROOT = Path(__file__).parents[2]
 # A command of its own: it imports nothing heavy, and says more than a pipe holds.
 PROGRAM = """
@@ -66,3 +68,23 @@ def test_a_full_disk_behind_stdout_is_one_line(start):
     done = start("> /dev/full", program)
     line = b"error: cannot write what is printed: No space left on device; make room, and start it again\n"
     assert (done.returncode, done.stderr) == (2, line)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["evaluate", "m", "--data", "d.json", "--out", "o.jsonl", "--decode-seconds"], "'--decode-seconds'"),
+        (["evaluate", "m", "--data", "d.json", "--out", "o.jsonl", "--temperature"], "--temperature"),
+        (["chat", "m", "--prefix-memory"], "'--prefix-memory'"),
+        (["serve", "m", "--max-upload"], "'--max-upload'"),
+        (["serve", "m", "--disk"], "'--disk'"),
+        (["check", "{recipe}", "--memory"], "--memory"),
+        (["check", "{recipe}", "--seconds"], "--seconds"),
+    ],
+)
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_what_is_no_bound_is_refused_before_anything_is_loaded(words, option, number, minimal, capsys):
+    with pytest.raises(SystemExit) as end:
+        run([*(word.format(recipe=minimal) for word in words), number])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and option in line and line.startswith("error: ")

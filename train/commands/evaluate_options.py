@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from train.commands.options import MOST
 from train.scoring.names import BENCHMARKS
 from train.scoring.names import Metric as MetricName
 
@@ -73,7 +74,7 @@ Metric = Annotated[
 Json = Annotated[Path | None, Option(help="accuracy and counts are written here")]
 Limit = Annotated[int | None, Option(min=1, help="answer the first questions of each --data", show_default="all")]
 BatchSize = Annotated[int, Option(min=1, help="memory for this many questions, each by itself")]
-DecodeSeconds = Annotated[float, Option(help="longest that a clip may take, in seconds")]
+DecodeSeconds = Annotated[float, Option(min=0.1, max=MOST, help="longest that a clip may take, in seconds")]
 MaxNewTokens = Annotated[
     int | None, Option(min=1, help="longest answer, in tokens", show_default="128, or as the recipe says")
 ]

@@ -1,11 +1,14 @@
 """Options and arguments that several commands have, with one meaning."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Argument, Option
 
 from data.errors import UserError
+
+MOST = 1_000_000.0  # of seconds, MiB or GiB: what is no number, or without end, is no bound
 
 RecipeFile = Annotated[Path, Argument(help="a YAML file, see recipes/", show_default=False)]
 Overrides = Annotated[
@@ -35,7 +38,9 @@ MaxNewTokens = Annotated[int, Option(min=1, help="longest answer, in tokens")]
 Temperature = Annotated[float, Option(help="0: the likeliest word; more: words are drawn, and more freely")]
 TopP = Annotated[float, Option(help="draw from the likeliest words that have this probability together")]
 Seed = Annotated[int | None, Option(help="what random numbers begin with", show_default="others each time")]
-PrefixMemory = Annotated[float, Option(metavar="GIB", help="keys and values of earlier questions that are kept")]
+PrefixMemory = Annotated[
+    float, Option(min=0, max=MOST, metavar="GIB", help="keys and values of earlier questions that are kept")
+]
 MaxContext = Annotated[
     int | None, Option(min=1, help="longest conversation, in tokens", show_default="what the model was made for")
 ]
@@ -48,7 +53,7 @@ Gpus = Annotated[int | None, Option(min=0, help="processes, one a GPU; 0: on the
 
 def temperature_of(temperature: float, top_p: float) -> float | None:
     """Return the temperature to draw at, None for greedy answers. Raises UserError for what cannot be."""
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise UserError(f"--temperature {temperature:g} --top-p {top_p:g}: give one of 0 or more, and one from 0 to 1")
     if top_p < 1 and not temperature:
         raise UserError("--top-p: answers are greedy; give a --temperature above 0, too, or leave it out")

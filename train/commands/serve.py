@@ -8,6 +8,7 @@ from typer import Option
 
 from data.errors import UserError
 from train.commands.options import (
+    MOST,
     AnsweringDtype,
     AnyBase,
     Asked,
@@ -77,10 +78,14 @@ def serve(
     prefix_memory: PrefixMemory = 4.0,
     max_context: MaxContext = None,
     max_requests: Annotated[int, Option(min=1, help="that are there at any time; others are told to wait")] = 32,
-    max_upload: Annotated[float, Option(min=0.001, metavar="MIB", help="largest file")] = 512.0,
-    max_body: Annotated[float, Option(min=0.001, metavar="MIB", help="largest request, with clips in base64")] = 64.0,
-    disk: Annotated[float, Option(min=0.00001, metavar="GIB", help="files that are kept, the latest")] = 4.0,
-    decode_seconds: Annotated[float, Option(min=0.1, help="for a picture or clip, to fetch and to decode it")] = 60.0,
+    max_upload: Annotated[float, Option(min=0.001, max=MOST, metavar="MIB", help="largest file")] = 512.0,
+    max_body: Annotated[
+        float, Option(min=0.001, max=MOST, metavar="MIB", help="largest request, with clips in base64")
+    ] = 64.0,
+    disk: Annotated[float, Option(min=0.00001, max=MOST, metavar="GIB", help="files that are kept, the latest")] = 4.0,
+    decode_seconds: Annotated[
+        float, Option(min=0.1, max=MOST, help="for a picture or clip, to fetch and to decode it")
+    ] = 60.0,
     page: Annotated[bool, Option(help="show a page at the same port: drop a clip, see its frames, talk")] = True,
     examples: Examples = None,
     media_root: MediaRoot = None,
