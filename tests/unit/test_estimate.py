@@ -21,11 +21,12 @@ from train.estimating.model_shapes import bare_model
 from train.estimating.need import Need, count, layers_are_alike
 from train.estimating.shapes import Shapes
 from train.estimating.situation import Base, RowsOfData, assumed, describe_row, look_at_base, look_at_data, situation
-from train.estimating.weights import count_weights
+from train.estimating.weights import count_weights, make_optimizer
 from train.jobs import estimate as jobs_estimate
 from train.model.build import SHAPES, build_config
 from train.recipe.recipe import Recipe
 from train.recipe.recomputation import LEAST_FIRST
+from train.recipe.training_arguments import build_training_arguments, device_defaults
 
 
 def recipe_of(model_folder: Path, **sections) -> Recipe:
@@ -278,3 +279,18 @@ def test_changes_that_the_recipe_speaks_against_are_not_tried(gib_by_recomputati
     run(["estimate", str(tmp_path / "recipe.yaml"), "--gpu", "24GB", "--fit", "--questions", "1"])
     printed = capsys.readouterr().out
     assert "it fits 24GB with training.gradient_checkpointing=true" in printed and "selective" not in printed
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optim": "galore_adamw"}, "training.optim: galore_adamw cannot be counted: "),
+        ({"optim": "schedule_free_adamw"}, "training.optim: schedule_free_adamw cannot be counted: "),
+        ({"optim": "adamw_torch", "adam_beta1": 2.0}, "training.optim: adamw_torch cannot be counted: Invalid beta"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_made_is_one_line(settings, said, model_folder):
+    section = recipe_of(model_folder, training=settings).training
+    args = build_training_arguments({**device_defaults("float32"), **section})
+    with pytest.raises(UserError, match=said):
+        make_optimizer(args, [nn.Parameter(torch.zeros(1))])

@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 
 from data.errors import UserError, first_line
 from data.video_llava import DECODER, PROJECTOR, TOWERS
+from train.recipe.late_arguments import REFUSALS
 
 PAGED = "is_paged"  # bitsandbytes' name
 
@@ -75,9 +76,10 @@ def make_optimizer(args: TrainingArguments, trained: list[nn.Parameter]) -> torc
     """Make the recipe's optimizer; of a paged one its twin, whose states are of the same size."""
     try:
         optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args)
-    except ValueError as problem:  # GaLore, APOLLO and LOMO want a model with weights
-        raise UserError(f"training.optim: {args.optim} cannot be counted: {first_line(problem)}") from problem
-    return optimizer_class(trained, **{name: value for name, value in settings.items() if name != PAGED})
+        return optimizer_class(trained, **{name: value for name, value in settings.items() if name != PAGED})
+    except REFUSALS as problem:  # a package is missing; GaLore, APOLLO and LOMO want a model with weights
+        name = OptimizerNames(args.optim).value
+        raise UserError(f"training.optim: {name} cannot be counted: {first_line(problem)}") from problem
 
 
 def optimizer_step(optimizer: Any, max_grad_norm: float) -> int:
