@@ -37,6 +37,8 @@ Examples = Annotated[
 MediaRoot = Annotated[
     str | None, Option(metavar="DIR", help="folder of the examples' files", show_default="the file's own")
 ]
+MaxBody = Annotated[float, Option(min=0.001, max=MOST, metavar="MIB", help="largest request, with clips in base64")]
+DecodeSeconds = Annotated[float, Option(min=0.1, max=MOST, help="for a picture or clip, to fetch and to decode it")]
 MediaHost = Annotated[
     list[str] | None,
     Option(
@@ -79,13 +81,9 @@ def serve(
     max_context: MaxContext = None,
     max_requests: Annotated[int, Option(min=1, help="that are there at any time; others are told to wait")] = 32,
     max_upload: Annotated[float, Option(min=0.001, max=MOST, metavar="MIB", help="largest file")] = 512.0,
-    max_body: Annotated[
-        float, Option(min=0.001, max=MOST, metavar="MIB", help="largest request, with clips in base64")
-    ] = 64.0,
+    max_body: MaxBody = 64.0,
     disk: Annotated[float, Option(min=0.00001, max=MOST, metavar="GIB", help="files that are kept, the latest")] = 4.0,
-    decode_seconds: Annotated[
-        float, Option(min=0.1, max=MOST, help="for a picture or clip, to fetch and to decode it")
-    ] = 60.0,
+    decode_seconds: DecodeSeconds = 60.0,
     page: Annotated[bool, Option(help="show a page at the same port: drop a clip, see its frames, talk")] = True,
     examples: Examples = None,
     media_root: MediaRoot = None,
