@@ -23,7 +23,7 @@ class TooLargeRecord(ValueError):
         super().__init__(what)
 
 
-class about_record:  # noqa: N801  it is used as contextlib's are, and as a generator takes thrice the time
+class about_record:  # noqa: N801  named as those of contextlib; no generator, as every record pays for it
     """Raise whatever is wrong with a record as UserError whose line begins with its name, and that is about it."""
 
     def __init__(self, name: str):
