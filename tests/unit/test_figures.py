@@ -2,20 +2,24 @@
 
 import mmap
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from train.loop import figures as measuring
-from train.loop.figures import MEMORY_SECONDS, MIB, STATM, Figures, peak_memory_mib
+from train.loop.figures import MEMORY_SECONDS, MIB, Figures, HeldMemory, peak_memory_mib
 
+STATM = Path("/proc/self/statm")  # Linux's count of pages: all, resident, those of them that belong to files
 NUM_MIB = 96  # much more than what else a test process takes meanwhile
-pytestmark = pytest.mark.skipif(
+of_linux = pytest.mark.skipif(
     torch.cuda.is_available() or not STATM.exists(), reason="torch.cuda.is_available(), or no /proc/self/statm"
 )
 
 
+@of_linux
 def test_pages_of_a_mapped_file_are_not_held(tmp_path):
     """Reading a checkpoint maps it: these pages are resident, and the system takes them back when it needs room."""
     (tmp_path / "weights").write_bytes(bytes(NUM_MIB * MIB))
@@ -28,6 +32,7 @@ def test_pages_of_a_mapped_file_are_not_held(tmp_path):
         assert peak_memory_mib() - before < NUM_MIB / 2
 
 
+@of_linux
 def test_memory_that_was_held_for_a_while_is_the_peak():
     before = peak_memory_mib()
     _, resident, of_files = map(int, STATM.read_bytes().split()[:3])
@@ -36,6 +41,13 @@ def test_memory_that_was_held_for_a_while_is_the_peak():
     time.sleep(10 * MEMORY_SECONDS)
     del held
     assert before + NUM_MIB / 2 < peak_memory_mib() < before + 2 * NUM_MIB
+
+
+def test_memory_is_counted_in_bytes_where_there_is_no_proc(monkeypatch):
+    """On macOS, psutil tells what is resident alone."""
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=NUM_MIB * MIB))
+    monkeypatch.setattr(measuring.psutil, "Process", lambda: told)
+    assert HeldMemory().peak() == NUM_MIB * MIB
 
 
 def test_an_evaluation_is_no_part_of_a_step(monkeypatch):

@@ -1,22 +1,19 @@
 """Figures of a log line: counts, rates, waiting times and memory since the line before."""
 
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 
 COUNTS = ("questions", "clips", "pictures", "supervised_tokens")
 MIB = 2**20
-KIB_PER_MIB = 2**10
 MEMORY_SECONDS = 0.05  # between two looks at the memory: a step on a CPU takes tenths of a second and more
-STATM = Path("/proc/self/statm")  # Linux's count of pages: all, resident, those of them that belong to files
 
 
 class Figures:
@@ -78,20 +75,19 @@ def peak_memory_mib() -> float:
     """Return the most memory held since the first call: of the accelerator where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / MIB
-    return _watch().peak() / MIB if STATM.exists() else _resident_mib()
+    return _watch().peak() / MIB
 
 
 class HeldMemory(threading.Thread):
-    """Watches how much memory this process holds, without the pages of files that it has mapped.
+    """Watches how much memory this process holds, on Linux without the pages of files that it has mapped.
 
     Those of a checkpoint are resident after it was read, and the system takes them back when it needs room. The peaks
-    that Linux keeps itself (VmHWM, ru_maxrss) count them.
+    that Linux keeps itself (VmHWM, ru_maxrss) count them. Other systems do not tell them apart.
     """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._highest = 0
-        self._page = os.sysconf("SC_PAGE_SIZE")
+        self._highest, self._process = 0, psutil.Process()
         self._look()
         self.start()
 
@@ -106,16 +102,10 @@ class HeldMemory(threading.Thread):
         return self._highest
 
     def _look(self) -> None:
-        _, resident, of_files = map(int, STATM.read_bytes().split()[:3])
-        self._highest = max(self._highest, (resident - of_files) * self._page)
+        memory = self._process.memory_info()
+        self._highest = max(self._highest, memory.rss - getattr(memory, "shared", 0))
 
 
 @lru_cache(1)
 def _watch() -> HeldMemory:
     return HeldMemory()
-
-
-def _resident_mib() -> float:
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MIB
