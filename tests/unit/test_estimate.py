@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from train.commands.app import run
 from train.estimating import foresight
 from train.estimating.fit import as_overrides, fewest, possible_changes
 from train.estimating.foresight import chosen, foreseen
-from train.estimating.gpus import GIB, GPUS, Gpu, find_gpu, fits, seconds, slack
+from train.estimating.gpus import GIB, GPUS, Gpu, find_gpu, fits, gpu_at_hand, seconds, slack
 from train.estimating.ledger import Ledger, attention_flops
 from train.estimating.model_shapes import bare_model
 from train.estimating.need import Need, count, layers_are_alike
@@ -163,6 +164,27 @@ def test_gpus_have_names_and_sizes():
     assert find_gpu("24GB").memory == pytest.approx(24e9 / GIB) and find_gpu("24GiB").memory == 24
     with pytest.raises(UserError, match="--gpu: unknown 'abacus'; give a size such as 24GB, or one of T4"):
         find_gpu("abacus")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA L40", None),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA RTX A1000 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+    ],
+)
+def test_a_gpu_has_the_speed_of_its_own_kind(name, known, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    about = SimpleNamespace(name=name, total_memory=48 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    speeds = (GPUS[known].tflops, GPUS[known].bandwidth) if known else (None, None)
+    assert gpu_at_hand() == Gpu(name, 48, *speeds)
 
 
 def test_a_gpu_fits_with_room_around_the_peak(model_folder, base):

@@ -68,10 +68,14 @@ def gpu_at_hand() -> Gpu | None:
     if not torch.cuda.is_available():
         return None
     about = torch.cuda.get_device_properties(torch.cuda.current_device())
-    words = re.sub(r"[^A-Z0-9]", "", about.name.upper())
-    known = [gpu for gpu in GPUS.values() if re.sub("-", "", gpu.name).upper() in words]
+    known = [gpu for gpu in GPUS.values() if _words(gpu.name) <= _words(about.name)]
     best = max(known, key=lambda gpu: len(gpu.name), default=Gpu(about.name, 0))
     return Gpu(about.name, about.total_memory / GIB, best.tflops, best.bandwidth)
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a GPU's name: an L40 is no L4, and the RTX4090 is what CUDA calls GeForce RTX 4090."""
+    return set(re.findall(r"RTX|[A-Z0-9]+", name.upper()))
 
 
 def this_machine() -> Gpu:
