@@ -21,7 +21,7 @@ from torch import nn
 from transformers import TrainingArguments, VideoLlavaProcessor
 
 from data.batches.byte_pixels import as_bytes
-from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.collator import COLLATORS
 from data.batches.workers import start_server
 from data.command import run_command
 from data.processor import max_positions, set_up_processor
@@ -31,6 +31,7 @@ from train.accuracy.exam import Exam
 from train.accuracy.questions import held_out
 from train.card.model_card import CARD, make_card
 from train.estimating.foresight import foresee_memory
+from train.estimating.situation import base_here
 from train.estimating.workers import size_workers
 from train.loop.nonfinite import NonFiniteGuard
 from train.loop.rows import RowReader
@@ -102,8 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     on_first_rank(write_left_out, out, reader.left_out)
     on_first_rank(check_resumed, checkpoint, base_weights)
     refuse_other_shares(checkpoint, args)
-    recomputation, foreseen = foresee_memory(recipe, processor, visual_tokens, token_ids, train, args)
-    tell(*notices, *foreseen, *size_workers(recipe, processor, visual_tokens, token_ids, train, args))
+    about_base = base_here(recipe, processor, visual_tokens, token_ids)
+    recomputation, foreseen = foresee_memory(recipe, about_base, train, args)
+    tell(*notices, *foreseen, *size_workers(recipe, about_base, train, args))
 
     model = load_trainable(recipe.model.loading(recipe.compiles), recipe.adapter(), recipe.model.trainable, args.seed,
                            begins_with(earlier, checkpoint), token_ids)  # fmt: skip
@@ -112,14 +114,13 @@ def main(argv: list[str] | None = None) -> None:
     inputs = load_tower_inputs(recipe.data, model, processor, [train, evaluation, questions], args)
     name_layers_to_spread(model)
     start_up.ended("model")
-    collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     curves = Curves(recipe.dump(), AnswerPictures(out, recipe.data))
     trainer = RowTrainer(
         model=model,
         args=args,
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator(
+        data_collator=COLLATORS[recipe.data.packing](
             processor, visual_tokens, towers_of_all_ranks(args, model, train, evaluation), as_bytes(inputs)
         ),  # fmt: skip
         processing_class=processor,

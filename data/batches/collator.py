@@ -18,14 +18,8 @@ from data.tokens.encoding import IGNORE_INDEX, Sample, expand
 from data.video_llava import VisualTokens
 
 
-class RowCollator:
-    """One row -> input_ids and labels (1, L) long, its layout (see `packed_inputs`), pixels (see `pixel_inputs`)
-    and counts.
-
-    No padding: the groups of the row stand one behind the other. [1 2 3 | 4 | 5 6] are the ids of one group with
-    a prefix of three tokens and two suffixes. An empty batch becomes two tokens without a label. Groups whose media
-    cannot be decoded are left out and listed as `bad_media` (see `load_groups`).
-    """
+class Collator:
+    """The parts that every collator has."""
 
     def __init__(
         self,
@@ -39,6 +33,16 @@ class RowCollator:
         self.processor, self.visual_tokens = processor, visual_tokens
         self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
         self.no_pixels = self.load_pixels.empty(towers)
+
+
+class RowCollator(Collator):
+    """One row -> input_ids and labels (1, L) long, its layout (see `packed_inputs`), pixels (see `pixel_inputs`)
+    and counts.
+
+    No padding: the groups of the row stand one behind the other. [1 2 3 | 4 | 5 6] are the ids of one group with
+    a prefix of three tokens and two suffixes. An empty batch becomes two tokens without a label. Groups whose media
+    cannot be decoded are left out and listed as `bad_media` (see `load_groups`).
+    """
 
     def __call__(self, batch: Sequence[Row]) -> dict[str, Any]:
         (row,) = batch or [[]]
@@ -63,24 +67,12 @@ class RowCollator:
         }
 
 
-class PaddedCollator:
+class PaddedCollator(Collator):
     """Samples -> input_ids, attention_mask and labels (B, T) long, padded on the right; pixels and counts.
 
     Ids [1 2] and [3] become [[1 2] [3 pad]], mask [[1 1] [1 0]], labels -100 where padded. An empty batch becomes two
     tokens without a label. Samples whose media cannot be decoded are left out as in `RowCollator`.
     """
-
-    def __init__(
-        self,
-        processor: VideoLlavaProcessor,
-        visual_tokens: VisualTokens,
-        towers: Collection[str] = (),
-        load_pixels: MediaLoader | None = None,
-    ):
-        """See `RowCollator`."""
-        self.processor, self.visual_tokens = processor, visual_tokens
-        self.load_pixels = load_pixels or PixelLoader(processor, visual_tokens.num_frames)
-        self.no_pixels = self.load_pixels.empty(towers)
 
     def __call__(self, batch: Sequence[Row]) -> dict[str, Any]:
         tokenizer = self.processor.tokenizer
@@ -100,6 +92,9 @@ class PaddedCollator:
             "names": [sample.name for sample in samples if sample.trained],
             **({"bad_media": bad} if bad else {}),
         }
+
+
+COLLATORS = {"shared_prefix": RowCollator, "none": PaddedCollator}  # by the recipe's data.packing
 
 
 def nothing_to_learn(tokenizer: PreTrainedTokenizerBase) -> Sample:

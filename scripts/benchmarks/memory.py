@@ -18,7 +18,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from data.batches.byte_pixels import as_bytes
-from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.collator import COLLATORS
 from data.batches.pixels import PixelLoader
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.processor import load_config, measure_visual_tokens
@@ -138,13 +138,12 @@ def peak_of_training(recipe: Recipe, rows: RowDataset, base: Base) -> int:
     speed_up_layers(model, None)
     if recipe.recomputation == "selective":
         recompute(model, selectively=True)
-    collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     pixels = PixelLoader(base.processor, base.visual_tokens.num_frames)
     trainer = RowTrainer(
         model=model,
         args=recipe.training_arguments(),
         train_dataset=rows,
-        data_collator=collator(base.processor, base.visual_tokens, load_pixels=as_bytes(pixels)),
+        data_collator=COLLATORS[recipe.data.packing](base.processor, base.visual_tokens, load_pixels=as_bytes(pixels)),
         processing_class=base.processor,
         rows_per_step=recipe.data.rows_per_step,
     )

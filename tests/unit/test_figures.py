@@ -44,7 +44,7 @@ def test_memory_that_was_held_for_a_while_is_the_peak():
 
 
 def test_memory_is_counted_in_bytes_where_there_is_no_proc(monkeypatch):
-    """On macOS, psutil tells what is resident alone."""
+    """psutil tells on macOS what is resident, and of nothing else."""
     told = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=NUM_MIB * MIB))
     monkeypatch.setattr(measuring.psutil, "Process", lambda: told)
     assert HeldMemory().peak() == NUM_MIB * MIB

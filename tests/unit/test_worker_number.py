@@ -46,7 +46,7 @@ def test_no_line_is_wider_than_a_terminal():
 def settled(recipe, rows=None):
     """Return the line and the number of workers for a recipe."""
     args = build_training_arguments({**recipe.training, "use_cpu": True})
-    return size_workers(recipe, None, None, (), rows, args), args.dataloader_num_workers
+    return size_workers(recipe, None, rows, args), args.dataloader_num_workers
 
 
 def written(folder, *overrides):
@@ -79,7 +79,6 @@ def test_a_step_that_cannot_be_counted_takes_a_few(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workers, "num_cores", lambda: 64)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr(workers, "load_config", lambda *_: None)
     monkeypatch.setattr(workers, "count", fail)
     monkeypatch.setattr(workers, "rows_of", fail)
     recipe = written(tmp_path, "training.dataloader_num_workers=auto")

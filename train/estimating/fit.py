@@ -9,6 +9,7 @@ from train.recipe.recipe import Recipe
 from train.recipe.recomputation import KEYS, LEAST_FIRST, VALUES, Recomputation, possible
 
 Change = dict[str, object]
+SMALL_RANK = 16  # an eighth of the default
 
 
 def possible_changes(recipe: Recipe, longest_row: int) -> list[Change]:
@@ -35,9 +36,6 @@ def possible_changes(recipe: Recipe, longest_row: int) -> list[Change]:
     if recipe.lora is not None and recipe.lora.start_from is None and recipe.lora.r > SMALL_RANK:
         changes.append({"lora.r": SMALL_RANK, "lora.alpha": recipe.lora.alpha * SMALL_RANK / recipe.lora.r})
     return changes
-
-
-SMALL_RANK = 16
 
 
 def least_recomputation(recipe: Recipe, need_of: Callable[[Recipe], Need], gpu: Gpu) -> tuple[Recomputation, Need]:

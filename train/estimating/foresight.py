@@ -1,14 +1,11 @@
 """Foresight about memory, before training loads the weights: whether they fit, and what layers recompute."""
 
-from collections.abc import Sequence
 from typing import cast
 
-from transformers import TrainingArguments, VideoLlavaProcessor
+from transformers import TrainingArguments
 
 from data.errors import UserError, first_line
 from data.packing.rows import PlannedRows, Rows
-from data.processor import load_config
-from data.video_llava import VisualTokens
 from train.estimating.fit import least_recomputation
 from train.estimating.gpus import Gpu, gpu_at_hand, this_machine
 from train.estimating.need import Need, count
@@ -24,31 +21,15 @@ UNKNOWN = (UserError, RuntimeError)
 SPREAD = "memory: auto: no estimate knows how weights are spread over processes; layers are recomputed in full"
 
 
-def foresee_memory(
-    recipe: Recipe,
-    processor: VideoLlavaProcessor,
-    visual_tokens: VisualTokens,
-    token_ids: Sequence[int],
-    rows: Rows,
-    args: TrainingArguments,
-) -> tuple[Recomputation, list[str]]:
+def foresee_memory(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments) -> tuple[Recomputation, list[str]]:
     """Return what to recompute, and lines about it; without a GPU that holds the whole model only where the recipe
     leaves it open. ALL RANKS."""
     gpu, is_open = gpu_at_hand(), recipe.memory == "auto"
     if not holds_whole_model():
         return ("full", [SPREAD]) if is_open else (recipe.recomputation, [])
-    if gpu is None and not is_open:
-        return recipe.recomputation, []
-
-    def foresee() -> tuple[Recomputation, list[str]]:
-        config = load_config(recipe.model.name_or_path, recipe.model.revision)
-        base = Base(config, processor, visual_tokens, token_ids, is_here=True)
-        if is_open:
-            return chosen(recipe, base, rows, args, gpu)
-        assert gpu is not None
-        return recipe.recomputation, [foreseen(recipe, base, rows, args, gpu)]
-
-    return on_first_rank(foresee)
+    if is_open:
+        return on_first_rank(chosen, recipe, base, rows, args, gpu)
+    return recipe.recomputation, [] if gpu is None else [on_first_rank(foreseen, recipe, base, rows, args, gpu)]
 
 
 def chosen(

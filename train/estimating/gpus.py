@@ -51,6 +51,10 @@ LAUNCH_SECONDS = {False: 27e-6, True: 51e-6}  # by whether weights are quantised
 CONTEXT, SLACK = int(0.6 * GIB), 0.06
 
 
+def all_gpus() -> list[Gpu]:
+    return list(GPUS.values())
+
+
 def find_gpu(name: str) -> Gpu:
     """Return the GPU of a name or a size such as 24GB. Raises UserError for others."""
     plain = re.sub(r"[\s_-]", "", name).upper()

@@ -107,15 +107,15 @@ def _need(weights: Counter[str], step: Step, largest: int, situation: Situation)
     trained = sum(size for name, size in weights.items() if name.startswith("trained"))
     frozen = weights.total() - trained
     return Need(
-        weights,
-        step.states,
-        is_paged(situation.args),
-        peak,
-        frozen + largest,
-        step.flops + situation.attention_flops,
-        step.bytes_moved,
-        step.launches,
-        trained if situation.num_processes > 1 else 0,
+        weights=weights,
+        states=step.states,
+        is_paged=is_paged(situation.args),
+        step=peak,
+        loading=frozen + largest,
+        flops=step.flops + situation.attention_flops,
+        bytes_moved=step.bytes_moved,
+        launches=step.launches,
+        buckets=trained if situation.num_processes > 1 else 0,
     )
 
 

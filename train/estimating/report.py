@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from data.progress.durations import duration
-from train.estimating.gpus import GIB, GPUS, Gpu, fits, seconds, slack
-from train.estimating.need import Need, Situation
+from train.estimating.gpus import GIB, Gpu, fits, seconds, slack
+from train.estimating.need import Need
 from train.estimating.situation import RowsOfData
 from train.recipe.recomputation import Recomputation
 
@@ -53,7 +53,7 @@ def line_of_recomputation(
     return f"recomputing layers: {peaks}; {'memory: auto takes' if is_chosen else 'the recipe has'} {names}"
 
 
-def times(need: Need, gpu: Gpu, is_quantised: bool, rows: RowsOfData, situation: Situation) -> dict[str, float] | None:
+def times(need: Need, gpu: Gpu, is_quantised: bool, rows: RowsOfData) -> dict[str, float] | None:
     """Return the seconds of the largest micro-batch and, where the data are known, of an epoch, on a GPU."""
     of_batch = seconds(need, gpu, is_quantised)
     if of_batch is None:
@@ -64,13 +64,11 @@ def times(need: Need, gpu: Gpu, is_quantised: bool, rows: RowsOfData, situation:
     return found
 
 
-def lines_of_gpus(
-    needs: Sequence[tuple[Gpu, Need]], is_quantised: bool, rows: RowsOfData, situation: Situation
-) -> list[str]:
+def lines_of_gpus(needs: Sequence[tuple[Gpu, Need]], is_quantised: bool, rows: RowsOfData) -> list[str]:
     """Return a line a GPU: whether it fits, and how long an epoch takes. needs: on each."""
     lines = []
     for gpu, need in needs:
-        took = times(need, gpu, is_quantised, rows, situation)
+        took = times(need, gpu, is_quantised, rows)
         words = "its speed is not known" if took is None else f"{took['micro_batch_s']:.2f} s a micro-batch"
         if took is not None and "epoch_s" in took:
             words += f", an epoch {duration(took['epoch_s'])}"
@@ -84,9 +82,9 @@ def for_machines(
     needs: Sequence[tuple[Gpu, Need]],
     is_quantised: bool,
     rows: RowsOfData,
-    situation: Situation,
+    micro_batches: int,
 ) -> dict[str, Any]:
-    """Return the same for machines. need: whose parts are told; needs: on each GPU."""
+    """Return the same for machines. need: whose parts are told; needs: on each GPU. micro_batches: of a step."""
     return {
         "peak_bytes": sum(need.parts.values()),
         "around_bytes": slack(need),
@@ -96,18 +94,14 @@ def for_machines(
         "optimizer_is_paged": need.is_paged,
         "flops": need.flops,
         "launches": need.launches,
-        "micro_batches": situation.micro_batches,
+        "micro_batches": micro_batches,
         "rows": rows.number,
         "gpus": {
             gpu.name: {
                 "gib": gpu.memory,
                 "fits": fits(of_gpu, gpu),
-                **(times(of_gpu, gpu, is_quantised, rows, situation) or {}),
+                **(times(of_gpu, gpu, is_quantised, rows) or {}),
             }
             for gpu, of_gpu in needs
         },
     }
-
-
-def all_gpus() -> list[Gpu]:
-    return list(GPUS.values())

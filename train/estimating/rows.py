@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import VideoLlavaProcessor
 
-from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.collator import COLLATORS
 from data.cache.feature_cache import INPUTS
 from data.media.reference import Media
 from data.packing.dataset import shared_prefix_rows, single_sample_rows
@@ -20,6 +20,7 @@ from train.recipe.recipe import Data
 # Tokens of a question with its `ASSISTANT:` and of an answer with its EOS, as in MSVD-QA and MSRVTT-QA.
 QUESTION_TOKENS, ANSWER_TOKENS = 13, 3
 QUESTIONS = 8  # about a clip, where neither data nor an option say how many
+NUM_BEFORE = 4  # tokens before a clip and behind it that all questions share: BOS, USER:, line break
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def collate(
     rows: Sequence[Row], data: Data, processor: VideoLlavaProcessor, visual_tokens: VisualTokens, media: BlankMedia
 ) -> dict[str, Any]:
     """Return the batch of a row, or of several samples, as the recipe's collator makes it."""
-    make = RowCollator if data.packing == "shared_prefix" else PaddedCollator
-    return make(processor, visual_tokens, (), media)(rows)
+    return COLLATORS[data.packing](processor, visual_tokens, (), media)(rows)
 
 
 def assumed_rows(
@@ -73,9 +73,6 @@ def assumed_rows(
     limits = data.max_questions_per_clip, clips * (prefix + asked * text)
     planned = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, *limits, seed=0)
     return [planned[planned.rows(epoch=0)[0]]]
-
-
-NUM_BEFORE = 4  # tokens before a clip and behind it that all questions share: BOS, USER:, line break
 
 
 def _sample(processor: VideoLlavaProcessor, clip: int, number: int, length: int) -> Sample:

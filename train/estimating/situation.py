@@ -48,21 +48,29 @@ class RowsOfData:
     share: float
 
 
+def base_here(
+    recipe: Recipe, processor: VideoLlavaProcessor, visual_tokens: VisualTokens, token_ids: Sequence[int]
+) -> Base:
+    """Return a base whose processor is loaded already."""
+    config = load_config(recipe.model.name_or_path, recipe.model.revision)
+    return Base(config, processor, visual_tokens, token_ids, is_here=True)
+
+
 def look_at_base(recipe: Recipe) -> Base:
     """Read config and processor. Raises UserError where neither they nor a published geometry are at hand."""
     name, revision, num_frames = recipe.model.name_or_path, recipe.model.revision, recipe.data.num_frames
     try:
         processor, visual_tokens, _ = set_up_processor(name, revision, num_frames=num_frames)
-        config, is_here = load_config(name, revision), True
     except UserError as problem:
         if name not in PUBLISHED:
             raise UserError(f"{problem}; without its config nothing can be counted") from problem
-        tokenizer = train_tokenizer([WORDS])
-        shape, is_here = PUBLISHED[name], False
-        config = build_config(shape, tokenizer, num_frames)
-        processor = build_processor(tokenizer, SHAPES[shape].edge)
+        tokenizer, shape = train_tokenizer([WORDS]), PUBLISHED[name]
+        config, processor = build_config(shape, tokenizer, num_frames), build_processor(tokenizer, SHAPES[shape].edge)
         visual_tokens = measure_visual_tokens(processor, num_frames)
-    return Base(config, processor, visual_tokens, add_new_tokens(processor, recipe.model.add_tokens), is_here)
+        base = Base(config, processor, visual_tokens, (), is_here=False)
+    else:
+        base = base_here(recipe, processor, visual_tokens, ())
+    return replace(base, token_ids=add_new_tokens(processor, recipe.model.add_tokens))
 
 
 def look_at_data(recipe: Recipe, base: Base, seed: int) -> RowsOfData | str:
@@ -107,14 +115,16 @@ def situation(
     section = recipe.training
     num_processes = args.world_size if args else 1
     return Situation(
-        base.config,
-        _batch_maker(recipe, base, rows.largest),
-        args or build_training_arguments({**device_defaults(recipe.model.dtype), **section}),
-        on_gpu,
-        num_micro_batches(recipe.data.rows_per_step, section["per_device_train_batch_size"], num_processes),
-        num_processes,
-        base.token_ids,
-        _attention_work(recipe, base, rows.largest),
+        config=base.config,
+        make_batch=_batch_maker(recipe, base, rows.largest),
+        args=args or build_training_arguments({**device_defaults(recipe.model.dtype), **section}),
+        on_gpu=on_gpu,
+        micro_batches=num_micro_batches(
+            recipe.data.rows_per_step, section["per_device_train_batch_size"], num_processes
+        ),
+        num_processes=num_processes,
+        token_ids=base.token_ids,
+        attention_flops=_attention_work(recipe, base, rows.largest),
     )
 
 

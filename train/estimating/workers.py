@@ -3,19 +3,17 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 from typing import Any, cast
 
 import torch
-from transformers import TrainingArguments, VideoLlavaProcessor
+from transformers import TrainingArguments
 
 from data.batches.byte_pixels import as_bytes
-from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.collator import COLLATORS
 from data.decoding.container import num_cores
 from data.packing.rows import PlannedRows, Rows
-from data.processor import load_config
-from data.video_llava import VisualTokens
 from train.estimating.foresight import UNKNOWN, rows_of
 from train.estimating.gpus import Gpu, gpu_at_hand, seconds, this_machine
 from train.estimating.need import count
@@ -31,14 +29,7 @@ UNMEASURED = 4  # workers where nothing is known: as the recipes for a GPU have 
 PRODUCT, COPIED, NUM_TIMES = 1024, 2**24, 3  # rows of a matrix, numbers (float32), and how often each is done
 
 
-def size_workers(
-    recipe: Recipe,
-    processor: VideoLlavaProcessor,
-    visual_tokens: VisualTokens,
-    token_ids: Sequence[int],
-    rows: Rows,
-    args: TrainingArguments,
-) -> list[str]:
+def size_workers(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments) -> list[str]:
     """Set how many workers each process has where the recipe leaves it open, and return a line about it. ALL RANKS.
 
     Rows are the same, in the same order, whatever their number is.
@@ -50,8 +41,6 @@ def size_workers(
         most = most_workers(num_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if recipe.data.streaming:
             return few(most, "a stream is not known before it is read")
-        config = load_config(recipe.model.name_or_path, recipe.model.revision)
-        base = Base(config, processor, visual_tokens, token_ids, is_here=True)
         training = seconds_to_train(recipe, base, rows, args)
         if training is None:
             return few(most, "how long a step takes is not known")
@@ -82,9 +71,10 @@ def enough(making: float, training: float, most: int) -> tuple[int, str]:
 
 def seconds_to_make(recipe: Recipe, base: Base, rows: PlannedRows, num_workers: int) -> float:
     """Return how long a worker takes for the data of a row: the median of some that are spread over an epoch."""
-    collator = RowCollator if recipe.data.packing == "shared_prefix" else PaddedCollator
     pixels = as_bytes(pixel_loader(recipe.data, base.processor, num_workers))
-    collate: Callable[..., dict[str, Any]] = collator(base.processor, base.visual_tokens, (), pixels)
+    collate: Callable[..., dict[str, Any]] = COLLATORS[recipe.data.packing](
+        base.processor, base.visual_tokens, (), pixels
+    )
     plans = rows.rows(0)
     number = min(NUM_MADE, len(plans))
     taken = []

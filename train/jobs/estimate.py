@@ -7,10 +7,9 @@ from pathlib import Path
 from data.errors import UserError
 from data.files import write_whole
 from train.estimating.fit import Change, as_overrides, fewest, least_recomputation, possible_changes
-from train.estimating.gpus import Gpu, find_gpu, fits, gpu_at_hand
+from train.estimating.gpus import Gpu, all_gpus, find_gpu, fits, gpu_at_hand
 from train.estimating.need import Need, count
 from train.estimating.report import (
-    all_gpus,
     for_machines,
     in_gib,
     line_of_recomputation,
@@ -58,9 +57,9 @@ def estimate_recipe(
     print(f"a micro-batch: {describe_row(rows, base.visual_tokens)}; {counted.micro_batches} an optimizer step")
     is_quantised = recipe.model.quantization is not None
     on_gpus = [(each, needs[name]) for each, name in zip(gpus, taken, strict=True)]
-    print(*lines_of_memory(need), *lines_of_gpus(on_gpus, is_quantised, rows, counted), sep="\n")
+    print(*lines_of_memory(need), *lines_of_gpus(on_gpus, is_quantised, rows), sep="\n")
     print(line_of_recomputation(needs, set(taken), recipe.memory == "auto"))
-    report = for_machines(need, on_gpus, is_quantised, rows, counted)
+    report = for_machines(need, on_gpus, is_quantised, rows, counted.micro_batches)
     report["recomputation"] = wanted
     report["peaks"] = {name: each.peak for name, each in needs.items()}
     if not fits(need, gpus[0]) and len(gpus) == 1:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from transformers import VideoLlavaProcessor
 
-from data.batches.collator import PaddedCollator, RowCollator
+from data.batches.collator import COLLATORS, PaddedCollator
 from data.batches.pixels import PixelLoader
 from data.errors import UserError, visible
 from data.files import write_whole
@@ -118,7 +118,7 @@ class Looker:
         return self.data.packing == "shared_prefix"
 
     def _show(self, row: Row, say: Callable[[str], None]) -> ShownRow:
-        collate = RowCollator if self._is_packed else PaddedCollator
+        collate = COLLATORS[self.data.packing]
         batch = collate(self.processor, self.visual_tokens, load_pixels=self.load_pixels)([row])
         for problem in batch.get("bad_media", ()):
             say(f"left out: {visible(problem.reason)}")
