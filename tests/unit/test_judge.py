@@ -77,9 +77,13 @@ def test_the_prompt_is_the_published_one():
 
 
 def test_each_source_modality_and_group_has_its_figures(tmp_path, capsys):
-    """Yes and unreadable in "a", no in "b": shares and means by hand; a division into one part is not printed."""
+    """Yes and unreadable in "a", no in "accuracy", as a figure is called too: shares and means by hand; a division into
+    one part is not printed."""
     replies = {"x": [YES], "y": ["hm", "hm", "hm"], "z": [NO]}
-    parts = [Scored(1.0, source, "clip", "accept", {"kind": kind}) for source, kind in ("ac", "ad", "bd")]
+    parts = [
+        Scored(1.0, source, "clip", "accept", {"kind": kind})
+        for source, kind in (("a", "c"), ("a", "d"), ("accuracy", "d"))
+    ]
     with serving(Judge(replies)) as server:
         endpoint = open_endpoint(server.url, "some-model")
         result = judge(answers(*replies), 0, endpoint, tmp_path / "j.jsonl", report=lambda line: None, parts=parts)
@@ -87,14 +91,14 @@ def test_each_source_modality_and_group_has_its_figures(tmp_path, capsys):
     def figures(divided):
         return {name: (part["accuracy"], part["score"], part["questions"]) for name, part in divided.items()}
 
-    assert figures(result["sources"]) == {"a": (0.5, 2.0, 2), "b": (0.0, 1.0, 1)}
+    assert figures(result["sources"]) == {"a": (0.5, 2.0, 2), "accuracy": (0.0, 1.0, 1)}
     assert figures(result["modalities"]) == {"clip": pytest.approx((1 / 3, 5 / 3, 3))}
     assert figures(result["groups"]["kind"]) == {"c": (1.0, 4.0, 1), "d": (0.0, 0.5, 2)}
     print_judged(result)
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split() == ["questions", "yes", "95", "%", "interval", "score", "of", "5"]
     assert [line.split()[:4] for line in lines] == [
-        *(["source", "a", "2", "50.0%"], ["source", "b", "1", "0.0%"], ["kind", "c", "1", "100.0%"]),
+        *(["source", "a", "2", "50.0%"], ["source", "accuracy", "1", "0.0%"], ["kind", "c", "1", "100.0%"]),
         *(["kind", "d", "2", "0.0%"], ["all", "3", "33.3%", "6.1%"]),
     ]
 

@@ -5,7 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments, trainer_pt_utils
 
 from data.progress.durations import duration
 from tests.short_run import write_recipe
@@ -103,12 +103,12 @@ def begin(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(displaying.time, "perf_counter", lambda: clock.now)
 
-    def start(is_first_rank: bool = True, done: int = 0):
+    def start(is_first_rank: bool = True, done: int = 0, parameters=()):
         args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=False)
         state = TrainerState(max_steps=100, global_step=done, is_world_process_zero=is_first_rank)
         state.num_train_epochs = 1
         shown = Display(StartUp(), Rows([1] * 10), 1)
-        model = SimpleNamespace(parameters=lambda: [])
+        model = SimpleNamespace(parameters=lambda: parameters)
         shown.on_train_begin(args, state, TrainerControl(), model=model)
         return shown, state, args, clock
 
@@ -125,6 +125,13 @@ def test_the_time_left_is_told_after_three_steps(begin, capsys):
     assert capsys.readouterr().out == "      2.00 s a step: about 1:54 left\n"
     shown.on_log(args, state, TrainerControl(), logs=dict(LOGS))
     assert capsys.readouterr().out.rstrip().endswith("1:54")
+
+
+def test_parameters_are_counted_whole_where_zero3_spreads_them(begin, capsys, monkeypatch):
+    monkeypatch.setattr(trainer_pt_utils, "is_deepspeed_zero3_enabled", lambda: True)
+    shares = [SimpleNamespace(requires_grad=trained, numel=lambda: 0, ds_numel=1200) for trained in (True, False)]
+    begin(parameters=shares)
+    assert "      1,200 parameters are trained\n" in capsys.readouterr().out
 
 
 def test_other_ranks_are_silent(begin, capsys):

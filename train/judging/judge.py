@@ -76,16 +76,19 @@ def _divided(parts: Sequence[Scored], found: Sequence[Verdict | None]) -> dict[s
     of_yes = summarise([replace(part, score=float(each is not None and each.is_yes)) for part, each in pairs])
     of_score = summarise([replace(part, score=each.score / HIGHEST if each else 0.0) for part, each in pairs])
 
-    def merged(yes: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
-        if "accuracy" not in yes:
-            return {name: merged(yes[name], score[name]) for name in yes}
+    def of_parts(yes: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
         return {
-            **{name: yes[name] for name in ("accuracy", "interval", "questions")},
-            "score": score["accuracy"] * HIGHEST,
+            part: {
+                **{name: yes[part][name] for name in ("accuracy", "interval", "questions")},
+                "score": score[part]["accuracy"] * HIGHEST,
+            }
+            for part in yes
         }
 
-    divided = [name for name in ("sources", "modalities", "groups") if name in of_yes]
-    return {name: merged(of_yes[name], of_score[name]) for name in divided}
+    divided = {name: of_parts(of_yes[name], of_score[name]) for name in ("sources", "modalities")}
+    if "groups" in of_yes:
+        divided["groups"] = {name: of_parts(each, of_score["groups"][name]) for name, each in of_yes["groups"].items()}
+    return divided
 
 
 def in_words(result: Mapping[str, Any]) -> str:

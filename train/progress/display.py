@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_model_param_count
 
 from data.packing.rows import Rows
 from data.progress.bars import SCREEN, Bar, open_bar
@@ -50,7 +51,7 @@ class Display(TrainerCallback):
         self.start_up.ended("trainer")
         if not state.is_world_process_zero:
             return
-        trained = sum(each.numel() for each in kwargs["model"].parameters() if each.requires_grad)
+        trained = get_model_param_count(kwargs["model"], trainable_only=True)  # ZeRO-3 leaves each rank a share
         plan = plan_lines(
             self.rows.num_samples(),
             len(self.rows) if isinstance(self.rows, Sized) else None,
