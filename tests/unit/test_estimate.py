@@ -86,10 +86,12 @@ def test_whole_numbers_stay_real():
 
 
 def test_attention_is_counted_by_the_pairs_that_see_each_other(visual_tokens):
-    from data.packing.layout import RowLayout, dense_mask
+    from data.packing.layout import RowLayout, dense_mask, suffix_positions
 
     layout = RowLayout(((5, (2, 3)), (4, ()), (0, (3,))))
-    assert attention_flops(layout, width=8) == 4 * 8 * int(dense_mask(layout).sum())
+    mask, suffixes = dense_mask(layout), suffix_positions(layout)  # the last layer asks with suffixes alone
+    pairs = 2 * int(mask.sum()) + int(mask[suffixes].sum())
+    assert attention_flops(layout, width=8, num_layers=3) == 4 * 8 * pairs
 
 
 def test_weights_of_7b_are_those_of_the_published_model(processor):

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Exam:
     """Has the model answer all questions, keeps the answers in the run's folder and returns what they come to.
 
-    max_new_tokens: of an answer. batch_size: see `reeltune evaluate`.
+    max_new_tokens: of an answer, at most.
     """
 
     def __init__(

@@ -112,11 +112,8 @@ class DecodingStep:
         self.num_new = sum(plan.sequences)
         self.sources = torch.from_numpy(plan.sources).to(device)
         self.slots = torch.from_numpy(plan.slots).to(device)
-        self.sequences = (
-            Problem.of([(length, length) for length in plan.sequences], is_causal=True, device=device)
-            if (plan.sequences)
-            else None
-        )
+        lengths = [(length, length) for length in plan.sequences]
+        self.sequences = Problem.of(lengths, is_causal=True, device=device) if lengths else None
         seen = torch.tensor(plan.seen, dtype=torch.long)
         hidden = torch.arange(plan.capacity) >= seen[:, None]
         self.mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[:, None, None].to(device)

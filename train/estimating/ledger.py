@@ -92,13 +92,20 @@ class Ledger:
             self.bytes_moved += sum(each.numel() * each.element_size() for each in tensors)
 
 
-def attention_flops(layout: RowLayout, width: int) -> int:
-    """Return the FLOPs of a layer's attention forward: 4 x width for each pair of a query and a key that it sees.
+def attention_flops(layout: RowLayout, width: int, num_layers: int) -> int:
+    """Return the FLOPs of a decoder's attention forward: 4 x width for each pair of a query and a key that it sees.
 
     Backward takes twice as many. Formulas of kernels count pairs that a mask hides.
     """
+    pairs = (num_layers - 1) * visible_pairs(layout) + visible_pairs(layout, suffixes_only=True)
+    return 4 * width * pairs
+
+
+def visible_pairs(layout: RowLayout, suffixes_only: bool = False) -> int:
+    """Return the pairs of a row, or of those queries that the last layer has, see `train.model.last_layer`."""
     pairs = 0
     for prefix, suffixes in layout.groups:
-        pairs += prefix * (prefix + 1) // 2
-        pairs += sum(length * prefix + length * (length + 1) // 2 for length in suffixes)
-    return 4 * width * pairs
+        pairs += sum(prefix * length + length * (length + 1) // 2 for length in suffixes)
+        if not (suffixes_only and suffixes):
+            pairs += prefix * (prefix + 1) // 2
+    return pairs

@@ -61,11 +61,10 @@ class Shapes(TorchDispatchMode):
         """Put shapes in the places of a module's parameters and buffers, which are on the meta device."""
         taken: dict[int, Any] = {}  # tied ones stay tied
         for part in module.modules():
-            for name, value in part._parameters.items():
-                if value is not None:
-                    part._parameters[name] = taken.setdefault(id(value), self._parameter(value))
-            for name, value in part._buffers.items():
-                part._buffers[name] = self._of_meta(value)
+            for name, value in list(part.named_parameters(recurse=False)):
+                setattr(part, name, taken.setdefault(id(value), self._parameter(value)))
+            for name, value in list(part.named_buffers(recurse=False)):
+                setattr(part, name, self._of_meta(value))
 
     def tensor(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         return FakeTensor(self.fake, torch.empty(shape, dtype=dtype, device="meta"), torch.device("cpu"))

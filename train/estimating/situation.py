@@ -133,7 +133,7 @@ def _attention_work(recipe: Recipe, base: Base, rows: Sequence[Row]) -> int:
     layout = RowLayout(tuple(group.shape for row in rows for group, _ in row))
     times = 4 if recipe.recomputation == "full" else 3
     text = base.config.text_config
-    return times * text.num_hidden_layers * attention_flops(layout, text.hidden_size)
+    return times * attention_flops(layout, text.hidden_size, text.num_hidden_layers)
 
 
 def _batch_maker(recipe: Recipe, base: Base, rows: Sequence[Row]) -> Callable[[], dict[str, Any]]:

@@ -46,7 +46,7 @@ def share_dropout(model: nn.Module, adapter: str = "default") -> None:
     of_last = [layer.self_attn for layer in modules if isinstance(layer, LastLayer)]  # asks for suffixes alone
     for module in modules:
         for names in SAME_INPUT_OF_LAST if any(module is each for each in of_last) else SAME_INPUT:
-            layers = [layer for name in names if isinstance(layer := module._modules.get(name), LoraLayer)]
+            layers = [layer for name in names if isinstance(layer := getattr(module, name, None), LoraLayer)]
             dropouts = [layer.lora_dropout[adapter] for layer in layers if adapter in layer.lora_dropout]
             if len(dropouts) > 1 and all(isinstance(each, nn.Dropout) for each in dropouts):
                 shared = SharedDropout(dropouts[0].p, len(dropouts))

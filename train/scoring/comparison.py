@@ -51,8 +51,7 @@ def compare(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any
         "lost": [pair for pair, (mine, theirs) in zip(pairs, points, strict=True) if theirs > mine + SAME],
         "won": [pair for pair, (mine, theirs) in zip(pairs, points, strict=True) if mine > theirs + SAME],
     }
-    wins = sum(mine > theirs + SAME for mine, theirs in points)
-    losses = sum(theirs > mine + SAME for mine, theirs in points)
+    wins, losses = len(changed["won"]), len(changed["lost"])
     return {
         "questions": len(pairs),
         "wins": wins,
