@@ -22,7 +22,7 @@ from train.card.model_card import CARD, make_card
 from train.merging.adapted import Residuals
 from train.merging.base import Base
 from train.merging.layout import Layout, layout_of, shards_of_size
-from train.merging.references import Reference, adapt, bases_of, check_onto, references, tokens_of
+from train.merging.references import Bases, Reference, adapt, bases_of, check_onto, references, tokens_of
 from train.merging.streamed import arithmetic_of, device, streamed_logits
 from train.merging.sums import Sums
 from train.merging.tensors import Tensors, Weights
@@ -57,17 +57,13 @@ def merge_adapter(
     refuse_to_overwrite(out_dir)
     artifact = open_adapter(adapter, base, onto)
     what = product_of(artifact, out_dir, dtype, max_shard_size)
-    report(f"base: {artifact.base} ({artifact.dtype}, {'not quantised' if onto == 'full' else artifact.quantization})")
+    report(base_in_words(artifact, onto))
     if artifact.quantization and onto == "full":
         report(f"trained on a base in {artifact.quantization}, which cannot hold the sum: merged into full precision")
 
-    adapted = adapt(artifact, tokens_of(artifact))
-    full, quantised = bases_of(artifact, what.layout)
-    wanted = references(artifact, adapted, full, quantised, what.inputs, onto=onto, dtype=what.dtype, report=report)
-    base_weights = quantised if quantised and onto == "quantized" else full
-    sums = Sums(adapted, Residuals(base_weights, adapted), what.layout)
+    sums, wanted = checked_sums(artifact, bases_of(artifact, what.layout, onto), what, report)
     told = write_product(what, out_dir, sums, wanted, lambda folder: _write_beside(folder, artifact, out_dir.name))
-    report(f"merged {len(adapted.layers)} layers; {told}")
+    report(f"merged {len(sums.adapted.layers)} layers; {told}")
     report(size_of(out_dir, what.dtype))
 
 
@@ -94,6 +90,20 @@ def product_of(artifact: Artifact, out_dir: Path, dtype: str | None, max_shard_s
     check_digests(artifact)
     model, processor = bare_model(artifact.config, tokens_of(artifact)), processor_of(artifact)
     return Product(artifact, dtype, max_shard_size, processor, model, layout_of(model), reference_inputs(processor))
+
+
+def checked_sums(
+    artifact: Artifact, bases: Bases, what: Product, report: Callable[[str], None]
+) -> tuple[Sums, list[Reference]]:
+    """Return what merging an adapter alone writes, after it has answered as in training, and the logits that this must
+    have. UserError where it answers otherwise."""
+    adapted = adapt(artifact, tokens_of(artifact))
+    wanted = references(artifact, adapted, bases, what.inputs, dtype=what.dtype, report=report)
+    return Sums(adapted, Residuals(bases.chosen, adapted), what.layout), wanted
+
+
+def base_in_words(artifact: Artifact, onto: str) -> str:
+    return f"base: {artifact.base} ({artifact.dtype}, {'not quantised' if onto == 'full' else artifact.quantization})"
 
 
 def write_product(

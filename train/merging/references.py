@@ -48,35 +48,47 @@ def tokens_of(artifact: Artifact) -> list[int]:
     return token_ids_of(read_json(artifact.adapter_weights.with_name(ADAPTER_CONFIG)))
 
 
-def bases_of(artifact: Artifact, layout: Layout) -> tuple[Base, Base | None]:
-    """Return an adapter's base in full precision, and as training rounded it, None where it did not."""
+@dataclass(frozen=True)
+class Bases:
+    """An adapter's base in full precision, and as training rounded it, None where it did not. onto: which of them the
+    adapter is merged into, "full" or "quantized"."""
+
+    full: Base
+    quantised: Base | None
+    onto: str
+
+    @property
+    def chosen(self) -> Base:
+        return self.quantised if self.quantised is not None and self.onto == "quantized" else self.full
+
+
+def bases_of(artifact: Artifact, layout: Layout, onto: str) -> Bases:
+    """Return the weights that an adapter stands on; nothing is read yet."""
     tensors, dtype = Tensors(artifact.base, artifact.revision), getattr(torch, artifact.dtype)
     full = Base(tensors, layout, dtype, tokens_of(artifact))
     if artifact.quantization is None:
-        return full, None
+        return Bases(full, None, onto)
     settings = artifact.recipe["model"]
     trained_in = artifact.fingerprint.dtype if artifact.fingerprint else settings.get("dtype") or artifact.dtype
     double = settings.get("double_quantization", True)
-    return full, replace(full, quantization=Quantization(artifact.quantization, getattr(torch, trained_in), double))
+    rounding = Quantization(artifact.quantization, getattr(torch, trained_in), double)
+    return Bases(full, replace(full, quantization=rounding), onto)
 
 
 def references(
     artifact: Artifact,
     adapted: Adapted,
-    full: Base,
-    quantised: Base | None,
+    bases: Bases,
     inputs: Mapping[str, torch.Tensor],
     *,
-    onto: str,
     dtype: str,
     report: Callable[[str], None],
 ) -> list[Reference]:
     """Run the adapter on its bases, compare it with training, and return what the merged model must answer.
 
-    full and quantised: the base in full precision, and as training rounded it. The last reference is the strongest.
-    Raises UserError where the adapter does not answer as in training.
+    The last reference is the strongest. Raises UserError where the adapter does not answer as in training.
     """
-    kept, onto_quantised = artifact.fingerprint, onto == "quantized"
+    kept, full, quantised, onto_quantised = artifact.fingerprint, bases.full, bases.quantised, bases.onto == "quantized"
     of_training = None if kept is None else kept.logits
     if kept is None:
         report(missing_fingerprint(artifact))

@@ -6,18 +6,19 @@ from pathlib import Path
 from train.card.facts import read_facts
 from train.card.mixture import Asked, Part, Told, write_mixture
 from train.card.model_card import CARD, make_card
-from train.merging.adapted import Residuals
 from train.merging.base import Base
 from train.merging.merge import (
     MAX_SHARD_SIZE,
     Product,
+    base_in_words,
+    checked_sums,
     open_adapter,
     product_of,
     refuse_to_overwrite,
     size_of,
     write_product,
 )
-from train.merging.references import Reference, adapt, bases_of, references, tokens_of
+from train.merging.references import Bases, Reference, bases_of, tokens_of
 from train.merging.streamed import arithmetic_of, device, streamed_logits
 from train.merging.sums import Sums
 from train.merging.verdict import TOLERANCES
@@ -60,17 +61,15 @@ def merge_mixture(
     agree_on_base(artifacts)
     agree_on_rows(artifacts)
     kept = agree_on_inputs(artifacts)
-    first = what.artifact
-    report(f"base: {first.base} ({first.dtype}, {'not quantised' if onto == 'full' else first.quantization})")
-    pairs = [bases_of(artifact, what.layout) for artifact in artifacts]
-    bases = [quantised if quantised and onto == "quantized" else full for full, quantised in pairs]
-    agree_on_quantization(artifacts, bases)
+    report(base_in_words(what.artifact, onto))
+    bases = [bases_of(artifact, what.layout, onto) for artifact in artifacts]
+    chosen = [each.chosen for each in bases]
+    agree_on_quantization(artifacts, chosen)
     sums = [
-        (_checked(artifact, *pair, what, onto, report), weight)
-        for (artifact, weight), pair in zip(adapters, pairs, strict=True)
+        (_checked(artifact, own, what, report), weight) for (artifact, weight), own in zip(adapters, bases, strict=True)
     ]
-    mixture = Mixture(bases[0], sums, what.layout, how)
-    wanted = _reference(what, adapters, bases[0], mixture, how)
+    mixture = Mixture(chosen[0], sums, what.layout, how)
+    wanted = _reference(what, adapters, chosen[0], mixture, how)
     told = write_product(
         what, out_dir, mixture, [wanted], lambda folder: _write_beside(folder, adapters, how, kept, out_dir.name)
     )
@@ -79,18 +78,13 @@ def merge_mixture(
     report(size_of(out_dir, what.dtype))
 
 
-def _checked(
-    artifact: Artifact, full: Base, quantised: Base | None, what: Product, onto: str, report: Callable[[str], None]
-) -> Sums:
+def _checked(artifact: Artifact, bases: Bases, what: Product, report: Callable[[str], None]) -> Sums:
     """Return what merging an adapter alone would write, after it has answered as in training."""
 
     def about(line: str) -> None:
         report(f"{artifact.name_or_path}: {line}" if artifact.name_or_path not in line else line)
 
-    adapted = adapt(artifact, tokens_of(artifact))
-    references(artifact, adapted, full, quantised, what.inputs, onto=onto, dtype=what.dtype, report=about)
-    base = quantised if quantised and onto == "quantized" else full
-    return Sums(adapted, Residuals(base, adapted), what.layout)
+    return checked_sums(artifact, bases, what, about)[0]
 
 
 def _reference(what: Product, adapters: Weighted, base: Base, mixture: Mixture, how: Combination) -> Reference:

@@ -5,6 +5,8 @@ for the backward pass, where two do: on a GPU 3 % of a step's time and 5 GB of a
 dropout of the same rate as before.
 """
 
+from typing import Any
+
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -47,7 +49,7 @@ def share_dropout(model: nn.Module, adapter: str = "default") -> None:
     for module in modules:
         for names in SAME_INPUT_OF_LAST if any(module is each for each in of_last) else SAME_INPUT:
             layers = [layer for name in names if isinstance(layer := getattr(module, name, None), LoraLayer)]
-            dropouts = [layer.lora_dropout[adapter] for layer in layers if adapter in layer.lora_dropout]
+            dropouts: list[Any] = [layer.lora_dropout[adapter] for layer in layers if adapter in layer.lora_dropout]
             if len(dropouts) > 1 and all(isinstance(each, nn.Dropout) for each in dropouts):
                 shared = SharedDropout(dropouts[0].p, len(dropouts))
                 for layer in layers:
