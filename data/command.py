@@ -47,6 +47,16 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def num_processes_here() -> int:
+    """Return how many processes were launched together on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def num_cores() -> int:
+    """Count the cores that this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _leave(line: str) -> NoReturn:
     tell_error(line)
     sys.exit(2)

@@ -106,6 +106,14 @@ def write_whole(path: AnyPath, content: bytes | str, is_flushed: bool = True) ->
         file.write(content)
 
 
+def write_output(option: str, path: AnyPath, content: bytes | str) -> None:
+    """Write the whole file that an option of a command names. Raises UserError where the disk refuses it."""
+    try:
+        write_whole(path, content)
+    except OSError as problem:
+        raise UserError(f"{option}: cannot write {path}: {problem.strerror}") from problem
+
+
 @contextmanager
 def whole_folder(path: AnyPath) -> Iterator[Path]:
     """Yield a folder to fill, which takes the name `path` when the context ends without an error, and is flushed.

@@ -70,11 +70,6 @@ def share_of_cores(cores: int, num_workers: int, num_processes: int) -> int:
     return max(1, (cores - num_processes) // (num_workers * num_processes))
 
 
-def num_cores() -> int:
-    """Count the cores that this process may run on, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     """Yield the packets of one stream, the last one flushing the decoder.
 

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from data.command import num_cores, num_processes_here
 from data.isolation.child_process import ChildProcess, wait_for_any
 from data.sources.conversation import Conversation, read_conversations
 from data.sources.source import Source, is_address
@@ -188,5 +189,4 @@ class Processes:
 
 def num_processes(is_for_all: bool) -> int:
     """Return how many processes may work at once. is_for_all: the other ranks of this machine wait meanwhile."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_PROCESSES, cores // (1 if is_for_all else int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return min(MAX_PROCESSES, num_cores() // (1 if is_for_all else num_processes_here()))

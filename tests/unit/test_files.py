@@ -19,6 +19,7 @@ from data.files import (
     unfinished_of,
     whole_file,
     whole_folder,
+    write_output,
     write_whole,
 )
 from tests.launching import ROOT
@@ -153,3 +154,10 @@ def test_a_relative_cache_would_be_another_one_in_each_folder(tmp_path, monkeypa
     for given, place in {"": ".cache", "somewhere": ".cache", str(tmp_path / "own"): "own"}.items():
         monkeypatch.setenv("XDG_CACHE_HOME", given)
         assert cache_folder("tokens") == f"{tmp_path}/{place}/reeltune/tokens"
+
+
+def test_what_an_option_names_is_written_or_is_one_line(tmp_path):
+    write_output("--json", tmp_path / "new" / "a.json", "{}")
+    assert (tmp_path / "new" / "a.json").read_text() == "{}"
+    with pytest.raises(UserError, match=r"^--json: cannot write \S+/a\.json/b: "):
+        write_output("--json", tmp_path / "new" / "a.json" / "b", "{}")

@@ -51,16 +51,7 @@ MAY_IMPORT = {
         *("train.ranks", "train.recipe", "train.model", "train.run_folder"),
     ),
     "train.estimating": (
-        *(
-            "data",
-            "data.progress",
-            "data.media",
-            "data.decoding",
-            "data.cache",
-            "data.tokens",
-            "data.packing",
-            "data.batches",
-        ),
+        *("data", "data.progress", "data.media", "data.cache", "data.tokens", "data.packing", "data.batches"),
         *("train.ranks", "train.recipe", "train.model", "train.loop"),
     ),
     "train.card": ("data", "data.media", "train.recipe", "train.run_folder"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from data.files import check_outputs, write_whole
+from data.files import check_outputs, write_output
 
 
 def schema(
@@ -21,5 +21,5 @@ def schema(
         print(schema_text(), end="")
     else:
         check_outputs({"--out": out})
-        write_whole(out, schema_text())
+        write_output("--out", out, schema_text())
         print(f"wrote {out}")

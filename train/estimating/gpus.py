@@ -1,12 +1,12 @@
 """GPUs by name: memory, speed, and how long a step takes on them."""
 
-import os
 import re
 from dataclasses import dataclass
 
 import psutil
 import torch
 
+from data.command import num_processes_here
 from data.errors import UserError
 from train.estimating.need import Need
 
@@ -84,8 +84,7 @@ def _words(name: str) -> set[str]:
 
 def this_machine() -> Gpu:
     """Return this machine's share of a process, as if it were a GPU."""
-    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Gpu("this machine", psutil.virtual_memory().total / GIB / num_processes)
+    return Gpu("this machine", psutil.virtual_memory().total / GIB / num_processes_here())
 
 
 def slack(need: Need) -> int:

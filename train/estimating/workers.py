@@ -1,7 +1,6 @@
 """The number of data loader workers, from how long the data of a row take here, and training on it."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from statistics import median
@@ -12,7 +11,7 @@ from transformers import TrainingArguments
 
 from data.batches.byte_pixels import as_bytes
 from data.batches.collator import COLLATORS
-from data.decoding.container import num_cores
+from data.command import num_cores, num_processes_here
 from data.packing.rows import PlannedRows, Rows
 from train.estimating.foresight import UNKNOWN, rows_of
 from train.estimating.gpus import Gpu, gpu_at_hand, seconds, this_machine
@@ -38,7 +37,7 @@ def size_workers(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments
         return []
 
     def choose() -> tuple[int, str]:
-        most = most_workers(num_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        most = most_workers(num_cores(), num_processes_here())
         if recipe.data.streaming:
             return few(most, "a stream is not known before it is read")
         training = seconds_to_train(recipe, base, rows, args)

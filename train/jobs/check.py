@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase, VideoLlavaProcessor
 
 from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import FrameCache
-from data.decoding.container import num_cores
+from data.command import num_cores
 from data.errors import UserError, visible
-from data.files import write_whole
+from data.files import write_output
 from data.inspection.check import Contents, Problem, files_of, probe_files, read_contents, summarize, unused_media
 from data.inspection.fill import Filling
 from data.inspection.report import summary
@@ -82,7 +82,7 @@ def check_recipe(
         report["frame_cache"] = {"folder": recipe.data.frame_cache, "kept": kept, "wanted": number}
     print(*map(visible, summary(report, recipe.data.max_length)), sep="\n")
     if json_file:
-        write(json_file, json.dumps(report, indent=2) + "\n")
+        write_output("--json", json_file, json.dumps(report, indent=2) + "\n")
     if problems:
         sys.exit(1)
 
@@ -113,10 +113,3 @@ def packed_rows(
     return shared_prefix_rows(
         contents.samples, tokenizer, visual_tokens, data.max_questions_per_clip, max_tokens, seed=0
     )
-
-
-def write(path: Path, text: str) -> None:
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        raise UserError(f"--json: cannot write {path}: {error.strerror}") from error

@@ -9,7 +9,7 @@ import av
 import psutil
 import torch
 
-from data.decoding.container import num_cores
+from data.command import num_cores
 from train.run_folder.provenance import PACKAGES, commit, versions
 
 FURTHER_PACKAGES = ("torchvision", "tokenizers", "datasets", "huggingface_hub", "numpy", "flash-attn", "torchcodec")

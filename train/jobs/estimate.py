@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import UserError
-from data.files import write_whole
+from data.files import write_output
 from train.estimating.fit import Change, as_overrides, fewest, least_recomputation, possible_changes
 from train.estimating.gpus import Gpu, all_gpus, find_gpu, fits, gpu_at_hand
 from train.estimating.need import Need, count
@@ -67,10 +67,7 @@ def estimate_recipe(
     if fit:
         report["changes"] = _say_changes(path, overrides, recipe, base, questions, gpus[0], rows, needs, wanted)
     if json_file:
-        try:
-            write_whole(json_file, json.dumps(report, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"--json: cannot write {json_file}: {error.strerror}") from error
+        write_output("--json", json_file, json.dumps(report, indent=2) + "\n")
 
 
 def _taken(recipe: Recipe, needs: Mapping[Recomputation, Need], gpu: Gpu) -> Recomputation:

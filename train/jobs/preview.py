@@ -11,7 +11,7 @@ from transformers import VideoLlavaProcessor
 from data.batches.collator import COLLATORS, PaddedCollator
 from data.batches.pixels import PixelLoader
 from data.errors import UserError, visible
-from data.files import write_whole
+from data.files import write_output
 from data.inspection.preview import ShownRow, show_row
 from data.inspection.preview_page import Part, many, page
 from data.inspection.selection import Choice, Selected, select
@@ -59,10 +59,7 @@ def preview_recipe(
         splits = {"Training": data.sources(data.train, data.streaming), "Evaluation": data.sources(data.eval)}
         parts = [looker.chosen(choice, name, sources) for name, sources in splits.items() if sources]
     html = page(f"Preview of {recipe_file}", facts, parts)
-    try:
-        write_whole(out, html)
-    except OSError as error:
-        raise UserError(f"--out: cannot write {out}: {error.strerror}") from error
+    write_output("--out", out, html)
     shown = [len(part.rows) + len(part.records) for part in parts]
     what = "row" if choice == "rows" else "conversation"
     print(f"wrote {out}: {' and '.join(many(number, what) for number in shown)}, {len(html) / 1e6:.1f} MB")

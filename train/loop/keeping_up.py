@@ -2,13 +2,12 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from data.decoding.container import num_cores
+from data.command import num_cores, num_processes_here
 
 # The steps that are measured. The one before them warms up, and finds batches that were made during the start.
 NUM_STEPS = 5
@@ -43,7 +42,7 @@ class KeepingUp(TrainerCallback):
             self._training += self.clock() - self._begun
         self._num_steps += 1
         if self._num_steps == NUM_STEPS + 1 and state.is_world_process_zero:
-            num_free = num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            num_free = num_cores() // num_processes_here()
             line = keeping_up_line(self.num_workers, self._making / NUM_STEPS, self._training / NUM_STEPS, num_free)
             logger.info(line)
 

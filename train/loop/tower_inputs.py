@@ -1,7 +1,6 @@
 """Inputs of the towers: pixels that are decoded or taken from a cache, or features in place of towers."""
 
 import logging
-import os
 from collections.abc import Sequence, Set
 from typing import Protocol
 
@@ -11,7 +10,8 @@ from transformers import TrainingArguments, VideoLlavaProcessor
 from data.batches.pixels import PixelLoader
 from data.cache.feature_cache import FeatureLoader
 from data.cache.frame_cache import FrameCache
-from data.decoding.container import num_cores, share_of_cores
+from data.command import num_cores, num_processes_here
+from data.decoding.container import share_of_cores
 from data.decoding.isolated_decoder import IsolatedDecoder
 from data.media.reference import Media
 from train.loop.ready_features import replace_towers
@@ -37,7 +37,7 @@ def pixel_loader(data: Data, processor: VideoLlavaProcessor, num_workers: int) -
     cache = None
     if data.frame_cache:
         cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib)
-    num_threads = share_of_cores(num_cores(), num_workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    num_threads = share_of_cores(num_cores(), num_workers, num_processes_here())
     decode = IsolatedDecoder(data.decode_seconds, num_threads=min(MAX_THREADS, num_threads))
     return PixelLoader(processor, data.num_frames, cache, decode)
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from data.errors import UserError, one_line
-from data.files import write_whole
+from data.files import write_output
 from train.recipe.load import load_recipe
 from train.recipe.recipe import Data
 from train.report.frames import Frames
@@ -24,10 +24,7 @@ def report_of(output_dir: str | Path, out: Path | None = None) -> Path:
     """
     out = out or Path(output_dir) / REPORT
     html = page(read_run(output_dir), (frames := _frames(Path(output_dir))).of, frames.find)
-    try:
-        write_whole(out, html.encode(errors="replace"))  # halves of emojis, which UTF-8 cannot write
-    except OSError as problem:
-        raise UserError(f"--out: cannot write {out}: {problem.strerror}") from problem
+    write_output("--out", out, html.encode(errors="replace"))  # halves of emojis, which UTF-8 cannot write
     return out
 
 
