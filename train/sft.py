@@ -34,7 +34,7 @@ from train.estimating.foresight import foresee_memory
 from train.estimating.situation import base_here
 from train.estimating.workers import size_workers
 from train.loop.nonfinite import NonFiniteGuard
-from train.loop.rows import RowReader
+from train.loop.rows import RowReader, num_steps_of
 from train.loop.tower_inputs import load_tower_inputs
 from train.loop.trainer import RowTrainer
 from train.model.adapters import describe_trained
@@ -59,6 +59,7 @@ from train.ranks.processes import (
     towers_of_all_ranks,
 )
 from train.recipe.command_line import read_command_line
+from train.recipe.late_arguments import refuse_endless_warm_up
 from train.recipe.recipe import Recipe
 from train.recipe.recomputation import Recomputation
 from train.recipe.settings import in_words_of_recipes
@@ -96,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         start_server("train.sft")  # it imports what workers need while the data are read
     reader = RowReader(recipe.data, processor.tokenizer, visual_tokens, args.seed, max_positions(*base))
     train, evaluation, questions = reader.train_rows(), reader.eval_rows(), held_out(recipe.data)
+    refuse_endless_warm_up(args, num_steps_of(args, train, recipe.data.rows_per_step))
     fingerprints = fingerprint_data(train, evaluation, out, fresh)
     start_up.ended("data")
     base_weights, start = agree_on_base(*base), earlier.digest if earlier else None

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from data.errors import UserError
+from train.loop.rows import num_steps_of
+from train.recipe.late_arguments import refuse_endless_warm_up
 from train.recipe.load import load_recipe
 from train.recipe.training_keys import FIXED, TRAINING_KEYS
 
@@ -35,6 +37,14 @@ DEVICE = ["training.use_cpu=true", "model.dtype=float32"]
             ["training.gradient_checkpointing_kwargs={nonsense: 1}"],
             "training.gradient_checkpointing_kwargs: torch refuses {'nonsense': 1}: ",
         ),
+        (
+            ["training.max_steps=10", "training.warmup_steps=10"],
+            "training.warmup_steps: 10 is no less than the whole run, 10 steps: the learning rate would never be",
+        ),
+        (
+            ["training.max_steps=1", "training.warmup_steps=0.03"],
+            "training.warmup_steps: 0.03 (1 steps) is no less than the whole run, 1 steps",
+        ),
         (["training.optim=grokadamw"], "training.optim: cannot make grokadamw: Please install grokadamw"),
     ],
 )
@@ -51,6 +61,9 @@ def test_what_fails_late_is_told_early(overrides, said, minimal):
         ["training.optim=paged_adamw_8bit"],
         ["training.optim=galore_adamw", "training.optim_target_modules=[mlp]"],
         ["training.report_to=none"],
+        ["training.max_steps=10", "training.warmup_steps=9"],
+        ["training.max_steps=10", "training.warmup_steps=10", "training.lr_scheduler_type=constant"],
+        ["training.warmup_steps=10"],
     ],
 )
 def test_what_works_is_let_through(overrides, minimal):
@@ -140,3 +153,11 @@ def test_settings_of_recomputation_that_say_nothing_of_it_mean_torch_s_newer_che
     assert args.gradient_checkpointing_kwargs == {"use_reentrant": False, "early_stop": True}
     older = "training.gradient_checkpointing_kwargs={use_reentrant: true}"
     assert load_recipe(minimal, [older]).training_arguments().gradient_checkpointing_kwargs == {"use_reentrant": True}
+
+
+def test_the_steps_of_epochs_are_known_when_the_rows_are(minimal):
+    args = load_recipe(minimal, [*DEVICE, "training.warmup_steps=8", "training.num_train_epochs=1.5"]).training_arguments()
+    assert num_steps_of(args, range(17), rows_per_step=4) == 8  # 5 steps an epoch, 7.5 in all
+    with pytest.raises(UserError, match="warmup_steps: 8 is no less than the whole run, 8 steps"):
+        refuse_endless_warm_up(args, 8)
+    refuse_endless_warm_up(args, 9)

@@ -99,6 +99,11 @@ def test_missing_recipe_and_folder(tmp_path):
             "training.gradient_checkpointing=selectiv",
             "training.gradient_checkpointing: must be true or false or 'selective' (did you mean 'selective'?), got",
         ),
+        ("training.max_steps=0", "training.max_steps: must be -1 or greater than or equal to 1, got 0"),
+        ("training.max_steps=-2", "training.max_steps: must be -1 or greater than or equal to 1, got -2"),
+        ("training.num_train_epochs=0", "training.num_train_epochs: must be greater than 0, got 0"),
+        ("training.learning_rate=0", "training.learning_rate: must be greater than 0, got 0"),
+        ("training.warmup_steps=-1", "training.warmup_steps: must be greater than or equal to 0, got -1"),
         (
             "training.lr_scheduler_type=cosin",
             "must be one of transformers' names (did you mean 'cosine'?), got",

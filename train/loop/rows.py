@@ -1,11 +1,12 @@
 """A recipe's data section -> rows to train and to evaluate on."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from data.media.frame_sampling import Sampling
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
@@ -24,6 +25,13 @@ from train.recipe.recipe import Data
 from train.run_folder.bad_media import Part
 
 logger = logging.getLogger(__name__)
+
+
+def num_steps_of(args: TrainingArguments, rows: Rows, rows_per_step: int) -> int:
+    """Return how many steps a run on these rows has."""
+    if args.max_steps > 0 or not isinstance(rows, Sized):
+        return args.max_steps
+    return math.ceil(args.num_train_epochs * math.ceil(len(rows) / rows_per_step))
 
 
 @dataclass(frozen=True)

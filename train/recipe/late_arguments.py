@@ -15,6 +15,8 @@ from transformers.training_args import OptimizerNames
 from data.errors import UserError, one_line
 
 NUM_STEPS = 100  # of the schedule that is tried; any number does
+# Schedules that begin at the full rate, whatever warmup_steps says.
+WITHOUT_WARM_UP = (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU)
 REFUSALS = (ImportError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 
 
@@ -44,12 +46,24 @@ def try_late_arguments(args: TrainingArguments) -> None:
             f"training.lr_scheduler_type: {schedule.value} cannot be made with lr_scheduler_kwargs {given}: "
             f"{one_line(problem)}"
         ) from problem
+    refuse_endless_warm_up(args, args.max_steps)
     for name in args.report_to or ():
         try:
             for callback in get_reporting_integration_callbacks([name]):
                 callback()
         except REFUSALS as problem:
             raise UserError(f"training.report_to: cannot report to {name}: {one_line(problem)}") from problem
+
+
+def refuse_endless_warm_up(args: TrainingArguments, num_steps: int) -> None:
+    """Raise UserError where the learning rate, which begins at 0, would not reach its value in so many steps."""
+    warm_up = args.get_warmup_steps(num_steps)
+    if SchedulerType(args.lr_scheduler_type) not in WITHOUT_WARM_UP and 0 < num_steps <= warm_up:
+        share = f" ({warm_up} steps)" if args.warmup_steps < 1 else ""
+        raise UserError(
+            f"training.warmup_steps: {args.warmup_steps:g}{share} is no less than the whole run, {num_steps} steps: "
+            "the learning rate would never be reached; lower it, 0 is no warm-up, or train longer"
+        )
 
 
 def _try_recomputation(settings: Mapping[str, Any] | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from train.recipe.entries import FilePath
+from train.recipe.entries import Count, FilePath
 from train.recipe.keys import Harmless
 from train.recipe.recomputation import DESCRIPTION, KEYS
 
@@ -88,6 +88,9 @@ HARMLESS_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "inc
 # The smallest and largest values of numbers that transformers, or what it hands them to, refuses late or not at all.
 LARGEST_SEED = 2**32 - 1  # numpy's
 BOUNDS: dict[str, dict[str, Any]] = {
+    "num_train_epochs": {"gt": 0},
+    "learning_rate": {"gt": 0},
+    "warmup_steps": {"ge": 0},
     "per_device_train_batch_size": {"ge": 1},
     "per_device_eval_batch_size": {"ge": 1},
     "seed": {"ge": 0, "le": LARGEST_SEED},
@@ -152,6 +155,8 @@ def _key_types() -> dict[str, Any]:
         types[name] = Annotated[bool | Literal["selective"] | None, Field(description=DESCRIPTION)]
     for name, bounds in BOUNDS.items():
         types[name] = Annotated[types[name], Field(**bounds)]
+    # 0 would save what nobody has trained.
+    types["max_steps"] = Annotated[Literal[-1] | Count, Field(description=_arguments()["max_steps"]["description"])]
     number = types[WORKERS]
     types[WORKERS] = Annotated[number | Literal["auto"], Field(description=OF_WORKERS)]
     types["output_dir"] = Annotated[FilePath, Field(description="Folder of the run and its checkpoints."), Harmless()]
