@@ -1,6 +1,5 @@
 """The frame around every command line: a user's error is one line and exit status 2."""
 
-import errno
 import os
 import signal
 import sys
@@ -10,9 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from data.errors import UserError
+from data.errors import WAYS_OUT, UserError, with_way_out
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
 CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
 INTERRUPTED = "interrupted by Ctrl-C"
@@ -33,10 +31,10 @@ def run_command(main: Callable[[], Any]) -> None:
     except UserError as error:
         _leave(str(error))
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in WAYS_OUT:
             raise
         _stop_writing()  # if it is stdout that has no room, what is left of it can go nowhere
-        _leave(f"cannot write {error.filename or 'what is printed'}: {error.strerror}; make room, and start it again")
+        _leave(f"cannot write {error.filename or 'what is printed'}: {with_way_out(error)}, and start it again")
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(CTRL_C)

@@ -1,6 +1,8 @@
 """The errors that are shown to users as a single line, with exit status 2."""
 
 import errno
+import os
+import re
 import unicodedata
 
 
@@ -66,6 +68,50 @@ PASSING = frozenset({
 def is_passing(error: BaseException) -> bool:
     """Tell the machine's errors from those of a file's content, or of its absence."""
     return isinstance(error, OSError) and error.errno in PASSING
+
+
+# What a person does about what the system says of a place that is to be made or written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+WAYS_OUT = {
+    **dict.fromkeys(NO_ROOM, "make room"),
+    errno.EFBIG: "make room, or allow larger files (ulimit -f)",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "allow this user to write there, or take another place"),
+    errno.EROFS: "nothing can be written on that file system; take another place",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder should; take another place"),
+    errno.EISDIR: "name a file in it",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "its links lead in a circle; take another place",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "see whether that disk is failing, or take another"),
+}
+NO_FOLDER = "make room"  # tempfile says ENOENT of a full disk, too
+OF_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers: their errors have no number of their own
+
+
+def number_of(error: BaseException) -> int | None:
+    """Return the system's number of an error, None where it has none."""
+    found = OF_RUST.search(str(error))
+    return error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+
+
+def in_words(error: BaseException) -> str:
+    """Return what the system says of an error, without number and path."""
+    number = number_of(error)
+    said = error.strerror if isinstance(error, OSError) else os.strerror(number) if number is not None else None
+    return said or one_line(error)
+
+
+def way_out(error: BaseException, otherwise: str = "take another place") -> str:
+    """Return what to do about an error of writing. Those of torch have no number, and come of a full disk."""
+    number = number_of(error)
+    if number is None and not isinstance(error, OSError):
+        number = errno.ENOSPC
+    return WAYS_OUT.get(number or 0, otherwise)
+
+
+def with_way_out(error: BaseException) -> str:
+    """Return what the system says of an error of writing, and what to do about it."""
+    return f"{in_words(error)}; {way_out(error)}"
 
 
 def refused(message: str, error: BaseException) -> UserError:

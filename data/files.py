@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.errors import UserError
+from data.errors import UserError, with_way_out
 
 UNFINISHED = ".reeltune-unfinished"
 SECONDS_TO_LOCK = 60  # a new file is locked in microseconds
 # What the RuntimeErrors of torch.save name when the disk refuses a write.
 TORCH_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream")
+LONGEST_NAME = 255  # bytes; NAME_MAX of limits.h, and of all file systems in use
 KEPT_LETTERS = 40  # of a name: with four bytes each, and the rest, less than the 255 bytes that a name may have
 
 AnyPath = str | os.PathLike[str]
@@ -111,7 +112,7 @@ def write_output(option: str, path: AnyPath, content: bytes | str) -> None:
     try:
         write_whole(path, content)
     except OSError as problem:
-        raise UserError(f"{option}: cannot write {path}: {problem.strerror}") from problem
+        raise UserError(f"{option}: cannot write {path}: {with_way_out(problem)}") from problem
 
 
 @contextmanager
@@ -144,6 +145,21 @@ def try_to_write(path: AnyPath) -> None:
     unfinished = unfinished_path(path)
     unfinished.touch(exist_ok=False)
     unfinished.unlink()
+
+
+def check_folder(path: AnyPath) -> None:
+    """Raise OSError where a folder could not be made, or is there and is none; makes nothing."""
+    path = Path(path).absolute()
+    for name in path.parts[1:]:
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fspath(path))
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(there))
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(there))
 
 
 def is_disk_problem(error: BaseException) -> bool:
@@ -203,4 +219,4 @@ def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Iterable[AnyPat
         try:
             try_to_write(path) if path is not None else None
         except OSError as problem:
-            raise UserError(f"{option}: cannot write {path}: {problem.strerror}") from problem
+            raise UserError(f"{option}: cannot write {path}: {with_way_out(problem)}") from problem

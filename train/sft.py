@@ -88,7 +88,6 @@ def main(argv: list[str] | None = None) -> None:
     refuse_impossible(args, recipe.model.quantization, recipe.on_nonfinite, recipe.initialisation(),
                       bool(recipe.model.add_tokens))  # fmt: skip
     on_first_rank(enter_run_folder, out, recipe, fresh)
-
     base = recipe.model.name_or_path, recipe.model.revision
     processor, visual_tokens, notices = set_up_processor(*base, num_frames=recipe.data.num_frames)
     token_ids = add_new_tokens(processor, recipe.model.add_tokens)

@@ -10,7 +10,7 @@ from transformers import VideoLlavaProcessor
 
 from data.cache.frame_cache import FrameKeys, normalisation
 from data.cache.tensor_files import Kind, TensorFiles
-from data.errors import MediaError, SettingError
+from data.errors import MediaError, SettingError, with_way_out
 from data.media.reference import Media
 from data.video_llava import image_key
 
@@ -55,7 +55,7 @@ class FeatureLoader:
         try:
             self._files = TensorFiles(folder)
         except OSError as problem:
-            reason = f"cannot write {folder}: {problem.strerror}; take another folder or remove the setting"
+            reason = f"cannot write {folder}: {with_way_out(problem)}, or remove the setting"
             raise SettingError("feature_cache", reason) from problem
 
     def __call__(self, media: Iterable[Media]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class FeatureLoader:
         try:
             self._files.write(self._key(item), features, is_flushed=True)
         except OSError as problem:
-            reason = f"cannot write into {self.folder}: {problem.strerror}; make room, the same command goes on"
+            reason = f"cannot write into {self.folder}: {with_way_out(problem)}; the same command goes on"
             raise SettingError("feature_cache", reason) from problem
 
     def fitted(self, item: Media) -> torch.Tensor:

@@ -16,7 +16,7 @@ from transformers import VideoLlavaProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 
 from data.cache.tensor_files import Kind, TensorFiles
-from data.errors import SettingError, UserError
+from data.errors import SettingError, UserError, in_words, way_out, with_way_out
 from data.media.reference import Media, identity
 from data.video_llava import fit
 
@@ -118,7 +118,7 @@ class FrameCache:
         try:
             self._files = TensorFiles(folder, None if max_gib is None else int(max_gib * 2**30))
         except OSError as problem:
-            reason = f"cannot write {folder}: {problem.strerror}; take another folder or remove the setting"
+            reason = f"cannot write {folder}: {with_way_out(problem)}, or remove the setting"
             raise SettingError("frame_cache", reason) from problem
         self.folder, self.must_keep = Path(folder), must_keep
         self._is_closed = RawValue("b", False)  # of this process and of its data loader's workers
@@ -157,7 +157,7 @@ class FrameCache:
                 return
             reason = "is full of what this run uses; raise frame_cache_gib"
         except OSError as problem:
-            reason = f"cannot be written ({problem.strerror}); make room"
+            reason = f"cannot be written ({in_words(problem)}); {way_out(problem)}"
         if self.must_keep:
             raise CannotKeepError(reason)
         self._close(reason)

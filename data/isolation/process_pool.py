@@ -7,6 +7,8 @@ from typing import Any
 
 from data.isolation.child_process import ChildProcess, wait_for_any
 
+WAITING = -1  # the number of a process that has not been given a job
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -28,9 +30,9 @@ def run_in_pool(
     numbers: dict[ChildProcess, int] = {}  # of the jobs that the processes have been given last
     try:
         while pending or numbers:
-            # A process that begins or works is not counted on for the jobs that wait: each of these may have its own.
-            while len(numbers) < min(num_workers, len(pending) + sum(process.is_busy for process in numbers)):
-                numbers[ChildProcess(function, seconds, memory)] = -1
+            # A process that works is not counted on for the jobs that wait: each of these may have its own.
+            while len(numbers) < min(num_workers, len(pending) + sum(map(WAITING.__lt__, numbers.values()))):
+                numbers[ChildProcess(function, seconds, memory)] = WAITING
             wait_for_any(numbers)
             for process in list(numbers):
                 if answer := process.answer():

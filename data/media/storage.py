@@ -8,7 +8,7 @@ from pathlib import PurePath
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-from data.errors import OutageError, UserError, refused
+from data.errors import NO_FOLDER, OutageError, UserError, in_words, refused, way_out
 from data.media.file_check import check_media_file
 from data.media.reference import Address, Cell, Media, Part, Pictures, Segment, pictures_of
 
@@ -61,7 +61,9 @@ def _temporary_file(item: Media) -> IO[bytes]:
     try:
         return NamedTemporaryFile(prefix="reeltune-", suffix=PurePath(item.path).suffix)
     except OSError as error:
-        raise OutageError(f"{item.path!r} cannot be copied: {error.strerror}; make room in TMPDIR") from error
+        raise OutageError(
+            f"{item.path!r} cannot be copied: {in_words(error)}; {way_out(error, NO_FOLDER)} in TMPDIR"
+        ) from error
 
 
 # Processes that decode are many, and small: pyarrow and the hub's client are for those that need them.

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, Self, overload
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import NO_FOLDER, UserError, in_words, way_out
 
 TypeCode = Literal["B", "H", "i", "q"]  # of `array`: unsigned in 1 and 2 bytes, signed in 4 and 8
 IN_MEMORY = 2**16  # bytes; what is shorter needs no file
@@ -107,8 +107,8 @@ class Column:
             self._file = file
         except OSError as problem:
             raise UserError(
-                f"cannot keep the conversations in a temporary file: {problem.strerror}; make room in "
-                f"{tempfile.tempdir}, or set TMPDIR to another folder"
+                f"cannot keep the conversations in a temporary file: {in_words(problem)}; "
+                f"{way_out(problem, NO_FOLDER)}, or set TMPDIR, which is {tempfile.tempdir}, to another folder"
             ) from problem
         self._num_written += len(self._rest)
         self._rest = array(self._typecode)

@@ -101,6 +101,9 @@ def tied(processor, tmp_path):
     return tmp_path / "tied"
 
 
+SIZES = ("0MB", "0", "-1GB", "1B", "", "infGB", "1e400GB", "0.0000001KB")  # none of which is any
+
+
 def test_what_cannot_be_merged_is_refused_by_name(model_folder, tied, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of what is refused here
@@ -116,7 +119,11 @@ def test_what_cannot_be_merged_is_refused_by_name(model_folder, tied, tmp_path):
         (convolution, {}, "the adapter changes .*patch_embedding, a Conv2d; only linear layers can be merged"),
         (tmp_path / "corda", {}, "init_lora_weights is 'corda', which changes the base in a way that cannot be repea"),
         (plain, {"onto": "quantized"}, "--onto quantized: .*plain was trained on a base that was not quantised"),
-        (plain, {"max_shard_size": "much"}, "--max-shard-size much: give a number with a unit, such as 500MB"),
+        (plain, {"max_shard_size": "much"}, "--max-shard-size much: give a number above 0 with a unit, such as 500MB"),
+        *(
+            (plain, {"max_shard_size": size}, "--max-shard-size .*: give a number above 0 with a unit")
+            for size in SIZES
+        ),
     ]:
         with pytest.raises(UserError, match=words) as caught:
             merge_adapter(str(adapter), out, report=silent, **options)
@@ -137,6 +144,6 @@ def test_a_base_of_pickles(model_folder, tmp_path):
 
 def test_a_full_temporary_folder_is_one_line(model_folder, tmp_path):
     adapter = strange_adapter(model_folder, tmp_path / "adapter", target_modules=Q)
-    with files_of_at_most(100), pytest.raises(UserError, match=f"cannot write into {gettempdir()}: .*; make room the"):
+    with files_of_at_most(100), pytest.raises(UserError, match=f"cannot write into {gettempdir()}: .*; make room"):
         merge_adapter(str(adapter), tmp_path / "out", report=silent)
     assert not (tmp_path / "out").exists()

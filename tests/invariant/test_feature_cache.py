@@ -138,5 +138,5 @@ def test_a_changed_file_and_a_trained_tower_are_refused(model, processor, media,
 
 @pytest.mark.parametrize("folder", ["/proc/reeltune", "/dev/null/features"])
 def test_a_folder_that_cannot_be_written_is_named_at_the_start(folder, model, processor, args):
-    with pytest.raises(UserError, match=f"feature_cache: cannot write {folder}: .*; take another folder"):
+    with pytest.raises(UserError, match=f"feature_cache: cannot write {folder}: .*; .*take another place, or remove"):
         replace_towers(model.requires_grad_(False), PixelLoader(processor, 8), folder, [], args)

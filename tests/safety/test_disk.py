@@ -31,7 +31,7 @@ def test_a_checkpoint_that_does_not_fit(room, recipe_file, out, at):
     message = str(refused.value)
     if room > 10_000:
         assert f"cannot write checkpoint-4 into {out} (" in message
-        assert f"stopped after step 4; {out}/checkpoint-2 is complete: make room" in message
+        assert f"stopped after step 4; {out}/checkpoint-2 is complete: the same command goes on" in message
     assert "\n" not in message
     assert [path.name for path in checkpoints(out)] == ["checkpoint-2"]
     assert damage(out / "checkpoint-2") is None

@@ -98,7 +98,7 @@ def test_a_pipe_or_link_among_a_cache_s_own_files_is_not_followed(name, tmp_path
 def test_a_cache_whose_count_is_a_pipe_is_one_line(processor, tmp_path):
     (tmp_path / "cache").mkdir()
     os.mkfifo(tmp_path / "cache" / ".size")
-    with pytest.raises(SettingError, match="frame_cache: cannot write .*; take another folder") as caught:
+    with pytest.raises(SettingError, match="frame_cache: cannot write .*; .*take another place, or remove") as caught:
         FrameCache(tmp_path / "cache", processor, 8, max_gib=1)
     assert "\n" not in str(caught.value)
 

@@ -1,12 +1,26 @@
 """Errors keep their words and their kind, whichever process they come from."""
 
+import errno
+import os
 import pickle
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from data.batches.workers import WithoutRaising, loader_workers, raise_returned
-from data.errors import ChangedDataError, MediaError, OutageError, SettingError, UserError, first_line, one_line
+from data.errors import (
+    ChangedDataError,
+    MediaError,
+    OutageError,
+    SettingError,
+    UserError,
+    first_line,
+    one_line,
+    way_out,
+    with_way_out,
+)
 from train.recipe.settings import in_words_of_recipes
 
 QUOTING = "train.json record 3: the answer says 'UserError: 5 is not 6', which is no number"
@@ -75,3 +89,28 @@ def test_a_command_with_a_recipe_names_its_keys(error, said):
     with pytest.raises(UserError) as caught, in_words_of_recipes():
         raise error
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device; make room"),
+        (errno.EDQUOT, "Disk quota exceeded; make room"),
+        (errno.ENOTDIR, "Not a directory; a file stands where a folder should; take another place"),
+        (errno.EACCES, "Permission denied; allow this user to write there, or take another place"),
+        (errno.EROFS, "Read-only file system; nothing can be written on that file system; take another place"),
+        (errno.ENAMETOOLONG, "File name too long; take a shorter name"),
+        (errno.EMFILE, "Too many open files; allow more open files (ulimit -n)"),
+        (errno.ENOENT, "No such file or directory; take another place"),
+    ],
+)
+def test_what_to_do_follows_from_what_the_system_says(number, said):
+    assert with_way_out(OSError(number, os.strerror(number), "/some/place")) == said
+
+
+def test_what_to_do_about_errors_of_libraries_that_write(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Exception, match="os error 20") as caught:
+        save_file({"a": torch.zeros(1)}, tmp_path / "file" / "a.safetensors")
+    assert with_way_out(caught.value) == "Not a directory; a file stands where a folder should; take another place"
+    assert way_out(RuntimeError("PytorchStreamWriter failed writing file")) == "make room"

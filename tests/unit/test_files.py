@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.files import (
     UNFINISHED,
     cache_folder,
+    check_folder,
     check_outputs,
     refuse_to_replace,
     try_to_write,
@@ -161,3 +162,21 @@ def test_what_an_option_names_is_written_or_is_one_line(tmp_path):
     assert (tmp_path / "new" / "a.json").read_text() == "{}"
     with pytest.raises(UserError, match=r"^--json: cannot write \S+/a\.json/b: "):
         write_output("--json", tmp_path / "new" / "a.json" / "b", "{}")
+
+
+def test_a_folder_that_cannot_be_made_is_known_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in ("folder", "folder/a/b", "new"):
+        check_folder(path)
+    for path, number in (
+        ("file", errno.ENOTDIR),
+        ("file/a/b", errno.ENOTDIR),
+        ("a" * 256, errno.ENAMETOOLONG),
+        (f"new/{'ä' * 128}/b", errno.ENAMETOOLONG),
+    ):
+        with pytest.raises(OSError) as caught:
+            check_folder(path)
+        assert caught.value.errno == number
+    assert names(tmp_path) == ["file", "folder"]

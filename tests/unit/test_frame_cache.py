@@ -268,5 +268,5 @@ def test_a_disk_that_refuses_a_write_is_said_once_and_changes_nothing(loader, me
 
 @pytest.mark.parametrize("folder", ["/proc/reeltune", "/dev/null/frames"])
 def test_a_folder_that_cannot_be_written_is_named_at_the_start(folder, processor):
-    with pytest.raises(UserError, match=f"frame_cache: cannot write {folder}: .*; take another folder"):
+    with pytest.raises(UserError, match=f"frame_cache: cannot write {folder}: .*; .*take another place, or remove"):
         FrameCache(folder, processor, 8)

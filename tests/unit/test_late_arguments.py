@@ -156,7 +156,8 @@ def test_settings_of_recomputation_that_say_nothing_of_it_mean_torch_s_newer_che
 
 
 def test_the_steps_of_epochs_are_known_when_the_rows_are(minimal):
-    args = load_recipe(minimal, [*DEVICE, "training.warmup_steps=8", "training.num_train_epochs=1.5"]).training_arguments()
+    recipe = load_recipe(minimal, [*DEVICE, "training.warmup_steps=8", "training.num_train_epochs=1.5"])
+    args = recipe.training_arguments()
     assert num_steps_of(args, range(17), rows_per_step=4) == 8  # 5 steps an epoch, 7.5 in all
     with pytest.raises(UserError, match="warmup_steps: 8 is no less than the whole run, 8 steps"):
         refuse_endless_warm_up(args, 8)

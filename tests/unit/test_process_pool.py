@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data.isolation.child_process import ChildProcess
 from data.isolation.process_pool import run_in_pool
 
 pytestmark = pytest.mark.usefixtures("cold_decoders")
@@ -75,3 +76,16 @@ def test_what_is_left_ends_with_the_one_who_asked():
 
 def pid_or_hang(job: str) -> int:
     return os.getpid() if job == "pid" else do(job)
+
+
+def test_no_more_processes_than_jobs(monkeypatch):
+    class Counted(ChildProcess):
+        num_started = 0
+
+        def __init__(self, *args):
+            Counted.num_started += 1
+            super().__init__(*args)
+
+    monkeypatch.setattr("data.isolation.process_pool.ChildProcess", Counted)
+    outcomes = run_in_pool(do, ["a", "b"], num_workers=6, seconds=60, memory=2**30)
+    assert sorted(outcome.result for outcome in outcomes) == ["A", "B"] and Counted.num_started == 2

@@ -199,6 +199,14 @@ def test_a_folder_that_cannot_be_written_is_named(path, tmp_path, recipe):
         start_run(path, loaded, DATA, fresh=False)
 
 
+@pytest.mark.parametrize("key", ["training.output_dir", "data.frame_cache", "data.feature_cache"])
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/null/out", "a" * 256])
+def test_a_folder_that_cannot_be_made_is_told_before_data_are_read(key, path, tmp_path, recipe):
+    loaded = load_recipe(tmp_path / "recipe.yaml", [f"{key}={path}"])
+    with pytest.raises(UserError, match=f"^{key}: cannot write .*(Not a directory; a file|File name too long; take a)"):
+        enter_run_folder(loaded.training["output_dir"], loaded, fresh=False)
+
+
 def test_no_folder_is_made_before_data_are_read(tmp_path, recipe):
     enter_run_folder(str(tmp_path / "out"), load_recipe(tmp_path / "recipe.yaml", []), fresh=False)
     assert not (tmp_path / "out").exists()

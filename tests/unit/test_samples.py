@@ -152,7 +152,7 @@ def test_a_column_is_the_same_in_memory_and_in_its_file():
 
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
-    with pytest.raises(UserError, match="No such file or directory; make room in /proc/nowhere, or set TMPDIR"):
+    with pytest.raises(UserError, match="No such file or directory; make room, or set TMPDIR, which is /proc/nowhere"):
         Column("i", range(IN_MEMORY))
 
 

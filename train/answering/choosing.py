@@ -19,6 +19,7 @@ from transformers import (
 from data.digests import digest
 
 TOP_K = 50  # what `generate` takes where a generation config leaves it open
+COLDEST = 1e-4  # below it the likeliest word is certain, and scores divided by it have no end
 # Settings of a generation config that are honoured here, those of sampling alone, and those that choose no token. With
 # any other setting `generate` is asked.
 HONOURED = {"do_sample", "repetition_penalty", "no_repeat_ngram_size"}
@@ -62,7 +63,8 @@ class Chooser:
     that its answer does not depend on what else is asked."""
 
     def __init__(self, config: GenerationConfig, seed: int = 0):
-        self.do_sample, self.seed = bool(config.do_sample), seed
+        is_drawn = config.do_sample and (config.temperature is None or config.temperature >= COLDEST)
+        self.do_sample, self.seed = bool(is_drawn), seed
         ends = config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list | tuple) else {ends} - {None}
         self.of_history = LogitsProcessorList()  # these look at each answer's ids

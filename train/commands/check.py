@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from data.files import check_outputs
-from train.commands.options import Overrides, RecipeFile
+from train.commands.options import MOST, Overrides, RecipeFile
 
 
 def check(
@@ -16,9 +16,9 @@ def check(
     fill_cache: Annotated[
         bool, Option("--fill-cache", help="decode only what data.frame_cache lacks, no file to its end")
     ] = False,
-    workers: Annotated[int | None, Option(help="files decoded at once", show_default="one a core")] = None,
-    seconds: Annotated[float, Option(help="what one file may take, in seconds")] = 300,
-    memory: Annotated[float, Option(help="what decoding one file may take, in GiB (on Linux)")] = 4,
+    workers: Annotated[int | None, Option(min=1, help="files decoded at once", show_default="one a core")] = None,
+    seconds: Annotated[float, Option(min=0.1, max=MOST, help="what one file may take, in seconds")] = 300,
+    memory: Annotated[float, Option(min=0.01, max=MOST, help="what decoding one file may take, in GiB (on Linux)")] = 4,
 ) -> None:
     """Read all records of a recipe's data and decode all their files, to the end: what is in them, and what is wrong.
 

@@ -1,7 +1,6 @@
 """All records and files of a recipe, read and decoded to the end."""
 
 import json
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -44,9 +43,6 @@ def check_recipe(
     workers: None is one a core. seconds, memory: what one file may take, the latter in GiB.
     """
     workers = num_cores() if workers is None else workers
-    for name, value in (("workers", workers), ("seconds", seconds), ("memory", memory)):
-        if not 0 < value < math.inf:
-            raise UserError(f"--{name}: must be a number above 0, got {value}")
     quiet_libraries()
     recipe = as_adopted(recipe)
     processor, visual_tokens, notices = set_up_processor(

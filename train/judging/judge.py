@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError, visible
+from data.errors import UserError, visible, with_way_out
 from train.judging.endpoint import Endpoint, ask
 from train.judging.prompt import PROMPT_DIGEST, Verdict, messages, verdict
 from train.scoring.interval import wilson
@@ -126,7 +126,7 @@ def _ask_all(
             if failed is not None:
                 raise failed
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; make room and give the same command again") from error
+        raise UserError(f"cannot write {file}: {with_way_out(error)}; the same command goes on") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

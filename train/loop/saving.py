@@ -103,7 +103,7 @@ class Saver:
                 keeps = f"{last} is complete" if last else "there is no earlier checkpoint"
                 raise UserError(
                     f"cannot write {what} into {self.output_dir} ({free:.1f} MiB free): {problem}. Training stopped "
-                    f"after step {step}; {keeps}: make room and give the same command again"
+                    f"after step {step}; {keeps}: the same command goes on"
                 )
 
 

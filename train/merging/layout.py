@@ -1,6 +1,7 @@
 """The names, shapes and ties of a model's tensors, and where transformers puts them in files."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -13,13 +14,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import dot_natural_key
 
-from data.errors import UserError, one_line
+from data.errors import UserError, with_way_out
 from data.files import is_disk_problem
 from data.video_llava import DECODER
 from train.model.token_rows import embeddings
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(?:KB|MB|GB|TB)", re.IGNORECASE)  # the units of huggingface_hub
 PATTERN = "model{suffix}.safetensors"
 
 
@@ -54,7 +56,7 @@ def layout_of(model: PreTrainedModel) -> Layout:
     except Exception as problem:
         if not is_disk_problem(problem):
             raise
-        raise UserError(f"cannot write into {gettempdir()}: {one_line(problem)}; make room there") from problem
+        raise UserError(f"cannot write into {gettempdir()}: {with_way_out(problem)}") from problem
     return Layout(
         shapes={name: tensor.shape for name, tensor in tensors.items()},
         parameters=frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)),
@@ -86,13 +88,11 @@ def write_settings(model: PreTrainedModel, folder: Path) -> dict[str, str]:
 
 def shards_of_size(shapes: dict[str, torch.Size], dtypes: dict[str, torch.dtype], max_shard_size: str) -> Any:
     """Return huggingface_hub's split of tensors into files, which is transformers'."""
+    found = SIZE.fullmatch(max_shard_size)
+    if not found or not float(found[1]):
+        raise UserError(f"--max-shard-size {max_shard_size}: give a number above 0 with a unit, such as 500MB or 5GB")
     bare = {name: torch.empty(shape, dtype=dtypes[name], device="meta") for name, shape in shapes.items()}
-    try:
-        return split_torch_state_dict_into_shards(bare, filename_pattern=PATTERN, max_shard_size=max_shard_size)
-    except ValueError as problem:
-        raise UserError(
-            f"--max-shard-size {max_shard_size}: give a number with a unit, such as 500MB or 5GB"
-        ) from problem
+    return split_torch_state_dict_into_shards(bare, filename_pattern=PATTERN, max_shard_size=max_shard_size)
 
 
 def write_index(folder: Path, split: Any, shapes: dict[str, torch.Size]) -> None:

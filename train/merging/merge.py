@@ -5,6 +5,7 @@ on a 4-bit base is merged into the same base in full precision, or into what the
 hold the sum, and rounding it to 4 bits again would lose most of what was learned.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ import torch
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.checkpoint_files import find_file
-from data.errors import UserError, one_line
-from data.files import is_disk_problem, remove_killed, whole_folder
+from data.errors import UserError, in_words, way_out, with_way_out
+from data.files import check_folder, is_disk_problem, remove_killed, whole_folder
 from data.processor_files import save_processor
 from train.card.model_card import CARD, make_card
 from train.merging.adapted import Residuals
@@ -127,7 +128,7 @@ def write_product(
         write_beside(folder)
         digest = check_written(folder, digests)
         found, computed_in = logits_of_written(str(folder), what.artifact, what.layout, what.dtype, what.inputs)
-        difference = [reference.check(found) for reference in wanted][-1]
+        difference = [reference.check(found, what.dtype) for reference in wanted][-1]
         _keep_fingerprint(folder, what, wanted[-1], digest)
     strongest = wanted[-1]
     told = f"{difference:.1e} of {strongest.limit:.0e}"
@@ -206,7 +207,8 @@ def complete_folder(out_dir: Path) -> Iterator[Path]:
         if isinstance(problem, UserError) or not is_disk_problem(problem):
             raise
         raise UserError(
-            f"cannot write {out_dir}: {one_line(problem)}; nothing was kept: make room and give the same command again"
+            f"cannot write {out_dir}: {in_words(problem)}; nothing was kept: {way_out(problem)}, and give the same "
+            "command again"
         ) from problem
 
 
@@ -223,8 +225,12 @@ def _refuse_without_room(artifact: Artifact, out_dir: Path, dtype: str) -> None:
 
 
 def refuse_to_overwrite(out_dir: Path) -> None:
-    """Raise UserError where there is something already."""
-    if out_dir.is_dir() and not any(out_dir.iterdir()):
-        return
-    if out_dir.exists():
-        raise UserError(f"{out_dir} exists already; give a new folder")
+    """Raise UserError where there is something already, or where no folder can be made: before the work, not after."""
+    try:
+        if out_dir.is_dir() and not any(out_dir.iterdir()):
+            return
+        if os.path.lexists(out_dir):
+            raise UserError(f"{out_dir} exists already; give a new folder")
+        check_folder(out_dir)
+    except OSError as problem:
+        raise UserError(f"cannot write {out_dir}: {with_way_out(problem)}") from problem

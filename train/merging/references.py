@@ -28,8 +28,9 @@ class Reference:
     whose: str
     limit: float
 
-    def check(self, found: torch.Tensor) -> float:
-        return compare(found, self.logits, self.limit, "the merged model's logits", self.whose)
+    def check(self, found: torch.Tensor, dtype: str) -> float:
+        """Return how far off logits are that weights of a number type gave; UserError where it is too far."""
+        return compare(found, self.logits, self.limit, "the merged model's logits", self.whose, dtype)
 
 
 def adapt(artifact: Artifact, token_ids: list[int], in_8_bits: Layout | None = None) -> Adapted:

@@ -1,5 +1,7 @@
 """Differences of numbers that should be the same, and how large they may be."""
 
+import math
+
 import torch
 
 from data.errors import UserError
@@ -15,13 +17,24 @@ QUANTISED_TOLERANCE = 5e-2
 
 
 def compare(
-    found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str, whose: str = "the adapter's"
+    found: torch.Tensor,
+    wanted: torch.Tensor,
+    tolerance: float,
+    what: str,
+    whose: str = "the adapter's",
+    dtype: str = "float32",
 ) -> float:
-    """Return the relative difference; UserError when it is more than `tolerance`, or no number."""
+    """Return the relative difference; UserError when it is more than `tolerance`, or no number.
+
+    dtype: of the weights that gave what was found.
+    """
     difference = difference_of(found, wanted)
-    if not difference <= tolerance:
-        raise UserError(
-            f"merging failed, nothing was written: {what} differ from {whose} by {difference:.1e} "
-            f"(at most {tolerance:.0e}); try --dtype float32"
-        )
-    return difference
+    if difference <= tolerance:
+        return difference
+    if math.isfinite(difference):
+        problem, wider = f"differ from {whose} by {difference:.1e} (at most {tolerance:.0e})", ["float32"]
+    else:
+        problem, wider = f"are no numbers: the sums are too large for {dtype}", ["bfloat16", "float32"]
+    others = " or ".join(name for name in wider if dtype not in (name, "float32"))
+    way = f"try --dtype {others}, or give" if others else "give"
+    raise UserError(f"merging failed, nothing was written: {what} {problem}; {way} adapters smaller weights")

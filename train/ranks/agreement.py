@@ -9,7 +9,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from data.errors import UserError
+from data.errors import UserError, with_way_out
 from data.files import is_disk_problem
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def all_or_none(function: Callable[..., Any], *args: Any) -> str | None:
         function(*args)
     except Exception as error:
         if is_disk_problem(error):
-            problem = " ".join(f"{type(error).__name__}: {error}".split())
+            problem = with_way_out(error)
         else:
             bug = traceback.format_exc()
     problems, bugs = zip(*gather_object([(problem, bug)]), strict=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from data.errors import UserError, one_line
+from data.errors import UserError, in_words, way_out
 from data.files import remove_killed, write_whole
 
 NOTE = ".unfinished.json"  # behind a dot and the name of the file of answers
@@ -134,6 +134,6 @@ def named_problems(path: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         raise UserError(
-            f"cannot write {path}: {problem.strerror or one_line(problem)}; what was answered before is kept: make "
-            "room and give the same command again"
+            f"cannot write {path}: {in_words(problem)}; what was answered before is kept: {way_out(problem)}, "
+            "and give the same command again"
         ) from problem

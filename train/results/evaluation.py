@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import VideoLlavaProcessor
 
-from data.errors import UserError, visible
+from data.errors import UserError, visible, with_way_out
 from data.files import try_to_write
 from data.media.bad_media import BadMedia
 from data.media.locate import shown
@@ -238,7 +238,7 @@ def check_writable(path: Path) -> None:
     try:
         try_to_write(path)
     except OSError as problem:
-        raise UserError(f"cannot write {path}: {problem.strerror}") from problem
+        raise UserError(f"cannot write {path}: {with_way_out(problem)}") from problem
 
 
 def digest_of(questions: Sequence[Question]) -> str:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
-from data.errors import UserError, one_line
+from data.errors import UserError, one_line, with_way_out
 from data.web import httpx
 from train.card.cleaned import SECRET_TEXT, without_local_paths, without_secrets
 from train.card.facts import RECIPE, read_facts
@@ -84,7 +84,7 @@ def push_to_hub(
         if isinstance(problem, UserError):
             raise
         if isinstance(problem, OSError) and problem.errno in DISK_PROBLEMS:
-            raise UserError(f"cannot send {folder}: {one_line(problem)}; make room and try again") from problem
+            raise UserError(f"cannot send {folder}: {with_way_out(problem)}") from problem
         if isinstance(cause := problem.__cause__ or problem, httpx.TransportError):  # the client wraps those of weights
             raise UserError(
                 f"the connection to the hub broke: {one_line(cause)}; give the same command again: files that have "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.errors import UserError, with_way_out
 from data.files import UNFINISHED, remove_if_killed, unfinished_path, whole_folder
 
 EVALUATIONS = "evaluations"
@@ -26,9 +26,7 @@ def write_evaluation(
                 (unfinished / f"{source}.jsonl").write_text(lines, encoding="utf-8")
             (unfinished / SCORES).write_text(json.dumps({**scores, "step": step}, indent=2) + "\n", encoding="utf-8")
     except OSError as problem:
-        raise UserError(
-            f"cannot write {folder}: {problem.strerror}; make room and give the same command again"
-        ) from problem
+        raise UserError(f"cannot write {folder}: {with_way_out(problem)}, and give the same command again") from problem
     return folder
 
 

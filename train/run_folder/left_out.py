@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import UserError, with_way_out
 from data.files import write_whole
 from train.run_folder.file_names import LEFT_OUT_FILE
 
@@ -19,4 +19,4 @@ def write_left_out(output_dir: str | Path, notices: Mapping[str, Sequence[str]])
         else:
             path.unlink(missing_ok=True)
     except OSError as problem:
-        raise UserError(f"training.output_dir: cannot write {path}: {problem.strerror}") from problem
+        raise UserError(f"training.output_dir: cannot write {path}: {with_way_out(problem)}") from problem

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from data.errors import UserError
+from data.errors import UserError, with_way_out
 from data.files import write_whole
 from train.run_folder.evaluations import keep_evaluations_until
 from train.run_folder.file_names import METRICS_FILE
@@ -26,9 +26,7 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
         with open(path, "a") as file:
             file.write(json.dumps(values) + "\n")
     except OSError as problem:
-        raise UserError(
-            f"cannot write {path}: {problem.strerror}; make room and give the same command again"
-        ) from problem
+        raise UserError(f"cannot write {path}: {with_way_out(problem)}, and give the same command again") from problem
 
 
 class MetricsFile(TrainerCallback):

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from data.errors import UserError
-from data.files import write_whole
+from data.errors import UserError, with_way_out
+from data.files import check_folder, write_whole
 from train.recipe.identity import compare, what_matters
 from train.recipe.recipe import Recipe
 from train.run_folder.bad_media import BAD_MEDIA_FILE
@@ -19,6 +19,7 @@ from train.run_folder.manifest import tidy
 from train.run_folder.provenance import PROVENANCE, is_same_data
 
 LOCK = ".lock"
+CACHES = ("frame_cache", "feature_cache")
 RUN_FILE = "run.json"
 EARLIER = "earlier"
 WEIGHTS = ("adapter_model*", "model*.safetensors")
@@ -37,6 +38,12 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
         find_checkpoint(recipe.resume, output_dir)
         _refuse_other_run(recipe.resume, lambda run: compare(run["recipe"], now))
     folder = Path(output_dir)
+    for key in CACHES:
+        if (cache := getattr(recipe.data, key)) is not None and not os.path.isdir(cache):
+            with _named_problems(cache, f"data.{key}"):
+                check_folder(cache)
+    with _named_problems(output_dir):
+        check_folder(folder)
     if not folder.is_dir():
         return  # and none is made for a run that has no data
     lock_folder(folder)
@@ -80,12 +87,12 @@ def _check_start(checkpoint: str | None, start: str | None) -> None:
 
 
 @contextmanager
-def _named_problems(output_dir: str | Path) -> Iterator[None]:
+def _named_problems(folder: str | Path, key: str = "training.output_dir") -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        name = problem.filename or output_dir
-        raise UserError(f"training.output_dir: cannot write {name}: {problem.strerror}") from problem
+        name = problem.filename or folder
+        raise UserError(f"{key}: cannot write {name}: {with_way_out(problem)}") from problem
 
 
 def lock_folder(output_dir: str | Path) -> None:
