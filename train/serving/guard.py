@@ -18,6 +18,7 @@ MIB = 2**20
 API = "/v1"
 PAGE = "/page"
 UPLOADS = (f"{API}/files", f"{PAGE}/files")
+HEARTBEAT = f"{PAGE}/gradio_api/heartbeat/"  # a line that a page holds for as long as it is shown
 OPEN = ("/health",)  # what needs no token
 BASIC = 'Basic realm="the server\'s token is the password, the name may be anything", charset="UTF-8"'
 TOO_SLOW = 408
@@ -30,6 +31,8 @@ class Guard:
     asks a person for that and sends it with all that a page asks for; None asks for none. hosts: names under which the
     server may be asked, None for any: a page of a stranger whose name leads to this machine is not answered. max_body
     and max_file: bytes of a request, and of one that sends a file. seconds: in which all of it must be here.
+
+    ending: is set when the server is to end, which waits for answers, and for no page that is merely shown.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Guard:
     ):
         self.app, self.token, self.hosts, self.seconds = app, token, hosts, seconds
         self.max_body, self.max_file = max_body, max_file
+        self.ending = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or refuse it."""
@@ -59,7 +63,8 @@ class Guard:
         except Refusal as refusal:
             response = JSONResponse(refusal.body, refusal.status, refusal.headers)
             return await response(scope, receive, send)
-        await self.app(scope, self._limited(receive, limit), send)
+        limited = self._limited(receive, limit)
+        await self.app(scope, self._ended(limited) if scope["path"].startswith(HEARTBEAT) else limited, send)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -101,6 +106,20 @@ class Guard:
             return message
 
         return limited
+
+    def _ended(self, receive: Receive) -> Receive:
+        """Return a `receive` by which the client leaves when the server is to end."""
+
+        async def received() -> Message:
+            message, end = asyncio.ensure_future(receive()), asyncio.ensure_future(self.ending.wait())
+            try:
+                await asyncio.wait((message, end), return_when=asyncio.FIRST_COMPLETED)
+                return message.result() if message.done() else {"type": "http.disconnect"}
+            finally:
+                message.cancel()
+                end.cancel()
+
+        return received
 
 
 def password_of(credentials: str) -> str:

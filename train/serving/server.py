@@ -1,5 +1,6 @@
 """A server around the endpoint: where it listens, what it needs for that, and how it ends."""
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -157,10 +159,22 @@ def run(app: Guard, bound: socket.socket, limits: Limits) -> None:
     )
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it anew when it has ended
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        _Server(config, app.ending).run(sockets=[bound])
     finally:
         signal.signal(signal.SIGTERM, before)
         bound.close()
+
+
+class _Server(uvicorn.Server):
+    """Sets `ending` when a signal ends it."""
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event):
+        super().__init__(config)
+        self.ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.ending.set()
 
 
 def serve(
