@@ -50,9 +50,9 @@ def digest_of_tokens(sources: Sequence[Samples]) -> str:
     for samples in sources:
 
         @lru_cache(IMPRINTS_KEPT)
-        def described(number: int, samples: Samples = samples) -> tuple:
-            kind, path, start, end = samples.named_span(number)
-            return kind, name_of(path), start, end
+        def described(numbers: tuple[int, ...], samples: Samples = samples) -> str:
+            spans = map(samples.named_span, numbers)
+            return repr([(kind, name_of(path), start, end) for kind, path, start, end in spans])
 
         lists = samples.input_ids, samples.spans, samples.media_numbers
         for (ids, id_ends), (spans, span_ends), (media, media_ends) in zip(*map(_parts, lists), strict=True):
@@ -60,7 +60,7 @@ def digest_of_tokens(sources: Sequence[Samples]) -> str:
             pieces = []
             for (a, b), (c, d), (e, f) in zip(*map(pairwise, (id_ends, span_ends, media_ends)), strict=True):
                 trained = tuple(zip(edges[c:d:2], edges[c + 1 : d : 2], strict=True))
-                pieces += [content[4 * a : 4 * b], repr((trained, [described(n) for n in numbers[e:f]])).encode()]
+                pieces += [content[4 * a : 4 * b], f"({trained}, {described(tuple(numbers[e:f]))})".encode()]
             tokens.update(b"".join(pieces))
     return tokens.hexdigest()
 

@@ -33,6 +33,7 @@ def heads_of(ids: Ragged, first_labels: np.ndarray, media: Ragged, visual_tokens
     """
     numbers, seen = array("i"), Digests()
     lengths, own_prefixes = array("i"), array("i")
+    last_head, last_number = None, 0
     tokens, items = ids.values.view(), media.values.view()
     ends, item_ends = (np.asarray(each.ends.view()) for each in (ids, media))
     for first in range(0, len(ids), AT_ONCE):
@@ -47,10 +48,12 @@ def heads_of(ids: Ragged, first_labels: np.ndarray, media: Ragged, visual_tokens
         places = (bounds[:-1], head_lengths, item_bounds[:-1], item_bounds[1:], is_shared)
         for start, length, item, item_end, can_share in zip(*(each.tolist() for each in places), strict=True):
             if can_share:
-                key = digest(tokens[start : start + length], items[item:item_end])
+                head = tokens[start : start + length], items[item:item_end]
+                if head != last_head:  # questions about one clip follow one another
+                    last_head, last_number = head, seen.number(digest(*head))
+                numbers.append(last_number)
             else:  # no digest is as small as its place
-                key = len(numbers).to_bytes(16, "little")
-            numbers.append(seen.number(key))
+                numbers.append(seen.number(len(numbers).to_bytes(16, "little")))
     return Heads(numbers, lengths, own_prefixes)
 
 

@@ -49,6 +49,7 @@ FORMS = (
     Form("question", "answer"),  # MSVD-QA, ActivityNet-QA
     Form("q", "a"),  # Video-ChatGPT
 )
+ASKED = frozenset(form.question for form in FORMS)
 READ = f"'conversations' (from/value), 'messages' (role/content), {', '.join(map(str, FORMS[:-1]))} or {FORMS[-1]}"
 OF_FORMS = (*TURN_KEYS, *(key for form in FORMS for key in (form.question, form.addition, form.answer) if key))
 SCORING = ("accept", "metric", "answers", "choices", "groups")
@@ -138,7 +139,8 @@ def turns_of(record: dict, name: str, reading: Reading, unread: Iterable[str] = 
 def _form(record: dict, name: str, columns: Mapping[str, str], unread: Iterable[str]) -> Form | str:
     """Tell which form a record has: the key of its turns, or that of a question and an answer."""
     found: list[Form | str] = [key for key in TURN_KEYS if key in record and record[key] != []]
-    found += [form for form in FORMS if form.question in record and form.answer in record]
+    if not record.keys().isdisjoint(ASKED):
+        found += [form for form in FORMS if form.question in record and form.answer in record]
     if len(found) > 1:
         chosen = [form for form in found if columns.keys() & _keys(form)]
         found = chosen if len(chosen) == 1 else found

@@ -39,9 +39,12 @@ def split_placeholders(text: str) -> list[dict]:
 
     Blanks at its ends and the line end after an opening placeholder go, because the chat template sets them.
     """
+    text = text.strip()
+    if "<" not in text:
+        return [{"type": "text", "text": text}] if text else []
     parts: list[dict] = []
     has_words = False
-    for piece in PLACEHOLDER.split(text.strip()):
+    for piece in PLACEHOLDER.split(text):
         if piece in PLACEHOLDERS.values():
             parts.append({"type": piece.strip("<>")})
         elif opening := piece if has_words else piece.lstrip():
@@ -91,13 +94,17 @@ def _listed(record: dict, kind: str, name: str) -> list:
             continue
         value = record[key]
         value = [value] if isinstance(value, str | dict) else value
-        if not isinstance(value, list) or not all(isinstance(file, str | dict | list) and file for file in value):
+        if not isinstance(value, list) or not all(map(_is_named, value)):
             raise UserError(f"{name}, {key}: expected a path or a list of paths, got {shown(value)}")
         if value and value not in given:
             given.append(value)
     if len(given) > 1:
         raise UserError(f"{name}: has '{kind}' and '{kind}s', which differ; keep one of them")
     return given[0] if given else []
+
+
+def _is_named(file: Any) -> bool:
+    return isinstance(file, str | dict | list) and bool(file)
 
 
 def listed_span(record: dict, listed: Listed, name: str) -> dict[str, float]:
@@ -125,11 +132,20 @@ def _span(holder: dict, where: str) -> dict[str, float]:
 def num_marks(messages: Sequence[dict]) -> dict[str, int]:
     """Count, by kind, the places of media that the texts leave to what the record lists."""
     marks = dict.fromkeys(PLACEHOLDERS, 0)
-    for message in messages:
-        for part in message["content"]:
-            if part["type"] != "text" and part.get("value") is None:
-                marks[part["type"]] += 1
+    for _, part in _places(messages):
+        if part.get("value") is None:
+            marks[part["type"]] += 1
     return marks
+
+
+def _places(messages: Sequence[dict]) -> list[tuple[int, dict]]:
+    """Return the parts that are no texts, each with the place of its message."""
+    return [
+        (number, part)
+        for number, message in enumerate(messages)
+        for part in message["content"]
+        if part["type"] != "text"
+    ]
 
 
 def place_media(
@@ -140,42 +156,37 @@ def place_media(
     Where no place is marked, the listed ones stand at the start of the user's first words; else there must be as many
     as marks. first: number of the first message, for errors.
     """
-    has_places = num_media(messages) > 0
-    if has_places or any(listed.values()):
+    places, has_listed = _places(messages), any(listed.values())
+    if places or has_listed:
         _refuse_foreign_marks(messages, name, first)
-    if not has_places:
+    if has_listed and not places:
         _open_with(messages, listed, name)
-    marks, rest = num_marks(messages), {kind: iter(files) for kind, files in listed.items()}
+        places = _places(messages)
+    wanted = [part["type"] for _, part in places if part.get("value") is None]
+    rest = {kind: iter(files) for kind, files in listed.items()}
     media = []
-    for number, message in enumerate(messages, start=first):
-        for part in message["content"]:
-            if part["type"] == "text":
-                continue
-            kind, where, own = part["type"], f"{name}, message {number}", part.pop("span", {})
-            if (value := part.pop("value", None)) is None:
-                if (value := next(rest[kind], None)) is None:
-                    raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {_counts(marks, listed)}")
-                own = span if kind == "video" else {}
-            media.append(find(kind, value, where, own))
+    for number, part in places:
+        kind, where, own = part["type"], f"{name}, message {first + number}", part.pop("span", {})
+        if (value := part.pop("value", None)) is None:
+            if (value := next(rest[kind], None)) is None:
+                raise UserError(f"{where}: a {PLACEHOLDERS[kind]} has no {NOUNS[kind]}; {_counts(wanted, listed)}")
+            own = span if kind == "video" else {}
+        media.append(find(kind, value, where, own))
     for kind, files in rest.items():
         if (unused := next(files, None)) is not None:
             what = f"{NOUNS[kind]} {shown(unused)} has no {PLACEHOLDERS[kind]} in the text"
-            raise UserError(f"{name}: {what}; {_counts(marks, listed)}")
+            raise UserError(f"{name}: {what}; {_counts(wanted, listed)}")
     return media
 
 
 def num_media(messages: Sequence[dict]) -> int:
     """Count the places of media."""
-    number = 0
-    for message in messages:
-        for part in message["content"]:
-            number += part["type"] != "text"
-    return number
+    return len(_places(messages))
 
 
-def _counts(marks: dict[str, int], listed: Listed) -> str:
+def _counts(wanted: list[str], listed: Listed) -> str:
     return ", ".join(
-        f"{marks[kind]} {placeholder} in the text and {len(listed[kind])} in {kind!r}"
+        f"{wanted.count(kind)} {placeholder} in the text and {len(listed[kind])} in {kind!r}"
         for kind, placeholder in PLACEHOLDERS.items()
     )
 
@@ -183,8 +194,6 @@ def _counts(marks: dict[str, int], listed: Listed) -> str:
 def _open_with(messages: Sequence[dict], listed: Listed, name: str) -> None:
     """Mark the places of all listed media at the start of the user's first words, pictures first."""
     places = [{"type": kind} for kind in PLACEHOLDERS for _ in listed[kind]]
-    if not places:
-        return
     asked = next((message for message in messages if message["role"] == "user"), None)
     if asked is None:
         raise UserError(f"{name}: no user speaks of its media; mark their places with <image> and <video>")

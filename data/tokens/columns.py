@@ -12,6 +12,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain, islice
 from multiprocessing.context import get_spawning_popen
 from typing import BinaryIO, Literal, Self, overload
 
@@ -146,6 +147,12 @@ class Ragged(Sequence[memoryview]):
     def append(self, numbers: Iterable[int]) -> None:
         self.values.extend(numbers)
         self.ends.append(len(self.values))
+
+    def extend(self, lists: Sequence[Sequence[int]]) -> None:
+        """Append several lists, much faster than one by one."""
+        start = len(self.values)
+        self.ends.extend(islice(accumulate(map(len, lists), initial=start), 1, None))
+        self.values.extend(chain.from_iterable(lists))
 
     def join(self, values: "memoryview | np.ndarray", ends: "memoryview | np.ndarray") -> None:
         """Append the lists of another one: all its values, and its `ends`."""

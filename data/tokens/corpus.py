@@ -17,7 +17,6 @@ from data.sources.source import Source, find_files
 from data.tokens.array_files import ArrayFiles, Columns, default_folder
 from data.tokens.columns import Column
 from data.tokens.encoded import Encoded
-from data.tokens.encoding import BATCH
 from data.tokens.kept import Disk, is_there, key_of
 from data.tokens.samples import Samples
 from data.tokens.shares import Encoding, Processes, num_processes
@@ -143,13 +142,12 @@ class _Loading:
 
         def read_alone(first: int) -> bool:
             """Read from a record on, to the end or until other processes are ready, which it tells."""
-            for name, sample in encoding.encode(encoding.conversations(lambda number: number >= first)):
-                for media in corpus.add(name, sample, encoding.visual_tokens):
+            for several in encoding.encode(encoding.conversations(lambda number: number >= first)):
+                for media, name in corpus.extend(several, encoding.visual_tokens):
                     self._check(media, name)
-                self.bar.advance()
-                if first == 0 and corpus.num_read >= MIN_DIVIDED and corpus.num_read % BATCH == 0:
-                    if processes.are_ready():
-                        return True
+                self.bar.advance(len(several))
+                if first == 0 and corpus.num_read >= MIN_DIVIDED and processes.are_ready():
+                    return True
             return False
 
         def take(part: Encoded) -> None:

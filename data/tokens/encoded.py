@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -36,13 +36,24 @@ class Encoded:
         """The number of conversations that were read."""
         return len(self.samples) + len(self.too_long) + len(self.unanswered)
 
-    def add(self, name: str, sample: Sample | None, visual_tokens: VisualTokens) -> list[Media]:
-        """Take in a conversation, None for one that is too long; return the files that it is the first to show."""
-        if sample is None or not sample.trained:
-            (self.too_long if sample is None else self.unanswered).append(name)
-            return []
-        self.longest = max(self.longest, (num_tokens(sample, visual_tokens), name))
-        return self.samples.append(sample)
+    def extend(
+        self, encoded: Sequence[tuple[str, Sample | None]], visual_tokens: VisualTokens
+    ) -> list[tuple[Media, str]]:
+        """Take in conversations by their names, None for one that is too long; return the files that they are the first
+        to show, each with a sample's name.
+        """
+        trained = []
+        for name, sample in encoded:
+            if sample is None:
+                self.too_long.append(name)
+            elif not sample.trained:
+                self.unanswered.append(name)
+            else:
+                trained.append(sample)
+                length = num_tokens(sample, visual_tokens)
+                if length >= self.longest[0]:
+                    self.longest = max(self.longest, (length, name))
+        return self.samples.extend(trained)
 
     def join(self, part: Encoded) -> list[tuple[Media, str]]:
         """Take in everything of a part that follows this one; return the new files, each with a sample's name."""

@@ -7,18 +7,18 @@ whole text gives the tokens that inference sees, and offsets say which of them a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tokenizers.models import BPE, Unigram
 
 from data.errors import UserError, one_line
 from data.sources.conversation import Conversation, is_answer, num_letters, with_system_prompt
 from data.sources.guard import about_record
-from data.tokens.at_once import Tokenised, samples_at_once, without
+from data.tokens.answers import Range, tokens_of, without
 from data.tokens.sample import IGNORE_INDEX as IGNORE_INDEX
 from data.tokens.sample import Sample
 from data.tokens.special import refuse_special_tokens, special_finder, texts_of
@@ -91,6 +91,17 @@ def encode_all(
 
     The sample of a conversation without an answer is empty: it has no `trained` ranges.
     """
+    return chain.from_iterable(encode_batches(conversations, tokenizer, visual_tokens, max_length, system_prompt))
+
+
+def encode_batches(
+    conversations: Iterable[Conversation],
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokens,
+    max_length: int,
+    system_prompt: str | None = None,
+) -> Iterator[list[tuple[str, Sample | None]]]:
+    """Yield what `encode_all` does in lists of at most BATCH; no conversation is read that is not in them."""
     find_special = special_finder(tokenizer)
     repeats = {number: visual_tokens.of(kind) for kind, number in placeholder_ids(tokenizer).items()}
     keep_no_texts(tokenizer.backend_tokenizer)
@@ -98,48 +109,37 @@ def encode_all(
     def encode_batch(batch: list[Conversation]) -> list[tuple[str, Sample | None]]:
         answered = [conversation for conversation in batch if conversation.has_answer]
         samples = encode_answered(answered)
-        if len(answered) < len(batch):
-            found = iter(samples)
-            samples = [next(found) if each.has_answer else Sample(array("i"), (), (), each.name) for each in batch]
-        return [(each.name, sample) for each, sample in zip(batch, samples, strict=True)]
+        if len(answered) == len(batch):
+            return [(each.name, sample) for each, sample in zip(batch, samples, strict=True)]
+        return [
+            (each.name, next(samples) if each.has_answer else Sample(array("i"), (), (), each.name)) for each in batch
+        ]
 
-    def encode_answered(batch: list[Conversation]) -> list[Sample | None]:
+    def encode_answered(batch: list[Conversation]) -> Iterator[Sample | None]:
         if not batch:
-            return []
+            return
         dialogues = [with_system_prompt(conversation.messages, system_prompt) for conversation in batch]
         for conversation, messages in zip(batch, dialogues, strict=True):
             _check_beginning(messages, tokenizer, conversation.name)
         texts, spans = render_with_answers(dialogues, tokenizer)
-        tokens, offsets = tokenise(texts, tokenizer)
-        if None not in spans and not find_special("\n".join(texts_of(dialogues))):
-            known = Tokenised(
-                [each.name for each in batch],
-                [each.media for each in batch],
-                texts,
-                tokens,
-                offsets,
-                cast("list[list[tuple[int, int]]]", spans),
-                [[is_answer(each) for each in messages if each["role"] == "assistant"] for messages in dialogues],
-            )
-            if (samples := samples_at_once(known, repeats, max_length)) is not None:
-                return samples
-        samples = []
-        for conversation, messages, ids, letters, answers in zip(batch, dialogues, tokens, offsets, spans, strict=True):
-            refuse_special_tokens(messages, find_special, conversation.name)
+        encodings = tokenise(texts, tokenizer)
+        has_special = find_special("\n".join(texts_of(dialogues))) is not None
+        for conversation, messages, found, answers in zip(batch, dialogues, encodings, spans, strict=True):
+            if has_special:
+                refuse_special_tokens(messages, find_special, conversation.name)
+            trained = tokens_of(answers, found, conversation.name)
             replies = [message for message in messages if message["role"] == "assistant"]
-            found = zip(replies, _tokens_of(answers, letters, conversation.name), strict=True)
-            trained = [tokens for reply, tokens in found if is_answer(reply)]
-            samples.append(_sample(conversation, ids, trained, tokenizer, visual_tokens, max_length))
-        return samples
+            trained = [tokens for reply, tokens in zip(replies, trained, strict=True) if is_answer(reply)]
+            yield _sample(conversation, found.ids, trained, repeats, max_length)
 
     for batch in _batches(conversations):
         try:
-            yield from encode_batch(batch)
+            yield encode_batch(batch)
         except Exception:  # which of them it is, shows one by one, behind those before it
             for conversation in batch:
                 with about_record(conversation.name):
-                    samples = encode_batch([conversation])
-                yield from samples
+                    pairs = encode_batch([conversation])
+                yield pairs
 
 
 def _check_beginning(messages: list[dict], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -154,16 +154,10 @@ def _check_beginning(messages: list[dict], tokenizer: PreTrainedTokenizerBase, n
             ) from error
 
 
-def tokenise(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
-    """Return for each text what `tokenizer(texts)` gives: its ids, and the letters of each of them.
-
-    transformers makes more lists of both, which takes as long as the tokenising.
-    """
+def tokenise(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
+    """Return for each text what `tokenizer(texts)` makes its lists of, which takes as long as the tokenising."""
     tokenizer("")  # which says how its backend is to split, and that nothing is padded or cut
-    found = tokenizer.backend_tokenizer.encode_batch(texts)
-    return [each.ids for each in found], [each.offsets for each in found]
+    return tokenizer.backend_tokenizer.encode_batch(texts)
 
 
 def keep_no_texts(tokenizer: Tokenizer) -> None:
@@ -200,24 +194,28 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversatio
 def _sample(
     conversation: Conversation,
     ids: list[int],
-    trained: list[tuple[int, int]],
-    tokenizer: PreTrainedTokenizerBase,
-    visual_tokens: VisualTokens,
+    trained: list[Range],
+    repeats: Mapping[int, int],
     max_length: int,
 ) -> Sample | None:
-    """Make a sample of `conversation` up to the last turn that fits; None where none does."""
-    lengths = np.cumsum(_repeats(np.array(ids), tokenizer, visual_tokens))
-    fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
+    """Make a sample of `conversation` up to the last turn that fits; None where none does.
+
+    repeats: placeholder id -> how many tokens it stands for.
+    """
+    fitting = trained
+    if len(ids) + sum(ids.count(token) * (number - 1) for token, number in repeats.items()) > max_length:
+        lengths = np.cumsum(_counts(np.array(ids), repeats))
+        fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
     if not fitting:
         return None
-    kept, placeholders = array("i", ids[: fitting[-1][1]]), set(placeholder_ids(tokenizer).values())
-    num_media = sum(map(kept.count, placeholders))
+    kept, start = array("i", ids[: fitting[-1][1]]), fitting[0][0]
+    num_media = sum(map(kept.count, repeats))
+    if num_media > sum(map(kept[:start].count, repeats)):
+        fitting_words = [words for span in fitting for words in without(repeats.keys(), kept, span)]
+    else:
+        fitting_words = fitting
     return Sample(
-        input_ids=kept,
-        trained=tuple(words for span in fitting for words in without(placeholders, kept, span)),
-        media=conversation.media[:num_media],
-        name=conversation.name,
-        num_turns_dropped=len(trained) - len(fitting),
+        kept, tuple(fitting_words), conversation.media[:num_media], conversation.name, len(trained) - len(fitting)
     )
 
 
@@ -241,10 +239,14 @@ def num_tokens(sample: Sample, visual_tokens: VisualTokens) -> int:
 
 
 def _repeats(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, visual_tokens: VisualTokens) -> np.ndarray:
+    return _counts(ids, {number: visual_tokens.of(kind) for kind, number in placeholder_ids(tokenizer).items()})
+
+
+def _counts(ids: np.ndarray, repeats: Mapping[int, int]) -> np.ndarray:
     """Return how many tokens of the decoder's input each id stands for, int64 (T,)."""
     counts = np.ones(len(ids), dtype=np.int64)
-    for kind, number in placeholder_ids(tokenizer).items():
-        counts[ids == number] = visual_tokens.of(kind)
+    for token, number in repeats.items():
+        counts[ids == token] = number
     return counts
 
 
@@ -271,23 +273,3 @@ def _answer_spans(
             yield [(len(before), after.rindex(eos) + len(eos)) for before, after in pairs]
         else:
             yield None
-
-
-def _tokens_of(spans: list[tuple[int, int]] | None, offsets: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
-    """Return the half-open token ranges of character ranges, which must begin and end between two tokens."""
-    if spans is None:
-        raise UserError(
-            f"{name}: the chat template rewrites earlier turns when a turn is added, so training and inference "
-            "would see different prompts; give the processor a template that only appends"
-        )
-    firsts, lasts = np.array(offsets).T
-    ranges = []
-    for start, end in spans:
-        inside = np.flatnonzero((start <= firsts) & (firsts < end))  # tokens that begin within the answer
-        if any(((firsts < edge) & (edge < lasts)).any() for edge in (start, end)):
-            raise UserError(
-                f"{name}: the tokenizer joins the end of the prompt and the answer in one token, so the prompt at "
-                "inference would differ; the chat template's generation prompt must end where a token ends"
-            )
-        ranges.append((int(inside[0]), int(inside[-1]) + 1))
-    return ranges

@@ -6,6 +6,7 @@ new ones, no forks, which could inherit the locks of other libraries' threads; t
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from data.sources.source import Source, is_address
 from data.tokens.array_files import TYPECODES, numbers_of, to_batch
 from data.tokens.columns import Column
 from data.tokens.encoded import Encoded
-from data.tokens.encoding import encode_all
+from data.tokens.encoding import encode_batches
 from data.tokens.sample import Sample
 from data.tokens.samples import Samples
 from data.video_llava import VisualTokens
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
 
 PART = 512  # conversations of a part: some tens of milliseconds of work
 MAX_PROCESSES = 8  # each reads everything, so many more gain little
+OBJECTS_BETWEEN_LOOKS = 50_000  # for cycles; those of some hundred conversations
 SECONDS, MEMORY = 600.0, 2**37  # of a part: bounds for what hangs, far beyond what is sound
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Conversations of some sources, and the way in which they are tokenised (see `encode_all`).
+    """Conversations of some sources, and the way in which they are tokenised (see `encode_batches`).
 
     found: what `find_files` gives for each source: a data set's name on the hub is looked up once.
     """
@@ -59,9 +61,9 @@ class Encoding:
             for source, found in zip(self.sources, self.found, strict=True)
         )
 
-    def encode(self, conversations: Iterable[Conversation]) -> Iterator[tuple[str, Sample | None]]:
-        """Yield the name and the sample of each."""
-        return encode_all(conversations, self.tokenizer, self.visual_tokens, self.max_length, self.system_prompt)
+    def encode(self, conversations: Iterable[Conversation]) -> Iterator[list[tuple[str, Sample | None]]]:
+        """Yield the name and the sample of each, some of them at a time."""
+        return encode_batches(conversations, self.tokenizer, self.visual_tokens, self.max_length, self.system_prompt)
 
     def new_samples(self) -> Samples:
         return Samples(num_ids=len(self.tokenizer))
@@ -83,6 +85,9 @@ class Share:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are as many as the cores
         with open(self.path, "rb") as file:
             self._encoding = pickle.load(file)
+        # Records make many objects and no cycles: to look for these is a tenth of the work.
+        gc.freeze()
+        gc.set_threshold(OBJECTS_BETWEEN_LOOKS)
 
     def __call__(self, first: int) -> np.ndarray | None:
         """Return the next part, as `to_bytes` writes it; None behind the last one. first: the record of part 0."""
@@ -92,8 +97,8 @@ class Share:
         if (part := next(self._parts, None)) is None:
             return None
         encoded = Encoded(encoding.new_samples())
-        for name, sample in encoding.encode(part):
-            encoded.add(name, sample, encoding.visual_tokens)
+        for several in encoding.encode(part):
+            encoded.extend(several, encoding.visual_tokens)
         return to_bytes(encoded)
 
     def _read(self, encoding: Encoding, first: int) -> Iterator[list[Conversation]]:

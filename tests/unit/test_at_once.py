@@ -5,11 +5,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import ByteLevel as ByteLevelOffsets
+from tokenizers.processors import Sequence, TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 
 from data.errors import UserError
 from data.media.locate import Locator
 from data.sources.conversation import parse_record
-from data.tokens import encoding
+from data.tokens import answers, encoding
 from data.tokens.encoding import encode_all, render, render_all, tokenise
 from data.video_llava import CHAT_TEMPLATE, documented_prompt
 from tests.tiny_data import WORDS
@@ -51,9 +58,10 @@ def by_the_template(dialogues, tokenizer):
 
 
 def one_by_one(*arguments):
-    """Return what `encode_all` gives, or its error, without what is done at once."""
+    """Return what `encode_all` gives, or its error, from batches of one and the letters of all tokens."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "samples_at_once", lambda *arguments: None)
+        patch.setattr(encoding, "BATCH", 1)
+        patch.setattr(answers, "_plain_range", lambda *arguments: None)
         patch.setattr(encoding, "render_with_answers", by_the_template)
         return outcome(*arguments)
 
@@ -74,9 +82,9 @@ says = texts_of([*"ab \n:.é🎞▁", "USER:", "red ", "</s>", "<image>", "<vide
 @given(st.lists(says, min_size=1, max_size=5))
 def test_texts_become_what_the_tokenizer_gives(processor, texts):
     processor.tokenizer(["long enough to be cut", "x"], padding=True, truncation=True, max_length=3)  # asked last
-    ids, offsets = tokenise(texts, processor.tokenizer)
+    made = tokenise(texts, processor.tokenizer)
     found = processor.tokenizer(texts, return_offsets_mapping=True)
-    assert (ids, offsets) == (found.input_ids, found.offset_mapping)
+    assert [each.ids for each in made] == found.input_ids and [each.offsets for each in made] == found.offset_mapping
 
 
 seldom = st.integers(0, 9).map(lambda number: number == 0)
@@ -129,18 +137,39 @@ def other_template():
     return other
 
 
-def test_tokens_that_come_in_another_order_are_left_to_the_slow_way(processor, visual_tokens, monkeypatch):
-    """A tokenizer may put a token without letters, at (0, 0), behind the text."""
-    calls = []
-    at_once = encoding.samples_at_once
+@pytest.fixture(scope="session")
+def by_bytes():
+    """Return tokenizers of bytes, whose tokens of one letter have the same letters, and which may leave blanks out."""
+    made = []
+    for trims in (False, True):
+        tokenizer = Tokenizer(BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+        trainer = BpeTrainer(vocab_size=400, initial_alphabet=ByteLevel.alphabet(), special_tokens=["</s>", "<s>"])
+        tokenizer.train_from_iterator([WORDS, "USER: red ASSISTANT: blue"], trainer)
+        around = TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 0)])
+        tokenizer.post_processor = Sequence([ByteLevelOffsets(trim_offsets=trims), around])
+        made.append(tokenizer)
+    return made
 
-    def spy(batch, *more):
-        behind = [[*each, (0, 0)] for each in batch.offsets]
-        ids = [[*each, 1] for each in batch.ids]
-        calls.append(at_once(type(batch)(**{**vars(batch), "offsets": behind, "ids": ids}), *more))
-        return calls[-1]
 
-    monkeypatch.setattr(encoding, "samples_at_once", spy)
-    talk = conversations([{"query": "What?", "response": "red"}])
-    arguments = talk, processor.tokenizer, visual_tokens, 99
-    assert outcome(*arguments) == one_by_one(*arguments) and calls == [None]
+@given(
+    st.lists(texts_of([*"ab \n:.<>é🎞▁", " red", "</s>", "<s>", "日本"]), min_size=1, max_size=6),
+    st.booleans(),
+    st.data(),
+)
+def test_tokens_of_an_answer_are_those_that_begin_in_it(by_bytes, pieces, trims, data):
+    """Find them from both ends and among the letters of all tokens, for any stretch of letters."""
+    text = "".join(pieces)
+    stretches = st.tuples(st.integers(0, len(text)), st.integers(0, len(text))).map(sorted).map(tuple)
+    found, stretch = by_bytes[trims].encode(text), data.draw(stretches.filter(lambda pair: pair[0] < pair[1]))
+    plain = answers._plain_range(stretch, found)
+    if plain is not None:
+        assert [plain] == list(answers._searched([stretch], found.offsets, "it"))
+
+
+def test_an_answer_that_no_token_begins_is_searched_for(by_bytes):
+    """A tokenizer may leave blanks out: the token of " red" then begins behind the blank."""
+    text = by_bytes[True].encode("ASSISTANT: red</s>")
+    assert answers._plain_range((10, 18), text) is None
+    ((first, last),) = answers.tokens_of([(10, 18)], text, "it")
+    assert [text.offsets[first][0], text.offsets[last - 1]] == [11, (14, 18)]

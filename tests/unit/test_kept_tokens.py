@@ -67,7 +67,9 @@ class Start:
         locate.names_in.cache_clear()
         with pytest.MonkeyPatch.context() as patch:
             own, encode = [], Encoding.encode
-            patch.setattr(Encoding, "encode", lambda self, all: (own.append(1) or each for each in encode(self, all)))
+            patch.setattr(
+                Encoding, "encode", lambda self, all: (own.extend(each) or each for each in encode(self, all))
+            )
             try:
                 return self._facts()
             finally:

@@ -1,12 +1,13 @@
 """Conversations that several processes tokenise are those that one would, in the same order, with the same errors."""
 
+import gc
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from itertools import cycle
+from itertools import chain, cycle
 
 import pytest
 
@@ -37,6 +38,15 @@ def records(number: int, folder) -> list[dict]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def collector():
+    """Undo what a share does to the process that is its own elsewhere."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
 @pytest.fixture
 def encoding(processor, visual_tokens, media_folder, tmp_path):
     def make(number: int, change=lambda found: found) -> Encoding:
@@ -51,8 +61,8 @@ def encoding(processor, visual_tokens, media_folder, tmp_path):
 
 def alone(encoding: Encoding) -> Encoded:
     encoded = Encoded(encoding.new_samples())
-    for name, sample in encoding.encode(encoding.conversations()):
-        encoded.add(name, sample, encoding.visual_tokens)
+    for pair in chain.from_iterable(encoding.encode(encoding.conversations())):
+        encoded.extend([pair], encoding.visual_tokens)
     return encoded
 
 
@@ -70,8 +80,8 @@ def test_shares_are_joined_to_the_whole(num_shares, number, part, encoding, tmp_
     each = [pickle.loads(pickle.dumps(Share(str(tmp_path / "encoding"), n, num_shares))) for n in range(num_shares)]
     for first in (0, 5):
         joined = Encoded(whole.new_samples())
-        for name, sample in whole.encode(whole.conversations(lambda record, first=first: record < first)):
-            joined.add(name, sample, whole.visual_tokens)
+        for several in whole.encode(whole.conversations(lambda record, first=first: record < first)):
+            joined.extend(several, whole.visual_tokens)
         for share in cycle(each):
             share._parts = share._parts if joined.num_read > first else None
             if (content := share(first)) is None:
@@ -110,7 +120,9 @@ def load(encoding: Encoding):
     """Return the corpus, or the error, and how many conversations this process tokenised itself."""
     with pytest.MonkeyPatch.context() as patch:
         own, encode = [], Encoding.encode
-        patch.setattr(Encoding, "encode", lambda self, found: (own.append(1) or each for each in encode(self, found)))
+        patch.setattr(
+            Encoding, "encode", lambda self, found: (own.extend(each) or each for each in encode(self, found))
+        )
         try:
             found = load_corpus(encoding.sources, encoding.tokenizer, encoding.visual_tokens, 200, "Be brief.", 1)
             return contents(found), found.unreadable, len(own)
