@@ -26,6 +26,7 @@ NUM_FRAMES = 8  # of a clip, as Video-LLaVA was trained
 PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
 # The towers and decoders that transformers' class may hold and that are tested here, as `model_type` in config.json
 # names them: each tower with the number of tokens that it puts in front of a picture's patches, registers aside.
+LAYOUT = "channels_last"  # said, because a picture of one or three rows may as well have them first
 NUM_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 1, "vit": 1}
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 INTERPOLATING = ("dinov2", "dinov2_with_registers")  # towers that fit their positions to pictures of any size
@@ -138,7 +139,7 @@ def fit(processor: VideoLlavaProcessor, kind: str, pixels: np.ndarray) -> torch.
     (F, h, w, 3) -> (F, 3, H, W)."""
     from PIL import Image
 
-    half_way = {"return_tensors": "pt", "do_rescale": False, "do_normalize": False}
+    half_way = {"return_tensors": "pt", "do_rescale": False, "do_normalize": False, "input_data_format": LAYOUT}
     if kind == "image":
         (values,) = processor.image_processor([Image.fromarray(pixels)], **half_way).values()
     else:

@@ -1,13 +1,14 @@
 """The towers get what the checkpoint's processor makes of the decoded pixels in one go."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from data.batches.pixels import PixelLoader
 from data.decoding.decode import decode
 from data.media.reference import Media
-from data.video_llava import image_key
+from data.video_llava import fit, image_key
 
 
 def test_in_two_stages_as_in_one(processor, media_folder):
@@ -28,6 +29,14 @@ def test_a_fitted_picture_or_clip_is_of_the_towers_size_in_uint8(processor, medi
     clip = load.fitted(Media("video", str(media_folder / "clip0.mp4")))
     assert (picture.shape, clip.shape) == ((3, 56, 56), (8, 3, 56, 56))
     assert {picture.dtype, clip.dtype} == {torch.uint8}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 1), (3, 3), (3, 50), (50, 3)])
+def test_a_picture_of_few_rows_keeps_its_colours(size, processor):
+    pixels = np.broadcast_to(np.array([250, 7, 90], np.uint8), (*size, 3))
+    for kind, given in (("image", pixels), ("video", np.stack([pixels] * 3))):
+        fitted = fit(processor, kind, given)
+        assert fitted.shape[-3:] == (3, 56, 56) and (fitted == torch.tensor([250, 7, 90])[:, None, None]).all()
 
 
 def test_media_that_are_absent_have_no_key(processor):
