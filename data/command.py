@@ -23,6 +23,7 @@ def run_command(main: Callable[[], Any]) -> None:
     if signal.getsignal(signal.SIGINT) is _leave_at_once:
         raise_at_ctrl_c()
     try:
+        _check_here()
         main()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -38,6 +39,16 @@ def run_command(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(CTRL_C)
+
+
+def _check_here() -> None:
+    """Raise UserError where the current folder was removed: libraries end the process over that, or do worse."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as problem:
+        raise UserError(
+            "the folder in which this was started is gone; change to another one (cd), and start it again"
+        ) from problem
 
 
 def is_first_rank() -> bool:

@@ -88,3 +88,12 @@ def test_what_is_no_bound_is_refused_before_anything_is_loaded(words, option, nu
         run([*(word.format(recipe=minimal) for word in words), number])
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and option in line and line.startswith("error: ")
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as end:
+        run(["new-model", "--out", "new", "--shape", "tiny"])
+    assert (end.value.code, capsys.readouterr().err.count("\n")) == (2, 1)
