@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from data.errors import WAYS_OUT, UserError, with_way_out
+from data.errors import NO_ROOM, WAYS_OUT, UserError, with_way_out
 
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
 CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
@@ -32,10 +32,13 @@ def run_command(main: Callable[[], Any]) -> None:
     except UserError as error:
         _leave(str(error))
     except OSError as error:
-        if error.errno not in WAYS_OUT:
+        is_full = error.errno in NO_ROOM
+        if error.errno not in WAYS_OUT or not (is_full or error.filename):
             raise
-        _stop_writing()  # if it is stdout that has no room, what is left of it can go nowhere
-        _leave(f"cannot write {error.filename or 'what is printed'}: {with_way_out(error)}, and start it again")
+        if is_full:  # if it is stdout that has no room, what is left of it can go nowhere
+            _stop_writing()
+        what = f"cannot {'write' if is_full else 'use'} {error.filename or 'what is printed'}"
+        _leave(f"{what}: {with_way_out(error)}, and start it again")
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(CTRL_C)

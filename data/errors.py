@@ -71,11 +71,11 @@ def is_passing(error: BaseException) -> bool:
 
 
 # What a person does about what the system says of a place that is to be made or written.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WAYS_OUT = {
     **dict.fromkeys(NO_ROOM, "make room"),
     errno.EFBIG: "make room, or allow larger files (ulimit -f)",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "allow this user to write there, or take another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user the right to it, or take another place"),
     errno.EROFS: "nothing can be written on that file system; take another place",
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder should; take another place"),
     errno.EISDIR: "name a file in it",

@@ -1,5 +1,6 @@
 """The frame around every command, where nobody reads what it prints, or cannot."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data.command import run_command
 from train.commands.app import run
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +99,32 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run(["new-model", "--out", "new", "--shape", "tiny"])
     assert (end.value.code, capsys.readouterr().err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "said"),
+    [
+        (errno.EACCES, "/a/b", "error: cannot use /a/b: Permission denied; give this user the right to it, or take"),
+        (errno.EROFS, "/a/b", "error: cannot use /a/b: Read-only file system; nothing can be written on that file"),
+        (errno.EDQUOT, None, "error: cannot write what is printed: Disk quota exceeded; make room, and start it again"),
+    ],
+)
+def test_what_the_system_refuses_anywhere_is_one_line(number, place, said, capfd):
+    def refused():
+        raise OSError(number, os.strerror(number), place)
+
+    kept = os.dup(1)
+    with pytest.raises(SystemExit) as end:
+        run_command(refused)
+    os.dup2(kept, 1)
+    os.close(kept)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith(said)
+
+
+def test_what_the_system_says_of_nothing_that_has_a_name_is_a_bug_of_ours():
+    def refused():
+        raise OSError(errno.EEXIST, "File exists")
+
+    with pytest.raises(FileExistsError):
+        run_command(refused)

@@ -97,7 +97,7 @@ def test_a_command_with_a_recipe_names_its_keys(error, said):
         (errno.ENOSPC, "No space left on device; make room"),
         (errno.EDQUOT, "Disk quota exceeded; make room"),
         (errno.ENOTDIR, "Not a directory; a file stands where a folder should; take another place"),
-        (errno.EACCES, "Permission denied; allow this user to write there, or take another place"),
+        (errno.EACCES, "Permission denied; give this user the right to it, or take another place"),
         (errno.EROFS, "Read-only file system; nothing can be written on that file system; take another place"),
         (errno.ENAMETOOLONG, "File name too long; take a shorter name"),
         (errno.EMFILE, "Too many open files; allow more open files (ulimit -n)"),
