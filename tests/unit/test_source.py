@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ def test_a_file_of_that_very_name_is_no_pattern(tmp_path):
     path = tmp_path / "train[1].json"
     path.write_text(json.dumps([{"conversations": turns("Hello", "fine")}]))
     assert find_files(Source(str(path))) == ([str(path)], None) and len(list(read_conversations(Source(path)))) == 1
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_records_are_read_from_files_alone(kind, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # without a writer: it would be waited for
+    path = {"device": "/dev/zero", "pipe": tmp_path / "pipe"}[kind]
+    assert failure(path).endswith("is a pipe, a device or a folder; write the records into a file")
 
 
 def test_bytes_in_a_row_go_into_a_file_that_they_name(media, tmp_path, media_folder):
