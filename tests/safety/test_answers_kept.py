@@ -11,7 +11,7 @@ from tests.safety.kills import files_of_at_most, killed, random_shares
 from tests.tiny_data import turns
 from train.jobs import evaluate as job
 from train.results.artifact import open_artifact
-from train.results.loading import load
+from train.results.loading import Loading, load
 
 NAMES = {"out.jsonl", "summary.json"}
 
@@ -28,7 +28,7 @@ def evaluate(model_folder, media_folder, tmp_path, monkeypatch):
     (tmp_path / "questions.json").write_text(json.dumps([clip, *words]))
 
     def run(folder: Path) -> None:
-        settings = job.Settings(None, "auto", False, None, 8, None, 1, 60.0)
+        settings = job.Settings(Loading(), 8, None, 1, 60.0)
         asked = job.conversations_of([Source(tmp_path / "questions.json")])
         job.evaluate_sources(str(model_folder), asked, folder / "out.jsonl", folder / "summary.json", settings)
 

@@ -50,22 +50,19 @@ def chat(
     What was computed is kept: a second question about a clip computes its own words alone. /help lists what may be
     typed besides questions. Without a terminal, each line of stdin is a question, and only answers go to stdout.
     """
+    from train.results.loading import Loading
     from train.talking.opening import chat_with
     from train.talking.sampling import Sampling
 
     sampling = Sampling(temperature, top_p, 0, seed, max_new_tokens, tuple(stop or ()))
     media = media_in_order(context, {"video": video, "image": image})
-    max_bytes = int(prefix_memory * 2**30)
     chat_with(
         model,
         media,
         sampling,
-        base=base,
-        dtype=dtype,
-        any_base=any_base,
-        quantization=quantization,
+        how=Loading(base, dtype, quantization, any_base),
         num_frames=num_frames,
         system_prompt=system_prompt,
-        max_bytes=max_bytes,
+        max_bytes=int(prefix_memory * 2**30),
         max_context=max_context,
     )

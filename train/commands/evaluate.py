@@ -76,9 +76,10 @@ def evaluate(
     in_several(hardware, gpus, context.obj)
     from train.jobs.evaluate import benchmark_of, conversations_of, evaluate_sources, sources_of
     from train.jobs.evaluation_settings import Drawing, Judging, Settings
+    from train.results.loading import Loading
 
     longest = max_new_tokens or (of_recipe.max_new_tokens if of_recipe else MAX_NEW_TOKENS)
-    options = base, dtype, any_base, quantization, longest, limit, batch_size, decode_seconds
+    options = Loading(base, dtype, quantization, any_base), longest, limit, batch_size, decode_seconds
     values, rules = values_and_rules(of_recipe)
     settings = Settings(*options, hosts, metric, num_frames, values,
                         Drawing(drawn, top_p, seed) if drawn else None, rules)  # fmt: skip

@@ -47,19 +47,11 @@ def generate(
     Media stand at the start of the first prompt, in the order given, unless prompts say <video> or <image> themselves.
     """
     drawn = temperature_of(temperature, top_p)
+    from train.jobs.evaluation_settings import Drawing
     from train.jobs.generate import generate_answers
+    from train.results.loading import Loading
 
     media = media_in_order(context, {"video": video, "image": image})
-    generate_answers(
-        model,
-        prompt,
-        media,
-        system_prompt,
-        base,
-        dtype,
-        any_base,
-        quantization,
-        max_new_tokens,
-        num_frames,
-        (drawn, top_p, seed) if drawn else None,
-    )
+    how = Loading(base, dtype, quantization, any_base)
+    drawing = Drawing(drawn, top_p, seed) if drawn else None
+    generate_answers(model, prompt, media, how, max_new_tokens, system_prompt, num_frames, drawing)

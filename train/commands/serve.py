@@ -102,6 +102,7 @@ def serve(
     clients must send is taken from the environment, REELTUNE_TOKEN.
     """
     check_installed()
+    from train.results.loading import Loading
     from train.serving.opening import serve_model
     from train.serving.server import Limits
     from train.talking.sampling import Sampling
@@ -118,10 +119,7 @@ def serve(
         decode_seconds,
         limits,
         add_page,
-        base=base,
-        dtype=dtype,
-        any_base=any_base,
-        quantization=quantization,
+        how=Loading(base, dtype, quantization, any_base),
         num_frames=num_frames,
         system_prompt=system_prompt,
         max_bytes=int(prefix_memory * GIB),

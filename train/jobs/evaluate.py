@@ -72,7 +72,7 @@ def evaluate_sources(
     connect()
     endpoint = open_endpoint(judging.url, judging.model) if judging else None
     others = read_answers(Path(against)) if against and is_answers(against) else None
-    artifact = open_artifact(name_or_path, settings.base)
+    artifact = open_artifact(name_or_path, settings.loading.base)
     other = open_artifact(against) if against and others is None else None
     if other:
         sources = {name: list(source) for name, source in sources.items()}  # they are read twice
@@ -134,12 +134,13 @@ def _answers(
 
     has_another: the command is not over then, and a second start finds these answers.
     """
-    dtype = artifact.answering_dtype if settings.dtype == "auto" else settings.dtype
-    model, processor = on_all(load, artifact, dtype, settings.quantization, settings.any_base)
+    how = settings.loading
+    dtype = artifact.answering_dtype if how.dtype == "auto" else how.dtype
+    model, processor = on_all(load, artifact, dtype, how.quantization, how.any_base)
     if drawn := settings.drawing:
         draw_answers(model, drawn.temperature, drawn.top_p)
     identity = {
-        "model": on_all(model_digest, artifact, dtype, settings.quantization),
+        "model": on_all(model_digest, artifact, dtype, how.quantization),
         "questions": digest_of(questions),
         "settings": f"{ways.num_frames} frames{ways.sampling_in_words}, {settings.in_words}",
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from train.results.loading import Loading
 from train.scoring.names import Metric
 
 
@@ -25,10 +26,7 @@ class Settings:
     limit that a source has of its own, where there is none for all.
     """
 
-    base: str | None
-    dtype: str
-    any_base: bool
-    quantization: str | None
+    loading: Loading
     max_new_tokens: int
     limit: int | None
     batch_size: int

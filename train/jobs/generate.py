@@ -8,28 +8,24 @@ from data.media.storage import check_media
 from data.sources.conversation import with_system_prompt
 from data.sources.parts import split_placeholders
 from train.answering.generation import answer, media_in
+from train.jobs.evaluation_settings import Drawing
 from train.model.load import quiet_libraries
-from train.results.artifact import open_artifact
-from train.results.asking import ways_of_asking
-from train.results.loading import draw_answers, load
+from train.results.loading import Loading, draw_answers, load_to_ask
 
 
 def generate_answers(
     name_or_path: str,
     prompts: list[str],
     files: Sequence[tuple[Kind, str]],
-    system_prompt: str | None,
-    base: str | None,
-    dtype: str,
-    any_base: bool,
-    quantization: str | None,
+    how: Loading,
     max_new_tokens: int,
+    system_prompt: str | None = None,
     num_frames: int | None = None,
-    drawing: tuple[float, float, int] | None = None,
+    drawing: Drawing | None = None,
 ) -> None:
     """Print the answer to each prompt, asked with those before it.
 
-    files: (kind, path) in order. drawing: temperature, top_p and seed, None for greedy answers.
+    files: (kind, path) in order. drawing: None for greedy answers.
     """
     media = [media_at(kind, path) for kind, path in files]
     turns = place_media(prompts, media)
@@ -37,12 +33,10 @@ def generate_answers(
         check_media(item)
 
     quiet_libraries()
-    artifact = open_artifact(name_or_path, base)
-    ways = ways_of_asking(artifact, num_frames=num_frames, system_prompt=system_prompt)
+    model, processor, ways = load_to_ask(name_or_path, how, num_frames, system_prompt)
     media = ways.shown(media)
-    model, processor = load(artifact, dtype=dtype, quantization=quantization, any_base=any_base)
     if drawing:
-        draw_answers(model, *drawing[:2])
+        draw_answers(model, drawing.temperature, drawing.top_p)
     messages = []
     for turn in turns:
         messages.append({"role": "user", "content": turn})
@@ -53,7 +47,7 @@ def generate_answers(
             [(prompt, media_in(prompt, media))],
             num_frames=ways.num_frames,
             max_new_tokens=max_new_tokens,
-            seed=drawing[2] if drawing else 0,
+            seed=drawing.seed if drawing else 0,
         )
         print(text, flush=True)
         messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})

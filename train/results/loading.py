@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +23,22 @@ from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.load import load_model
 from train.model.token_rows import give_rows, token_ids_of
 from train.preprocessing.contract import check_processor
-from train.results.artifact import Artifact
+from train.results.artifact import Artifact, open_artifact
+from train.results.asking import Asking, ways_of_asking
 from train.results.identity import check_answers, check_digests, missing_fingerprint, notice
 
 LONGEST_REASON = 240  # letters: a name of a matrix and two shapes
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The way in which a model is loaded: `base` takes the place of the one that an adapter names; the others are
+    those of `load`."""
+
+    base: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    any_base: bool = False
 
 
 def load(
@@ -54,6 +67,15 @@ def load(
     if not any_base:
         check_answers(artifact, answering, processor, dtype, quantization)
     return answering, processor
+
+
+def load_to_ask(
+    name_or_path: str, how: Loading, num_frames: int | None, system_prompt: str | None
+) -> tuple[Answering, VideoLlavaProcessor, Asking]:
+    """Load a model by its name, and see how it is asked: as it was trained, but for what is not None."""
+    artifact = open_artifact(name_or_path, how.base)
+    asking = ways_of_asking(artifact, num_frames=num_frames, system_prompt=system_prompt)
+    return *load(artifact, how.dtype, how.quantization, how.any_base), asking
 
 
 def add_saved_adapter(

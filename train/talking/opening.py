@@ -6,9 +6,8 @@ from typing import Any
 from data.media.reference import Kind, media_at
 from data.media.storage import check_media
 from train.model.load import quiet_libraries
-from train.results.artifact import open_artifact
-from train.results.asking import Asking, ways_of_asking
-from train.results.loading import load
+from train.results.asking import Asking
+from train.results.loading import Loading, load_to_ask
 from train.talking.chat import chat
 from train.talking.dialogue import Dialogue
 from train.talking.sampling import Sampling
@@ -18,19 +17,14 @@ from train.talking.talker import Talker
 def open_talker(
     name_or_path: str,
     *,
-    base: str | None,
-    dtype: str,
-    any_base: bool,
-    quantization: str | None,
+    how: Loading,
     num_frames: int | None,
     system_prompt: str | None,
     **settings: Any,
 ) -> tuple[Talker, Asking]:
     """Load a model, and see how it is asked; `settings` go to `Talker`."""
     quiet_libraries()
-    artifact = open_artifact(name_or_path, base)
-    asking = ways_of_asking(artifact, num_frames=num_frames, system_prompt=system_prompt)
-    model, processor = load(artifact, dtype=dtype, quantization=quantization, any_base=any_base)
+    model, processor, asking = load_to_ask(name_or_path, how, num_frames, system_prompt)
     talker = Talker(model, processor, num_frames=asking.num_frames, frame_sampling=asking.sampling, **settings)
     return talker, asking
 
