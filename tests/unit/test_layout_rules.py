@@ -42,7 +42,9 @@ MAY_IMPORT = {
     "train.scoring": ("data", "data.media"),
     "train.recipe": ("data", "data.media", "data.sources", "train.ranks", "train.scoring"),
     "train.model": ("data", "data.progress", "data.tokens", "data.packing", "train.ranks"),
-    "train.answering": ("data", "data.progress", "data.batches", "data.media", "data.tokens", "train.model"),
+    "train.answering": (
+        *("data", "data.progress", "data.batches", "data.media", "data.tokens", "train.ranks", "train.model"),
+    ),
     "train.run_folder": ("data", "data.progress", "data.media", "data.packing", "train.ranks", "train.recipe"),
     "train.preprocessing": ("data", "data.media", "train.recipe", "train.run_folder"),
     "train.loop": (
@@ -71,7 +73,7 @@ MAY_IMPORT = {
         *("train.model", "train.card", "train.preprocessing", "train.results", "train.merging"),
     ),
     "train.accuracy": (
-        *("data", "data.batches", "data.media", "data.packing", "data.sources", "train.ranks"),
+        *("data", "data.batches", "data.media", "data.sources", "train.ranks"),
         *("train.recipe", "train.answering", "train.run_folder", "train.preprocessing", "train.loop", "train.results"),
     ),
     "train.start": (

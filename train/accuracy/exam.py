@@ -10,11 +10,12 @@ from transformers import VideoLlavaProcessor
 from data.batches.pixels import MediaLoader
 from data.errors import UserError
 from data.media.bad_media import media_key
-from train.accuracy.figures_by_name import Losses, figures_of, with_losses
+from train.accuracy.figures_by_name import figures_of, with_losses
 from train.accuracy.no_trace import lent
 from train.accuracy.questions import HeldOut
 from train.answering.decoding import Answering
 from train.answering.exchange import Stopped
+from train.loop.hooks import Losses
 from train.loop.interruption import EvaluationInterrupted
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import holds_whole_model

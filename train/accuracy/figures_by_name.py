@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data.packing.divided import Part
+from train.loop.hooks import Losses
 
-Losses = Mapping[Part, tuple[float, float]]  # sum over labelled tokens, and their number
 MODALITY = "modality/"  # before the name of a modality; no name of a source has a slash
 LOW, HIGH = "accuracy_low", "accuracy_high"
 

@@ -5,12 +5,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
-import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from data.errors import UserError
+from train.ranks.agreement import largest
 
 T = TypeVar("T")
 # Between two exchanges of answers, each of which waits for the slowest pass of a model: what a process that is killed
@@ -62,9 +61,8 @@ class Exchange(Generic[T]):
         Raises what one of them has met with, on all.
         """
         while True:
-            failed, stopped, works, is_due = self._largest(
-                self.error is not None, self.stop(), is_working, self._is_due()
-            )
+            own = self.error is not None, self.stop(), is_working, self._is_due()
+            failed, stopped, works, is_due = own if self.is_alone else largest(*own)
             if failed:
                 self.is_over = True
                 self._raise()
@@ -79,15 +77,6 @@ class Exchange(Generic[T]):
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._met >= (0 if self.is_alone else EXCHANGE_SECONDS)
-
-    def _largest(self, *values: int) -> list[int]:
-        """Return the largest of each value over the ranks."""
-        if self.is_alone:
-            return list(values)
-        device = PartialState().device if dist.get_backend() == "nccl" else torch.device("cpu")
-        flags = torch.tensor([int(value) for value in values], device=device)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return flags.tolist()
 
     def _hand_on(self) -> int:
         """Give all answers to `take`; returns how many there were."""

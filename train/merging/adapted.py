@@ -18,10 +18,10 @@ from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
 from train.merging.tensors import Weights
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
+from train.model.initialisation import ADAPTER
 from train.results.artifact import Artifact
 from train.results.loading import check_places, first_misfit
 
-ADAPTER = "default"  # PEFT's name for the only adapter
 # What PEFT puts into the names of the base's tensors.
 AROUND = {"base_layer", "original_module", "token_adapter", "modules_to_save", ADAPTER}
 # PEFT's ways to begin that decide nothing once matrices are loaded.

@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import dot_natural_key
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from data.errors import UserError, with_way_out
 from data.files import is_disk_problem
 from data.video_llava import DECODER
 from train.model.token_rows import embeddings
 
-WHOLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(?:KB|MB|GB|TB)", re.IGNORECASE)  # the units of huggingface_hub
 PATTERN = "model{suffix}.safetensors"
 
@@ -78,8 +77,8 @@ def write_settings(model: PreTrainedModel, folder: Path) -> dict[str, str]:
     for number, tensor in enumerate(tensors.values()):
         numbers.setdefault(id(tensor), torch.tensor([number]))
     model.save_pretrained(folder, state_dict={name: numbers[id(tensor)] for name, tensor in tensors.items()})
-    saved = load_file(folder / WHOLE)
-    (folder / WHOLE).unlink()
+    saved = load_file(folder / SAFE_WEIGHTS_NAME)
+    (folder / SAFE_WEIGHTS_NAME).unlink()
     if sorted(map(int, saved.values())) != sorted(map(int, numbers.values())):
         raise UserError("this model cannot be merged: transformers saves something else than its tensors by names")
     in_files = {names[int(number)]: name for name, number in saved.items()}
@@ -100,4 +99,4 @@ def write_index(folder: Path, split: Any, shapes: dict[str, torch.Size]) -> None
     num_weights = sum(shape.numel() for shape in shapes.values())
     about = {"total_parameters": num_weights, **split.metadata}
     index = {"metadata": about, "weight_map": split.tensor_to_filename}
-    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from train.model.initialisation import ADAPTER
 from train.model.last_layer import LastLayer
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names within one module, of LLaMA's build
@@ -42,7 +43,7 @@ class SharedDropout(nn.Dropout):
         self._num_left = 0
 
 
-def share_dropout(model: nn.Module, adapter: str = "default") -> None:
+def share_dropout(model: nn.Module, adapter: str = ADAPTER) -> None:
     """Put one dropout in the place of those of adapted layers that read the same states."""
     modules = list(model.modules())
     of_last = [layer.self_attn for layer in modules if isinstance(layer, LastLayer)]  # asks for suffixes alone

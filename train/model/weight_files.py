@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.hub import extract_commit_hash
 
 from data.checkpoint_files import find_file, read_json
@@ -18,7 +19,7 @@ from data.progress.bars import BYTES, Bar, shown
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # transformers' own order: the first of these that is there is loaded.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 PIECE = 2**22  # bytes that are read and hashed at once: threads then wait for the disk, not for each other
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 THREADS = 4  # hash at the same time: a disk gives more than one core hashes

@@ -51,12 +51,17 @@ def all_or_none(function: Callable[..., Any], *args: Any) -> str | None:
 
 def any_rank(flag: bool) -> bool:
     """Tell whether the flag is up on one of the ranks. ALL RANKS."""
+    return bool(largest(flag)[0])
+
+
+def largest(*values: int) -> list[int]:
+    """Return the largest of each value over the ranks. ALL RANKS."""
     if not dist.is_initialized():
-        return flag
+        return list(values)
     device = PartialState().device if dist.get_backend() == "nccl" else torch.device("cpu")
-    flags = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags)
+    found = torch.tensor([int(value) for value in values], device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.tolist()
 
 
 def none_or_all(function: Callable[..., Any], *args: Any) -> None:

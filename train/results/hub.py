@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line, with_way_out
@@ -28,8 +29,7 @@ from train.results.artifact import describe
 
 # Only files that these name are sent, and only from the top of the folder: no checkpoints with their optimizer
 # states, no logs, no training_args.bin (it holds the hub token), nothing else that lies in an output folder.
-WEIGHTS = (ADAPTER_WEIGHTS, "model.safetensors", "model-*-of-*.safetensors")
-INDEX = "model.safetensors.index.json"
+WEIGHTS = (ADAPTER_WEIGHTS, SAFE_WEIGHTS_NAME, "model-*-of-*.safetensors")
 CONFIGS = (
     *(ADAPTER_CONFIG, "config.json", "generation_config.json"),
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
@@ -37,7 +37,10 @@ CONFIGS = (
     *(PREPROCESSING, MIXTURE),
 )
 MAX_NAMED = 3  # missing files that a message names
-SENT = (*WEIGHTS, INDEX, *CONFIGS, FINGERPRINT, "tokenizer.json", "tokenizer.model", "chat_template.jinja")
+SENT = (
+    *(*WEIGHTS, SAFE_WEIGHTS_INDEX_NAME, *CONFIGS, FINGERPRINT),
+    *("tokenizer.json", "tokenizer.model", "chat_template.jinja"),
+)
 GIT_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(?<!\.lock)(?<!\.)")
 SHOWN = 8  # characters of a digest in a tag
 LARGE, GB = 10**9, 10**9  # bytes; what takes so long to send that each file is told
@@ -201,10 +204,10 @@ def _check_complete(folder: Path, found: dict[str, Path]) -> None:
         raise UserError(f"{folder} holds neither an adapter nor a model: {describe(str(folder))}")
     if ADAPTER_CONFIG in found:
         needed = {ADAPTER_WEIGHTS}
-    elif INDEX in found:
-        needed = set(shards_of(found[INDEX]))
+    elif SAFE_WEIGHTS_INDEX_NAME in found:
+        needed = set(shards_of(found[SAFE_WEIGHTS_INDEX_NAME]))
     else:
-        needed = {"model.safetensors"}
+        needed = {SAFE_WEIGHTS_NAME}
     needed.add("tokenizer_config.json")  # without its processor a model cannot be asked anything
     if missing := sorted(needed - found.keys()):
         raise UserError(f"{folder} lacks {', '.join(missing[:MAX_NAMED])}: was its saving interrupted?")
