@@ -151,8 +151,10 @@ class Locator:
             return self.members[name]
         if not self.roots:
             raise UserError(f"{where}: no member of its shard is named {name!r}; correct the name or set media_root")
-        first, *others = [os.path.join(folder, name) for folder in self._folders]
-        return next(filter(os.path.exists, (first, *others)), first) if others else first, None
+        if len(self._folders) == 1:
+            return os.path.join(self._folders[0], name), None
+        paths = [os.path.join(folder, name) for folder in self._folders]
+        return next(filter(os.path.exists, paths), paths[0]), None
 
     def _content(self, content: Any, name: Any, where: str) -> tuple[str, Segment | Cell | None]:
         """Put bytes that stand in a record into a file named by their digest, so that none are kept in memory."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +55,25 @@ def digest_of_tokens(sources: Sequence[Samples]) -> str:
             return repr([(kind, name_of(path), start, end) for kind, path, start, end in spans])
 
         lists = samples.input_ids, samples.spans, samples.media_numbers
-        for (ids, id_ends), (spans, span_ends), (media, media_ends) in zip(*map(_parts, lists), strict=True):
-            content, edges, numbers = ids.astype(np.int32).tobytes(), spans.tolist(), media.tolist()
-            pieces = []
-            for (a, b), (c, d), (e, f) in zip(*map(pairwise, (id_ends, span_ends, media_ends)), strict=True):
-                trained = tuple(zip(edges[c:d:2], edges[c + 1 : d : 2], strict=True))
-                pieces += [content[4 * a : 4 * b], f"({trained}, {described(tuple(numbers[e:f]))})".encode()]
-            tokens.update(b"".join(pieces))
+        for (ids, id_ends), (edges, edge_ends), (media, media_ends) in zip(*map(_parts, lists), strict=True):
+            content = ids.astype(np.int32).tobytes()
+            words = [content[4 * start : 4 * end] for start, end in pairwise(id_ends)]
+            trained = map(_shown_ranges, _cut(edges.tolist(), edge_ends))
+            shows = map(described, map(tuple, _cut(media.tolist(), media_ends)))
+            texts = [f"({ranges}, {media})".encode() for ranges, media in zip(trained, shows, strict=True)]
+            tokens.update(b"".join(chain.from_iterable(zip(words, texts, strict=True))))
     return tokens.hexdigest()
+
+
+def _shown_ranges(edges: list[int]) -> str:
+    """Return the repr of half-open ranges as a tuple of pairs; of one alone, as most are, four times as fast."""
+    if len(edges) == 2:
+        return f"(({edges[0]}, {edges[1]}),)"
+    return repr(tuple(zip(edges[::2], edges[1::2], strict=True)))
+
+
+def _cut(values: list[int], ends: list[int]) -> Iterator[list[int]]:
+    return (values[start:end] for start, end in pairwise(ends))
 
 
 def _parts(lists: Ragged) -> Iterator[tuple[np.ndarray, list[int]]]:

@@ -31,17 +31,18 @@ from data.sources.parts import (
 from data.sources.source import Source, find_files, read_records
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # to make frozen ones takes three times as long
 class Conversation:
     """`messages` are [{"role", "content": [{"type": "text", "text"} | {"type": "image"} | {"type": "video"}]}], one of
     the assistant's with "trained": False where it is context alone; `media` are their pictures and clips in order of
-    appearance; `name` says where it came from; `record` has our keys.
+    appearance; `name` says where it came from; `record` has our keys; `num_letters` counts those of all its texts.
     """
 
     messages: list[dict]
     media: tuple[Media, ...]
     name: str
     record: dict
+    num_letters: int
 
     @property
     def has_answer(self) -> bool:
@@ -74,6 +75,7 @@ def read_conversations(
     except UserError as problem:
         return on_problem(problem)
     roots, bounds = media_roots(source, folder)
+    reading = source.reading
     for file in files:
         find_file = Locator(roots or (Path(file).parent,), downloads=source.downloads)
         for record in read_records(file, source.downloads, on_problem, source.columns, is_chosen):
@@ -83,7 +85,7 @@ def read_conversations(
                 find = Locator(roots, record.members, source.downloads, record.own)
             try:
                 with about_record(record.name):
-                    conversation = parse_record(record.content, record.name, find, source.reading, record.unread)
+                    conversation = parse_record(record.content, record.name, find, reading, record.unread)
                     if bounds:
                         bounds.check(conversation.media, record.name)
             except UserError as problem:
@@ -115,9 +117,9 @@ def parse_record(
         listed["video"] = [find.clip_named(record["video_id"], name)]
     listed = _with_own(listed, messages, find, is_question)
     media = place_media(messages, listed, listed_span(record, listed, name), find, name, first)
-    _check_length(messages, name)
+    num_letters = _counted(messages, name)
     messages = _in_turn(messages, name, reading.strict_turns)
-    return Conversation(messages, tuple(media[: num_media(messages)]), name, record)
+    return Conversation(messages, tuple(media[: num_media(messages)]), name, record, num_letters)
 
 
 def _with_own(listed: Listed, messages: list[dict], find: Locator, is_question: bool) -> Listed:
@@ -139,21 +141,17 @@ def with_system_prompt(messages: list[dict], system_prompt: str | None) -> list[
     return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
 
 
-def num_letters(messages: list[dict]) -> int:
-    """Count the letters of all texts."""
-    number = 0
+def _counted(messages: list[dict], name: str) -> int:
+    """Count the letters of all texts. Raises UserError for those that would take all memory when tokenised."""
+    turns, letters = len(messages), 0
     for message in messages:
         for part in message["content"]:
-            number += len(part.get("text", ""))
-    return number
-
-
-def _check_length(messages: list[dict], name: str) -> None:
-    """Raise UserError for a conversation that would take all memory when it is tokenised."""
-    letters, turns = num_letters(messages), len(messages)
+            if part["type"] == "text":
+                letters += len(part["text"])
     if letters > MAX_TEXT or turns > MAX_TURNS or letters * turns > MAX_WORK:
         raise UserError(f"{name}: {letters:,} letters in {turns:,} messages are more than a conversation may have "
                         f"({MAX_TEXT:,}, in fewer turns where it is long); split it")  # fmt: skip
+    return letters
 
 
 def _in_turn(messages: list[dict], name: str, is_strict: bool) -> list[dict]:

@@ -25,7 +25,7 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 DECODER = json.JSONDecoder()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # to make frozen ones takes three times as long
 class Record:
     """A data file's object about one conversation, which need not be sound, and its name in messages.
 
@@ -95,6 +95,12 @@ def parsed(text: str, name: str) -> Any:
     """Return the JSON value of a text that `name` names. Raises UserError, and what `about_record` takes."""
     check_size(text)
     _check_unicode(text)
+    try:
+        value, end = DECODER.raw_decode(text)  # half the time of json.loads, which allows for blanks around it
+        if text[end:] in ("", "\n"):
+            return value
+    except ValueError:
+        pass
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -84,23 +84,21 @@ def check_text(text: str, where: str) -> None:
 
 def listed_media(record: dict, name: str) -> Listed:
     """List the record's own media, which stand beside its turns: one or a list, also under the plural."""
-    return {kind: _listed(record, kind, name) for kind in PLACEHOLDERS}
+    listed: Listed = {kind: [] for kind in PLACEHOLDERS}
+    for kind, keys in MEDIA_KEYS.items():
+        for key in keys:
+            if key in record and (given := _listed(record[key], name, key)):
+                if listed[kind] and listed[kind] != given:
+                    raise UserError(f"{name}: has '{kind}' and '{kind}s', which differ; keep one of them")
+                listed[kind] = given
+    return listed
 
 
-def _listed(record: dict, kind: str, name: str) -> list:
-    given = []
-    for key in MEDIA_KEYS[kind]:
-        if key not in record:
-            continue
-        value = record[key]
-        value = [value] if isinstance(value, str | dict) else value
-        if not isinstance(value, list) or not all(map(_is_named, value)):
-            raise UserError(f"{name}, {key}: expected a path or a list of paths, got {shown(value)}")
-        if value and value not in given:
-            given.append(value)
-    if len(given) > 1:
-        raise UserError(f"{name}: has '{kind}' and '{kind}s', which differ; keep one of them")
-    return given[0] if given else []
+def _listed(value: Any, name: str, key: str) -> list:
+    files = [value] if isinstance(value, str | dict) else value
+    if not isinstance(files, list) or not all(map(_is_named, files)):
+        raise UserError(f"{name}, {key}: expected a path or a list of paths, got {shown(files)}")
+    return files
 
 
 def _is_named(file: Any) -> bool:

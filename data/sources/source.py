@@ -189,6 +189,11 @@ def read_records(
     return (record for record in records if is_chosen())
 
 
+def holds_media(path: str) -> bool:
+    """Tell tables and tar shards, which may hold media and be large for that, from files of JSON."""
+    return path.endswith((*tables.SUFFIXES, *SUFFIXES))
+
+
 def is_address(path: str) -> bool:
     """Tell an http or https address from a path."""
     return path.startswith(SCHEMES)

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
 from multiprocessing.context import get_spawning_popen
-from typing import BinaryIO, Literal, Self, overload
+from typing import BinaryIO, Literal, Self, cast, overload
 
 import numpy as np
 
@@ -150,9 +150,12 @@ class Ragged(Sequence[memoryview]):
 
     def extend(self, lists: Sequence[Sequence[int]]) -> None:
         """Append several lists, much faster than one by one."""
+        if not lists:
+            return
         start = len(self.values)
         self.ends.extend(islice(accumulate(map(len, lists), initial=start), 1, None))
-        self.values.extend(chain.from_iterable(lists))
+        is_bytes = isinstance(lists[0], bytes)
+        self.values.extend(b"".join(cast("Sequence[bytes]", lists)) if is_bytes else chain.from_iterable(lists))
 
     def join(self, values: "memoryview | np.ndarray", ends: "memoryview | np.ndarray") -> None:
         """Append the lists of another one: all its values, and its `ends`."""

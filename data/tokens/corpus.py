@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 3  # conversations that a notice names; the others are counted
 MIN_KEPT = 10_000  # conversations that are worth a file; they are read in a second or two
-MIN_DIVIDED = 2**14  # conversations after which more processes begin; they need seconds until they are ready
+# Conversations after which more processes begin, which need seconds until they are ready; letters of records that are
+# no fewer, so that they begin at once.
+MIN_DIVIDED, MIN_LETTERS = 2**14, 2**25
 # Columns beside those of the samples: which files existed, and what tells these samples from others of the same key.
 WERE_THERE, MADE = "were_there", "made"
 
@@ -139,6 +141,7 @@ class _Loading:
         """
         corpus, encoding = Corpus(self.encoding.new_samples()), self.encoding
         processes = Processes(encoding, num_processes(is_for_all))
+        min_divided = 0 if encoding.num_letters() >= MIN_LETTERS else MIN_DIVIDED
 
         def read_alone(first: int) -> bool:
             """Read from a record on, to the end or until other processes are ready, which it tells."""
@@ -146,7 +149,7 @@ class _Loading:
                 for media, name in corpus.extend(several, encoding.visual_tokens):
                     self._check(media, name)
                 self.bar.advance(len(several))
-                if first == 0 and corpus.num_read >= MIN_DIVIDED and processes.are_ready():
+                if first == 0 and corpus.num_read >= min_divided and processes.are_ready():
                     return True
             return False
 

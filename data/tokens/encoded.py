@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from data.media.reference import Media
+from data.media.reference import KINDS, Media
 from data.tokens.columns import Column
 from data.tokens.encoding import num_tokens
 from data.tokens.sample import Sample
@@ -42,7 +42,7 @@ class Encoded:
         """Take in conversations by their names, None for one that is too long; return the files that they are the first
         to show, each with a sample's name.
         """
-        trained = []
+        trained, most = [], max(map(visual_tokens.of, KINDS))
         for name, sample in encoded:
             if sample is None:
                 self.too_long.append(name)
@@ -50,9 +50,8 @@ class Encoded:
                 self.unanswered.append(name)
             else:
                 trained.append(sample)
-                length = num_tokens(sample, visual_tokens)
-                if length >= self.longest[0]:
-                    self.longest = max(self.longest, (length, name))
+                if len(sample.input_ids) + len(sample.media) * most >= self.longest[0]:  # it is counted seldom
+                    self.longest = max(self.longest, (num_tokens(sample, visual_tokens), name))
         return self.samples.extend(trained)
 
     def join(self, part: Encoded) -> list[tuple[Media, str]]:

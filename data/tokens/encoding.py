@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.models import BPE, Unigram
 
 from data.errors import UserError, one_line
-from data.sources.conversation import Conversation, is_answer, num_letters, with_system_prompt
+from data.sources.conversation import Conversation, is_answer, with_system_prompt
 from data.sources.guard import about_record
 from data.tokens.answers import Range, tokens_of, without
 from data.tokens.sample import IGNORE_INDEX as IGNORE_INDEX
@@ -128,8 +128,9 @@ def encode_batches(
             if has_special:
                 refuse_special_tokens(messages, find_special, conversation.name)
             trained = tokens_of(answers, found, conversation.name)
-            replies = [message for message in messages if message["role"] == "assistant"]
-            trained = [tokens for reply, tokens in zip(replies, trained, strict=True) if is_answer(reply)]
+            asked = [is_answer(message) for message in messages if message["role"] == "assistant"]
+            if not all(asked):
+                trained = list(compress(trained, asked))
             yield _sample(conversation, found.ids, trained, repeats, max_length)
 
     for batch in _batches(conversations):
@@ -179,7 +180,7 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversatio
     try:
         for conversation in conversations:
             batch.append(conversation)
-            size += num_letters(conversation.messages) * len(conversation.messages)
+            size += conversation.num_letters * len(conversation.messages)
             if len(batch) == BATCH or size > BATCH_SIZE:
                 yield batch
                 batch, size = [], 0
@@ -202,21 +203,26 @@ def _sample(
 
     repeats: placeholder id -> how many tokens it stands for.
     """
-    fitting = trained
-    if len(ids) + sum(ids.count(token) * (number - 1) for token, number in repeats.items()) > max_length:
+    fitting, num_media = trained, 0
+    length = len(ids)
+    for token, number in repeats.items():
+        num_media += (count := ids.count(token))
+        length += count * (number - 1)
+    if length > max_length:
         lengths = np.cumsum(_counts(np.array(ids), repeats))
         fitting = [span for span in trained if lengths[span[1] - 1] <= max_length]
-    if not fitting:
-        return None
-    kept, start = array("i", ids[: fitting[-1][1]]), fitting[0][0]
-    num_media = sum(map(kept.count, repeats))
-    if num_media > sum(map(kept[:start].count, repeats)):
-        fitting_words = [words for span in fitting for words in without(repeats.keys(), kept, span)]
+        if not fitting:
+            return None
+    start, end = fitting[0][0], fitting[-1][1]
+    if end < len(ids):
+        ids = ids[:end]
+        num_media = sum(map(ids.count, repeats))
+    if num_media and any(token in ids[start:] for token in repeats):
+        words = tuple(words for span in fitting for words in without(repeats.keys(), ids, span))
     else:
-        fitting_words = fitting
-    return Sample(
-        kept, tuple(fitting_words), conversation.media[:num_media], conversation.name, len(trained) - len(fitting)
-    )
+        words = tuple(fitting)
+    media, num_dropped = conversation.media[:num_media], len(trained) - len(fitting)
+    return Sample(array("i", ids), words, media, conversation.name, num_dropped)
 
 
 def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

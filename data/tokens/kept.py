@@ -16,10 +16,9 @@ import data
 from data.errors import UserError
 from data.media.locate import CLIP_ENDINGS
 from data.media.reference import Media, Pictures
-from data.sources import tables, tar_shards
 from data.sources.bounds import Bounds
 from data.sources.conversation import media_roots
-from data.sources.source import is_address
+from data.sources.source import holds_media, is_address
 from data.tokens.samples import Samples
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def _identity(path: str) -> list[Any]:
     Tables and shards may hold media, so that reading them would take minutes. They have their size, their times of
     change and their number on the disk; the time at which the system saw the last change cannot be set back.
     """
-    if not path.endswith((*tables.SUFFIXES, *tar_shards.SUFFIXES)):
+    if not holds_media(path):
         with open(path, "rb") as file:
             return [hashlib.file_digest(file, "sha256").hexdigest()]
     status = os.stat(path)

@@ -8,7 +8,7 @@ from data.media.reference import Media
 IGNORE_INDEX = -100  # what torch's cross-entropy and transformers leave out of the loss
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # to make frozen ones takes three times as long
 class Sample:
     """One tokenised conversation, small enough to keep a data set of them in memory.
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from data.command import num_cores, num_processes_here
 from data.isolation.child_process import ChildProcess, wait_for_any
 from data.sources.conversation import Conversation, read_conversations
-from data.sources.source import Source, is_address
+from data.sources.source import Source, holds_media, is_address
 from data.tokens.array_files import TYPECODES, numbers_of, to_batch
 from data.tokens.columns import Column
 from data.tokens.encoded import Encoded
@@ -60,6 +60,11 @@ class Encoding:
             read_conversations(source, is_chosen=lambda: is_chosen(next(numbers)), found=found)
             for source, found in zip(self.sources, self.found, strict=True)
         )
+
+    def num_letters(self) -> int:
+        """Return about how many letters the records in files of JSON have; the files of a source may be missing."""
+        files = [path for paths, _ in self.found for path in paths if not (is_address(path) or holds_media(path))]
+        return sum(os.path.getsize(path) for path in files if os.path.exists(path))
 
     def encode(self, conversations: Iterable[Conversation]) -> Iterator[list[tuple[str, Sample | None]]]:
         """Yield the name and the sample of each, some of them at a time."""

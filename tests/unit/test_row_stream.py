@@ -37,7 +37,7 @@ class Source:
         self.num_read = 0
         for row, length in enumerate(self.lengths, start=1):
             self.num_read += 1
-            yield Conversation([], (), f"record {row}", {"length": length})
+            yield Conversation([], (), f"record {row}", {"length": length}, 0)
 
     def encode(self, conversations):
         for conversation in conversations:

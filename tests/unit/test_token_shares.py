@@ -173,3 +173,17 @@ def test_processes_need_no_torch(encoding, tmp_path):
     (tmp_path / "encoding").write_bytes(pickle.dumps(encoding(1)))
     command = [sys.executable, "-c", code, str(tmp_path / "encoding")]
     assert subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(("min_letters", "first_asked_after"), [(10**9, 256), (1, 128)])
+def test_a_large_set_is_divided_from_the_first_batch_on(min_letters, first_asked_after, encoding, monkeypatch):
+    asked, advanced, whole = [], [], encoding(200)
+    monkeypatch.setattr(corpora, "MIN_LETTERS", min_letters)
+    monkeypatch.setattr(corpora, "MIN_DIVIDED", 200)
+    monkeypatch.setattr(Processes, "are_ready", lambda self: asked.append(sum(advanced)) or False)
+    encode = Encoding.encode
+    monkeypatch.setattr(
+        Encoding, "encode", lambda self, found: (advanced.append(len(each)) or each for each in encode(self, found))
+    )
+    load(whole)
+    assert asked[0] == first_asked_after
