@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from train.jobs.environment import processor_name
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells stderr of each start and stop
 
@@ -119,11 +120,7 @@ def _backward_attention(
 
 def machine() -> str:
     """Return the accelerator's name, or the processor's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
 
 
 def _synchronize() -> None:

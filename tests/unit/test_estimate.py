@@ -18,7 +18,7 @@ from train.estimating.fit import as_overrides, fewest, possible_changes
 from train.estimating.foresight import chosen, foreseen
 from train.estimating.gpus import GIB, GPUS, Gpu, find_gpu, fits, gpu_at_hand, seconds, slack
 from train.estimating.ledger import Ledger, attention_flops
-from train.estimating.model_shapes import bare_model
+from train.estimating.model_shapes import meta_model
 from train.estimating.need import Need, count, layers_are_alike
 from train.estimating.shapes import Shapes
 from train.estimating.situation import Base, RowsOfData, assumed, describe_row, look_at_base, look_at_data, situation
@@ -99,7 +99,7 @@ def test_weights_of_7b_are_those_of_the_published_model(processor):
     matrices = 4 * 4096**2 + 3 * 4096 * 11008
     config = build_config("7b", processor.tokenizer)
     recipe = recipe_of(Path("none"), model={"dtype": "bfloat16", "quantization": "nf4"}, lora={"r": 128, "alpha": 256})
-    weights = count_weights(bare_model(recipe, config, 1, on_gpu=True))
+    weights = count_weights(meta_model(recipe, config, 1, on_gpu=True))
     assert weights["decoder, nf4"] == matrices // 2
     # A byte for each 64 weights and 4 for each 256 of these; tables of 16 and 256 numbers and an offset a matrix.
     scales = matrices // 64 + 4 * (matrices // 64 // 256)
@@ -107,7 +107,7 @@ def test_weights_of_7b_are_those_of_the_published_model(processor):
     assert weights["trained, float32"] == 4 * 128 * (4 * 2 * 4096 + 3 * (4096 + 11008))
     assert weights["embeddings and head, bfloat16"] == 2 * 2 * 32064 * 4096
     whole = recipe_of(Path("none"), model={"dtype": "bfloat16"}, lora={"r": 8, "alpha": 8})
-    assert count_weights(bare_model(whole, config, 1, on_gpu=True))["decoder, bfloat16"] == 2 * (matrices + 3 * 4096)
+    assert count_weights(meta_model(whole, config, 1, on_gpu=True))["decoder, bfloat16"] == 2 * (matrices + 3 * 4096)
 
 
 def test_few_layers_say_what_many_need(model_folder, base, monkeypatch):
@@ -140,7 +140,7 @@ def test_what_a_recipe_saves_is_seen(model_folder, base):
 def test_an_estimate_leaves_bitsandbytes_as_it_was(model_folder, base):
     """Its table for scales is made once, on the device of the first weight."""
     recipe = recipe_of(model_folder, model={"quantization": "nf4"})
-    bare_model(recipe, base.config, 1, on_gpu=True)
+    meta_model(recipe, base.config, 1, on_gpu=True)
     assert name2qmap["dynamic"].device.type == "cpu"
 
 

@@ -25,7 +25,7 @@ from train.recipe.recomputation import settings_of
 SAMPLE = 64  # weights that share a scale
 
 
-def bare_model(recipe: Recipe, config: Any, num_layers: int, on_gpu: bool, token_ids: Sequence[int] = ()) -> nn.Module:
+def meta_model(recipe: Recipe, config: Any, num_layers: int, on_gpu: bool, token_ids: Sequence[int] = ()) -> nn.Module:
     """Return the model that a recipe trains, on the meta device, its decoder cut to `num_layers`.
 
     config: of the base. token_ids: of model.add_tokens.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from train.estimating.model_shapes import bare_model
+from train.estimating.model_shapes import meta_model
 from train.estimating.step import INPUTS, Step, run_step
 from train.estimating.weights import count_weights, is_paged, largest_matrix
 from train.recipe.recipe import Recipe
@@ -87,7 +87,7 @@ def layers_are_alike(recipe: Recipe, config: Any) -> bool:
 
 def _counted(recipe: Recipe, situation: Situation, depth: int) -> tuple[Counter[str], Step, int]:
     """Return weights, step and the largest matrix of the model cut to `depth` layers."""
-    model = bare_model(recipe, situation.config, depth, situation.on_gpu, situation.token_ids)
+    model = meta_model(recipe, situation.config, depth, situation.on_gpu, situation.token_ids)
     weights, largest = count_weights(model), largest_matrix(model)
     step = run_step(
         model,

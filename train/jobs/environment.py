@@ -25,7 +25,7 @@ def describe_environment() -> dict[str, str]:
         **versions((*PACKAGES, *FURTHER_PACKAGES)),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, {_distribution()}",
-        "processor": f"{_processor()}, {num_cores()} of {os.cpu_count()} cores",
+        "processor": f"{processor_name()}, {num_cores()} of {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB, {psutil.virtual_memory().available / GIB:.1f} free",
         **_gpus(),
         "cuda of torch": torch.version.cuda or "none",
@@ -52,7 +52,7 @@ def _distribution() -> str:
         return platform.version()
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Return the name that Linux gives; platform.processor is empty there."""
     try:
         with open("/proc/cpuinfo") as file:

@@ -22,7 +22,7 @@ from data.tokens.encoding import Sample, encode_all
 from data.video_llava import VisualTokens
 from train.recipe.entries import Dataset
 from train.recipe.recipe import Data
-from train.run_folder.bad_media import Part
+from train.run_folder.bad_media import Split
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def num_steps_of(args: TrainingArguments, rows: Rows, rows_per_step: int) -> int
 class RowReader:
     """Makes rows of data files, and says what is in them and what will not be trained on.
 
-    left_out: the notices on that of each part, "train" and "eval", which has been read.
+    left_out: the notices on that of each split, "train" and "eval", which has been read.
     """
 
     data: Data
@@ -46,7 +46,7 @@ class RowReader:
     visual_tokens: VisualTokens
     seed: int
     max_positions: int | None = None  # of the decoder: conversations that are longer are trained, with a warning
-    left_out: dict[Part, list[str]] = field(default_factory=dict)
+    left_out: dict[Split, list[str]] = field(default_factory=dict)
 
     def train_rows(self) -> Rows:
         """Return the rows to train on."""
@@ -66,17 +66,17 @@ class RowReader:
         named = zip(self.data.eval_names, sources, strict=True)
         return DividedRows({name: self._load_together([source], "eval") for name, source in named}, self.seed)
 
-    def _load(self, entries: Sequence[Dataset], part: Part) -> RowDataset | Mixture:
+    def _load(self, entries: Sequence[Dataset], split: Split) -> RowDataset | Mixture:
         """Read the data files into memory; where a weight is not 1, each source gets rows of its own."""
         sources = self.data.sources(entries)
         weights = [entry.weight for entry in entries]
         if set(weights) == {1}:
-            return self._load_together(sources, part)
-        mixture = Mixture([self._load_together([source], part) for source in sources], weights, self.seed)
+            return self._load_together(sources, split)
+        mixture = Mixture([self._load_together([source], split) for source in sources], weights, self.seed)
         logger.info(f"an epoch: {' + '.join(map(str, mixture.num_rows))} rows")
         return mixture
 
-    def _load_together(self, sources: Sequence[Source], part: Part) -> RowDataset:
+    def _load_together(self, sources: Sequence[Source], split: Split) -> RowDataset:
         data = self.data
         max_bad = data.max_bad_media if data.on_bad_media == "skip" else 0
         corpus = load_corpus(sources, self.tokenizer, self.visual_tokens, data.max_length, data.system_prompt, max_bad)
@@ -92,7 +92,7 @@ class RowReader:
             )
         for notice in corpus.notices(data.max_length):
             logger.info(f"left out: {notice}")
-            self.left_out.setdefault(part, []).append(notice)
+            self.left_out.setdefault(split, []).append(notice)
         return rows
 
     def _stream(self, entries: Sequence[Dataset]) -> RowStream:

@@ -21,7 +21,7 @@ from train.run_folder.metrics import append_line
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["train", "eval"]
+Split = Literal["train", "eval"]
 
 
 class BadMediaGuard:
@@ -35,24 +35,24 @@ class BadMediaGuard:
     def __init__(self, output_dir: str | Path, on_bad_media: str = "skip", max_share: float = 0.01, num_files: int = 0):
         self.path = Path(output_dir) / BAD_MEDIA_FILE
         self.on_bad_media, self.max_share, self.num_files = on_bad_media, max_share, num_files
-        self._lines: dict[tuple[Part, str], dict[str, Any]] = {}
+        self._lines: dict[tuple[Split, str], dict[str, Any]] = {}
         if on_bad_media == "skip":
             for line in on_first_rank(read_unchanged, self.path):
                 self._lines[line["data"], line["key"]] = line
 
-    def left_out(self, part: Part, step: int) -> set[str]:
+    def left_out(self, split: Split, step: int) -> set[str]:
         """Return the `media_key` of what is left out in this optimizer step without another try."""
-        return {key for (of, key), line in self._lines.items() if of == part and line["step"] <= step}
+        return {key for (of, key), line in self._lines.items() if of == split and line["step"] <= step}
 
-    def reasons(self, part: Part, step: int) -> dict[str, str]:
+    def reasons(self, split: Split, step: int) -> dict[str, str]:
         """Return `media_key` -> what is wrong, of what is left out in this optimizer step."""
-        return {key: line["reason"] for (of, key), line in self._lines.items() if of == part and line["step"] <= step}
+        return {key: line["reason"] for (of, key), line in self._lines.items() if of == split and line["step"] <= step}
 
-    def num_left_out(self, part: Part, step: int) -> int:
+    def num_left_out(self, split: Split, step: int) -> int:
         """Return the number of files that are left out in this optimizer step."""
-        return len(self._files(part, step))
+        return len(self._files(split, step))
 
-    def agree(self, found: Sequence[BadMedia], part: Part, epoch: int, step: int) -> None:
+    def agree(self, found: Sequence[BadMedia], split: Split, epoch: int, step: int) -> None:
         """Share what one rank found with all of them. ALL RANKS, once a step. Raises UserError on all of them."""
         if any_rank(bool(found)):
             everything = gather_object(list(found))
@@ -63,17 +63,17 @@ class BadMediaGuard:
                     "data.on_bad_media: skip. scripts/check_data.py names all such files"
                 )
             for bad in everything:
-                self._note(bad, part, epoch, step)
-        if part == "train":
+                self._note(bad, split, epoch, step)
+        if split == "train":
             self._refuse_too_many(step)
 
-    def _note(self, bad: BadMedia, part: Part, epoch: int, step: int) -> None:
-        key = part, media_key(bad.item)
+    def _note(self, bad: BadMedia, split: Split, epoch: int, step: int) -> None:
+        key = split, media_key(bad.item)
         if key in self._lines:
             return
         line = {
             **{"file": bad.item.path, "records": list(bad.records), "reason": bad.reason},
-            **{"data": part, "epoch": epoch, "step": step},
+            **{"data": split, "epoch": epoch, "step": step},
             **{"key": key[1], "media": _without_addresses(bad.item)},
             **{"identity": identity_now(bad.item), **_imprint_in_json(bad.item)},
         }
@@ -84,11 +84,11 @@ class BadMediaGuard:
                 logger.info(visible(f"left out: {bad.records[0]}{more}: {bad.reason}"))
         self._lines[key] = line
 
-    def _files(self, part: Part, step: int) -> dict[str, dict]:
+    def _files(self, split: Split, step: int) -> dict[str, dict]:
         """Return each bad file with the first of its lines."""
         files: dict[str, dict] = {}
         for (of, _), line in self._lines.items():
-            if of == part and line["step"] <= step:
+            if of == split and line["step"] <= step:
                 files.setdefault(line["file"], line)
         return files
 
