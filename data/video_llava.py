@@ -24,9 +24,9 @@ PROJECTOR = "multi_modal_projector"
 TOWERS = ("image_tower", "video_tower")
 NUM_FRAMES = 8  # of a clip, as Video-LLaVA was trained
 PLACEHOLDERS = {"image": "<image>", "video": "<video>"}
+LAYOUT = "channels_last"  # said, because a picture of one or three rows may as well have them first
 # The towers and decoders that transformers' class may hold and that are tested here, as `model_type` in config.json
 # names them: each tower with the number of tokens that it puts in front of a picture's patches, registers aside.
-LAYOUT = "channels_last"  # said, because a picture of one or three rows may as well have them first
 NUM_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1, "dinov2_with_registers": 1, "vit": 1}
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 INTERPOLATING = ("dinov2", "dinov2_with_registers")  # towers that fit their positions to pictures of any size
