@@ -80,6 +80,7 @@ WAYS_OUT = {
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder should; take another place"),
     errno.EISDIR: "name a file in it",
     errno.ENAMETOOLONG: "take a shorter name",
+    errno.EILSEQ: "take a name in UTF-8",
     errno.ELOOP: "its links lead in a circle; take another place",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "see whether that disk is failing, or take another"),

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from train.page.opening import page_with
 from train.serving.guard import HEARTBEAT
-from train.serving.server import Limits, guarded, listen, run
+from train.serving.server import Limits, _Server, guarded, listen, run
 
 PATIENCE = 60  # seconds: far more than a process takes, far less than answers may go on for here
 
@@ -45,6 +45,22 @@ def test_a_page_that_is_shown_holds_no_server_up(number):
         os.kill(server.pid, number)
         server.join(PATIENCE)
         assert server.exitcode is not None
+    bound.close()
+
+
+def test_a_signal_that_comes_before_the_server_has_begun_ends_it(monkeypatch):
+    begin = _Server.run
+
+    def told_at_once(self, sockets):
+        os.kill(os.getpid(), signal.SIGTERM)
+        begin(self, sockets)
+
+    monkeypatch.setattr(_Server, "run", told_at_once)
+    bound = listen("127.0.0.1", 0, None)
+    server = multiprocessing.get_context("fork").Process(target=serve, args=(bound,), daemon=True)
+    server.start()
+    server.join(PATIENCE)
+    assert server.exitcode == 0
     bound.close()
 
 

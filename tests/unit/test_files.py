@@ -175,6 +175,7 @@ def test_a_folder_that_cannot_be_made_is_known_before(tmp_path, monkeypatch):
         ("file/a/b", errno.ENOTDIR),
         ("a" * 256, errno.ENAMETOOLONG),
         (f"new/{'ä' * 128}/b", errno.ENAMETOOLONG),
+        (os.fsdecode(b"a\xff/b"), errno.EILSEQ),
     ):
         with pytest.raises(OSError) as caught:
             check_folder(path)

@@ -4,7 +4,7 @@ from data.errors import UserError
 from data.media.reference import Media
 from data.sources.conversation import with_system_prompt
 from train.answering.generation import media_in
-from train.jobs.generate import place_media
+from train.jobs.generate import generate_answers, place_media
 
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 
@@ -35,3 +35,11 @@ def test_system_prompt_and_media_of_a_prefix():
     assert with_system_prompt(behind, "Be long.") == behind
     media = (Media("video", "v"), Media("image", "i"), Media("image", "j"))
     assert [len(media_in(messages[:n], media)) for n in range(4)] == [0, 1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "system", "option"), [(["a", "b\udcff"], None, "--prompt"), (["a"], "\ud83d", "--system-prompt")]
+)
+def test_a_prompt_that_is_no_text_is_told_before_anything_is_loaded(prompts, system, option):
+    with pytest.raises(UserError, match=f"^{option}: the text holds half of a character"):
+        generate_answers("no such model", prompts, [], system, None, "auto", False, None, 8)

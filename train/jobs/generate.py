@@ -6,7 +6,7 @@ from data.errors import UserError
 from data.media.reference import Kind, Media, media_at
 from data.media.storage import check_media
 from data.sources.conversation import with_system_prompt
-from data.sources.parts import split_placeholders
+from data.sources.parts import check_text, split_placeholders
 from train.answering.generation import answer, media_in
 from train.jobs.evaluation_settings import Drawing
 from train.model.load import quiet_libraries
@@ -27,6 +27,9 @@ def generate_answers(
 
     files: (kind, path) in order. drawing: None for greedy answers.
     """
+    for option, texts in (("--prompt", prompts), ("--system-prompt", [system_prompt or ""])):
+        for text in texts:
+            check_text(text, option)
     media = [media_at(kind, path) for kind, path in files]
     turns = place_media(prompts, media)
     for item in media:

@@ -157,9 +157,11 @@ def run(app: Guard, bound: socket.socket, limits: Limits) -> None:
         limit_concurrency=8 * limits.max_requests,
         timeout_graceful_shutdown=limits.end_seconds,
     )
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it anew when it has ended
+    server = _Server(config, app.ending)
+    # One may come before uvicorn has its own handler, and it raises each anew when it has ended.
+    before = signal.signal(signal.SIGTERM, server.handle_exit)
     try:
-        _Server(config, app.ending).run(sockets=[bound])
+        server.run(sockets=[bound])
     finally:
         signal.signal(signal.SIGTERM, before)
         bound.close()
