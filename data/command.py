@@ -14,6 +14,7 @@ from data.errors import NO_ROOM, WAYS_OUT, UserError, with_way_out
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
 CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
 INTERRUPTED = "interrupted by Ctrl-C"
+STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "backslashreplace"), ("stderr", "w", "backslashreplace"))
 ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, for whoever started several of them
 
 
@@ -112,13 +113,14 @@ def _say_interrupted() -> None:
 
 
 def _open_to_any_text() -> None:
-    """Let both streams take letters that their terminal lacks, and be there where they were closed (`>&-`)."""
-    for name in ("stdout", "stderr"):
+    """Let streams take letters that their terminal lacks, and bytes that are none, and be there where they were closed
+    (`>&-`)."""
+    for name, mode, errors in STREAMS:
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", errors="ignore"))
+            setattr(sys, name, open(os.devnull, mode, errors=errors))
         elif isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=errors)
 
 
 def _stop_writing() -> None:

@@ -65,6 +65,25 @@ def test_closed_streams_are_no_error(start):
     assert start("2>&- >/dev/null").returncode == 2
 
 
+READER = """
+import sys
+from data.command import run_command
+from data.errors import UserError
+
+def main():
+    raise UserError(f"{len(sys.stdin.read())} letters")
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(("stdin", "number"), [("<&-", 0), ("< text", 3)])
+def test_bytes_that_are_no_letters_and_no_stdin_at_all_are_read(stdin, number, start, tmp_path):
+    (tmp_path / "text").write_bytes(b"\xff\xfe\n")
+    done = start(stdin, READER, LC_ALL="C.UTF-8", PYTHONIOENCODING="utf-8:strict")
+    assert done.stderr.decode() == f"error: {number} letters\n"
+
+
 def test_a_full_disk_behind_stdout_is_one_line(start):
     program = "from data.command import run_command\nrun_command(lambda: print(1))\n"
     done = start("> /dev/full", program)
