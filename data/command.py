@@ -56,8 +56,11 @@ def _check_here() -> None:
 
 
 def is_first_rank() -> bool:
-    """Tell whether this process is the one that speaks for all those that were launched together."""
-    return os.environ.get("RANK", "0") == "0"
+    """Tell whether this process is the one that speaks for all those that were launched together.
+
+    A RANK without WORLD_SIZE is left over from something else.
+    """
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def num_processes_here() -> int:

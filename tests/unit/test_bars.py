@@ -118,6 +118,7 @@ def test_bars_that_are_not_wanted_are_lines(clock, terminal):
 
 def test_other_ranks_warn_with_their_number_and_are_silent_otherwise(clock, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
     start_logging()
     with shown("saving") as bar:
         clock.now += 40

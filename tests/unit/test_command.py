@@ -48,6 +48,11 @@ def test_letters_that_a_terminal_lacks_are_spelled(encoding, start):
     assert done.stdout.splitlines()[0] == "Wie heißt der Film? 映画 \ud83d".encode(encoding, "backslashreplace")
 
 
+def test_a_rank_of_nothing_silences_nobody(start):
+    assert start(RANK="1").stderr.startswith(b"error: ")
+    assert start(RANK="1", WORLD_SIZE="2").stderr == b""
+
+
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
 def test_any_locale_will_do(locale, start):
     done = start(LC_ALL=locale, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
