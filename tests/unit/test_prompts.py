@@ -5,6 +5,7 @@ from data.media.reference import Media
 from data.sources.conversation import with_system_prompt
 from train.answering.generation import media_in
 from train.jobs.generate import generate_answers, place_media
+from train.results.loading import Loading
 
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 
@@ -42,4 +43,4 @@ def test_system_prompt_and_media_of_a_prefix():
 )
 def test_a_prompt_that_is_no_text_is_told_before_anything_is_loaded(prompts, system, option):
     with pytest.raises(UserError, match=f"^{option}: the text holds half of a character"):
-        generate_answers("no such model", prompts, [], system, None, "auto", False, None, 8)
+        generate_answers("no such model", prompts, [], Loading(), 8, system)
