@@ -1,8 +1,11 @@
 """The frame around every command line: a user's error is one line and exit status 2."""
 
+import math
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,6 +17,8 @@ from data.errors import NO_ROOM, WAYS_OUT, UserError, with_way_out
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
 CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
 INTERRUPTED = "interrupted by Ctrl-C"
+SECONDS_OF_CTRL_C = 1.0  # within which an error comes of it: libraries turn KeyboardInterrupt into errors of their own
+_ctrl_c = -math.inf  # when it was pressed
 STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "backslashreplace"), ("stderr", "w", "backslashreplace"))
 ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, for whoever started several of them
 
@@ -21,7 +26,7 @@ ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, fo
 def run_command(main: Callable[[], Any]) -> None:
     """Run a command line's `main`; a UserError becomes its line on stderr, once for all ranks, and exit status 2."""
     _open_to_any_text()
-    if signal.getsignal(signal.SIGINT) is _leave_at_once:
+    if signal.getsignal(signal.SIGINT) in (_leave_at_once, signal.default_int_handler):
         raise_at_ctrl_c()
     try:
         _check_here()
@@ -30,19 +35,25 @@ def run_command(main: Callable[[], Any]) -> None:
     except BrokenPipeError:
         _stop_writing()
         sys.exit(CLOSED_PIPE)
-    except UserError as error:
-        _leave(str(error))
-    except OSError as error:
-        is_full = error.errno in NO_ROOM
-        if error.errno not in WAYS_OUT or not (is_full or error.filename):
+    except KeyboardInterrupt:
+        _leave_interrupted()
+    except Exception as error:
+        if time.monotonic() - _ctrl_c < SECONDS_OF_CTRL_C:
+            _leave_interrupted()
+        if isinstance(error, UserError):
+            _leave(str(error))
+        is_full = isinstance(error, OSError) and error.errno in NO_ROOM
+        if not isinstance(error, OSError) or error.errno not in WAYS_OUT or not (is_full or error.filename):
             raise
         if is_full:  # if it is stdout that has no room, what is left of it can go nowhere
             _stop_writing()
         what = f"cannot {'write' if is_full else 'use'} {error.filename or 'what is printed'}"
         _leave(f"{what}: {with_way_out(error)}, and start it again")
-    except KeyboardInterrupt:
-        _say_interrupted()
-        sys.exit(CTRL_C)
+
+
+def _leave_interrupted() -> NoReturn:
+    _say_interrupted()
+    sys.exit(CTRL_C)
 
 
 def _check_here() -> None:
@@ -101,7 +112,14 @@ def leave_at_ctrl_c() -> None:
 
 def raise_at_ctrl_c() -> None:
     """Let Ctrl-C raise KeyboardInterrupt again, so that what is under way is tidied up."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    global _ctrl_c
+    _ctrl_c = time.monotonic()
+    raise KeyboardInterrupt
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

@@ -53,6 +53,25 @@ def test_a_rank_of_nothing_silences_nobody(start):
     assert start(RANK="1", WORLD_SIZE="2").stderr == b""
 
 
+@pytest.mark.parametrize("error", ["UserError('the file is damaged')", "ImportError('numpy')"])
+def test_an_error_that_a_library_makes_of_ctrl_c_is_no_error(error, start):
+    program = f"""
+import os, signal
+from data.command import run_command
+from data.errors import UserError
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise {error}
+
+run_command(main)
+"""
+    done = start(program=program)
+    assert (done.returncode, done.stderr) == (130, b"interrupted by Ctrl-C\n")
+
+
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
 def test_any_locale_will_do(locale, start):
     done = start(LC_ALL=locale, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
