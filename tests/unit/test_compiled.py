@@ -22,6 +22,7 @@ from train.model.compiled import (
     speed_up_layers,
     take_over,
 )
+from train.model.fingerprint import last_logits, reference_inputs
 from train.model.last_layer import LastLlamaLayer
 from train.model.load import decoder_attention, quiet_libraries
 from train.model.recomputed import recompute
@@ -102,6 +103,14 @@ def test_rows_of_any_lengths_take_three_graphs_and_give_the_same_gradients(adapt
     # torch warns of operations that write into their tensors where a graph is recomputed selectively: there are none.
     assert not [name for name in operations(graphs) if name.endswith("_") and not name.endswith("__")]
     assert "in-place" not in capfd.readouterr().err
+
+
+def test_a_fingerprint_makes_no_graph(model, processor):
+    inputs = reference_inputs(processor)
+    expected, graphs = last_logits(model, inputs), []
+    compile_layers(model, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    torch.testing.assert_close(last_logits(model, inputs), expected, rtol=0, atol=0)
+    assert graphs == []
 
 
 def operations(graphs) -> set[str]:

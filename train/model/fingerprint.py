@@ -208,7 +208,8 @@ def last_logits(
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        output = type(model).forward(model, **placed, use_cache=False, logits_to_keep=NUM_POSITIONS)
+        with torch.compiler.set_stance("force_eager"):  # a graph for one prompt would take longer than any answer
+            output = type(model).forward(model, **placed, use_cache=False, logits_to_keep=NUM_POSITIONS)
     finally:
         for module, mode in modes.items():
             module.training = mode
