@@ -4,6 +4,7 @@ import re
 from itertools import combinations
 
 import pytest
+import yaml
 from transformers import VideoLlavaConfig
 
 from scripts.write_combinations import (
@@ -25,8 +26,12 @@ from train.model.build import build_model
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """The script's run, with two of the decoder's four layers: a graph of each is made."""
+    """The script's run, with two of the decoder's four layers, an ordinary one and the last, and an oblong matrix of
+    each adapted: graphs are made of every layer, and anew for every adapted matrix."""
     path = write_run(tmp_path_factory.mktemp("combinations"))
+    settings = yaml.safe_load(path.read_text())
+    settings["lora"]["target"] = r".*language_model.*\.down_proj"
+    path.write_text(yaml.safe_dump(settings))
     base = path.parent / "base"
     config = VideoLlavaConfig.from_pretrained(base)
     config.text_config.num_hidden_layers = 2
