@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 
 from tests.serving import part_of, serving
 
@@ -53,6 +53,7 @@ def standing_in(monkeypatch) -> Iterator[HubStandIn]:
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(hf_api.api, "endpoint", server.address)
     with serving(server):
         yield server
 

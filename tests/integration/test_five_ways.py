@@ -1,7 +1,6 @@
 """Five ways to load a trained model give one set of answers, from its folder and from the hub."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from data.media.reference import Media
 from data.processor import set_up_processor
@@ -20,9 +19,10 @@ from data.sources.conversation import with_system_prompt
 from scripts.demo.questions import CLIP_SKILLS, NEW_SKILL
 from scripts.demo.scenes import film, random_scene
 from tests.ffmpeg_libraries import with_ffmpeg
-from tests.hub_stand_in import TOKEN, standing_in
+from tests.hub_stand_in import standing_in
 from tests.short_run import write_recipe
 from tests.tiny_adapters import random_adapter
+from tests.warm import run_warm
 from train.answering.generation import answer
 from train.card.model_card import CARD
 from train.commands.app import run as reeltune
@@ -195,10 +195,9 @@ def test_the_code_of_cards_runs_as_it_stands_in_an_empty_folder(
         cards = {name: hub.files[name][CARD].decode() for name in names}
         codes = [re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)[0] for card in cards.values()]
         assert '"me/base"' in codes[0] and '"me/merged"' in codes[1]
-        of_hub = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-        environment = {**os.environ, **of_hub, "HF_HOME": str(tmp_path / "cache")}
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         command = [sys.executable, "-c", CARDS, *codes]
-        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=300)
+        done = run_warm(command, cwd=here, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     said = [text.strip() for text in done.stdout.split("::")[1:]]
     asked = [(str(here / "clip.mp4"), "What happens here?")]
