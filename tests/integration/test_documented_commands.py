@@ -110,14 +110,13 @@ def walk() -> list[str]:
 
 
 def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
-    printed, is_warm = {}, False
+    printed = {}
     for command in walk():
         if not command.startswith("accelerate"):
             printed[command] = run_script(command.replace("--shape 7b", "--shape tiny"))  # 7b has 15 GB
             continue
         small = "" if "name_or_path" in command else " model.name_or_path=outputs/tiny"  # the 7B weights are not here
-        result = run(command + small, checkout, is_warm)
-        is_warm = True  # one start from nothing will do
+        result = run(command + small, checkout, is_warm=True)  # test_equality.py starts from nothing
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         printed[command] = result.stdout
 
