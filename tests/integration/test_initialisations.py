@@ -37,8 +37,9 @@ def share_right(folder, data_file) -> float:
 
 @pytest.mark.parametrize("kind", ["pissa_niter_1", "olora"])
 def test_what_was_trained_answers(kind, two_questions, model_folder, tmp_path):
-    training = {"max_steps": 60, "learning_rate": 0.01, "save_steps": 30, "save_total_limit": 5, "logging_steps": 20}
-    recipe = write_recipe(tmp_path, model_folder, two_questions, {"alpha": 8, "init_lora_weights": kind}, {}, training)
+    training = {"max_steps": 40, "learning_rate": 0.01, "save_steps": 20, "save_total_limit": 5, "logging_steps": 20}
+    lora, data = {"alpha": 8, "init_lora_weights": kind}, {"feature_cache": str(tmp_path / "features")}
+    recipe = write_recipe(tmp_path, model_folder, two_questions, lora, data, training)
     main([str(recipe)])
     out = tmp_path / "out"
     assert share_right(out, two_questions) == 1
@@ -48,7 +49,7 @@ def test_what_was_trained_answers(kind, two_questions, model_folder, tmp_path):
 
     unbroken = result(out)
     (out / "adapter_model.safetensors").unlink()
-    (out / "checkpoint-60" / "manifest.json").unlink()  # so that the run continues from the other one
+    (out / "checkpoint-40" / "manifest.json").unlink()  # so that the run continues from the other one
     main([str(recipe)])
     assert result(out) == unbroken
     assert yaml.safe_load((out / "recipe.yaml").read_text())["lora"]["r"] == 4
