@@ -8,7 +8,9 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakKeyDictionary
 
+import jinja2
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,10 @@ WITH_WARM = SimpleNamespace(**{**vars(subprocess), "Popen": Warm})
 tqdm.set_lock(threading.RLock())
 tqdm.monitor_interval = 0
 
+# DeepSpeed has torch ask NVML whether there is a GPU, which torch does for every operation on shapes alone.
+if not torch.cuda.is_available():
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
 # The same examples in every CI run, so that a failure there is the change's; at home hypothesis looks further.
 # No deadline: how long an example takes says how busy the machine is.
 settings.register_profile("home", deadline=None)
@@ -45,10 +51,33 @@ def warm_decoders():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_loss_pictures():
-    """Runs in this process draw no loss.png, which takes longer than a step of theirs; those of the command do."""
+def neither_pictures_nor_reports():
+    """Runs in this process leave no loss.png and no report.html, each of which takes longer than a step of theirs;
+    those of the command do."""
     if "train.sft" in sys.modules:
-        sys.modules["train.sft"].draw_losses = lambda output_dir: None
+        sys.modules["train.sft"].draw_losses = sys.modules["train.sft"].write_report = lambda output_dir: None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_disk_to_wait_for():
+    """Nothing that is written here must outlive the machine: processes are killed, which loses no byte of a file."""
+    os.fsync = lambda descriptor: None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def templates_once():
+    """PEFT has the template of its model card compiled for every adapter that is saved."""
+    compiled: WeakKeyDictionary[jinja2.Environment, dict] = WeakKeyDictionary()
+    compiling = jinja2.Environment.compile
+
+    def compile_once(environment, *source, **options):
+        known = compiled.setdefault(environment, {})
+        key = (source, *options.items())
+        if key not in known:
+            known[key] = compiling(environment, *source, **options)
+        return known[key]
+
+    jinja2.Environment.compile = compile_once
 
 
 @pytest.fixture
