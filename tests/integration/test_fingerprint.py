@@ -22,7 +22,9 @@ def other_base(processor, tmp_path):
     """A base of the same shape, with other weights."""
     folder = tmp_path / "other"
     torch.manual_seed(7)
-    model = build_model(build_config("tiny", processor.tokenizer))
+    config = build_config("tiny", processor.tokenizer)
+    config.text_config.num_hidden_layers = 2
+    model = build_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)

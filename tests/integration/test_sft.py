@@ -68,7 +68,7 @@ def test_the_command_trains_and_the_same_command_continues(recipe_file, tmp_path
     assert first.returncode == 0, first.stderr
     assert "16 tokens a picture, 136 a clip" in first.stdout
     assert "16 conversations in 3 rows" in first.stdout
-    assert "trained: 40,960 of 1,300,224 parameters (3.15%)" in first.stdout
+    assert "trained: 20,480 of 853,248 parameters (2.40%)" in first.stdout
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("adapter*")}
     for lost in [tmp_path / "out" / "checkpoint-2" / "optimizer.pt", *(tmp_path / "out").glob("adapter*")]:
         lost.unlink()

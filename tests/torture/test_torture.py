@@ -10,9 +10,9 @@ from tests.warm import all_warm
 
 
 @pytest.fixture
-def recipe_file(model_folder, mixed_file, tmp_path):
+def recipe_file(shallow_folder, mixed_file, tmp_path):
     training = {"max_steps": 12, "save_steps": 2, "learning_rate": 1e-3, "dataloader_num_workers": 1}
-    return write_recipe(tmp_path, model_folder, mixed_file, {"dropout": 0.1}, {}, training)
+    return write_recipe(tmp_path, shallow_folder, mixed_file, {"dropout": 0.1}, {}, training)
 
 
 def test_three_killed_runs_end_as_the_unbroken_one(recipe_file, tmp_path):

@@ -14,7 +14,9 @@ from train.talking.talker import Talker
 
 @pytest.fixture(scope="module")
 def model(processor):
-    model = build_model(build_config("tiny", processor.tokenizer)).eval()
+    config = build_config("tiny", processor.tokenizer)
+    config.text_config.num_hidden_layers = 2  # those of the folder that is served
+    model = build_model(config).eval()
     model.generation_config = greedy(processor.tokenizer)
     return model
 
