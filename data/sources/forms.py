@@ -94,7 +94,7 @@ def without_nulls(holder: dict) -> dict:
 def renamed(record: Any, name: str, columns: Mapping[str, str]) -> dict:
     """Return a record with our keys, without those that are null. Raises UserError for what is no object."""
     if not isinstance(record, dict):
-        raise UserError(f"{name}: expected an object, got {type(record).__name__}")
+        raise UserError(f"{name}: expected an object, got {shown(record)}")
     record = without_nulls(record)
     if not columns and record.keys() <= OURS:
         return record
@@ -217,7 +217,7 @@ def role_and_content(turn: Any, where: str, tags: Mapping[str, str]) -> tuple[st
     Raises UserError, which begins with `where`.
     """
     if not isinstance(turn, dict):
-        raise UserError(f"{where}: expected an object, got {type(turn).__name__}")
+        raise UserError(f"{where}: expected an object, got {shown(turn)}")
     turn = without_nulls(turn)
     role, roles = _tagged(turn, ROLE_KEYS, tags.get("role_tag"), where), ROLES
     if tags:

@@ -113,7 +113,7 @@ HUMAN, GPT = {"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "valu
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ([], "expected an object, got list"),
+        ([], "expected an object, got []"),
         ({}, "needs 'conversations'"),
         ({"conversations": []}, "needs 'conversations'"),
         (
