@@ -59,12 +59,6 @@ def neither_pictures_nor_reports():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_disk_to_wait_for():
-    """Nothing that is written here must outlive the machine: processes are killed, which loses no byte of a file."""
-    os.fsync = lambda descriptor: None
-
-
-@pytest.fixture(autouse=True, scope="session")
 def templates_once():
     """PEFT has the template of its model card compiled for every adapter that is saved."""
     compiled: WeakKeyDictionary[jinja2.Environment, dict] = WeakKeyDictionary()

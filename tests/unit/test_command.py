@@ -66,6 +66,7 @@ def main():
     except KeyboardInterrupt:
         raise {error}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is deaf to it
 run_command(main)
 """
     done = start(program=program)
