@@ -150,9 +150,8 @@ def try_to_write(path: AnyPath) -> None:
 def check_folder(path: AnyPath) -> None:
     """Raise OSError where a folder could not be made, or is there and is none; makes nothing."""
     path = Path(path).absolute()
-    if any(
-        0xD800 <= ord(letter) < 0xE000 for letter in str(path)
-    ):  # bytes that are no UTF-8, which safetensors refuses
+    # Bytes that are no UTF-8, which safetensors refuses.
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in str(path)):
         raise OSError(errno.EILSEQ, "its name is not UTF-8", os.fspath(path))
     for name in path.parts[1:]:
         if len(os.fsencode(name)) > LONGEST_NAME:

@@ -66,7 +66,7 @@ def digest_of_tokens(sources: Sequence[Samples]) -> str:
 
 
 def _shown_ranges(edges: list[int]) -> str:
-    """Return the repr of half-open ranges as a tuple of pairs; of one alone, as most are, four times as fast."""
+    """Return the repr of half-open ranges as a tuple of pairs; of one alone, as most are, without making them."""
     if len(edges) == 2:
         return f"(({edges[0]}, {edges[1]}),)"
     return repr(tuple(zip(edges[::2], edges[1::2], strict=True)))

@@ -31,7 +31,7 @@ from data.sources.parts import (
 from data.sources.source import Source, find_files, read_records
 
 
-@dataclass(slots=True)  # to make frozen ones takes three times as long
+@dataclass(slots=True)  # one is made of each record, and frozen ones take much longer
 class Conversation:
     """`messages` are [{"role", "content": [{"type": "text", "text"} | {"type": "image"} | {"type": "video"}]}], one of
     the assistant's with "trained": False where it is context alone; `media` are their pictures and clips in order of

@@ -8,7 +8,7 @@ from data.media.reference import Media
 IGNORE_INDEX = -100  # what torch's cross-entropy and transformers leave out of the loss
 
 
-@dataclass(slots=True)  # to make frozen ones takes three times as long
+@dataclass(slots=True)  # one is made of each record, and frozen ones take much longer
 class Sample:
     """One tokenised conversation, small enough to keep a data set of them in memory.
 
