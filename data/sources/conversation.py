@@ -118,8 +118,10 @@ def parse_record(
     listed = _with_own(listed, messages, find, is_question)
     media = place_media(messages, listed, listed_span(record, listed, name), find, name, first)
     num_letters = _counted(messages, name)
-    messages = _in_turn(messages, name, reading.strict_turns)
-    return Conversation(messages, tuple(media[: num_media(messages)]), name, record, num_letters)
+    in_turn = _in_turn(messages, name, reading.strict_turns)
+    if len(in_turn) < len(messages):  # what the user says at the end may have shown some
+        media = media[: num_media(in_turn)]
+    return Conversation(in_turn, tuple(media), name, record, num_letters)
 
 
 def _with_own(listed: Listed, messages: list[dict], find: Locator, is_question: bool) -> Listed:
@@ -160,8 +162,11 @@ def _in_turn(messages: list[dict], name: str, is_strict: bool) -> list[dict]:
     Several turns of one side are joined, and what the user says at the end is left out. is_strict: raise UserError
     instead.
     """
+    roles = _roles(messages)
     if is_strict:
-        _check_order(_roles(messages), name)
+        _check_order(roles, name)
+    if roles == ["user", "assistant"] * (len(roles) // 2):
+        return messages  # as nearly all are
     joined: list[dict] = []
     for number, message in enumerate(messages):
         if joined and joined[-1]["role"] == message["role"]:
@@ -170,8 +175,9 @@ def _in_turn(messages: list[dict], name: str, is_strict: bool) -> list[dict]:
                                 "and the other is not; put a user's turn between them")  # fmt: skip
             joined[-1] = {**message, "content": join_parts(joined[-1]["content"], message["content"])}
         elif joined and message["role"] == "system":
-            there = _shown(_roles(messages))
-            raise UserError(f"{name}: message {number + 1} is a system text; it must be the first (roles: {there})")
+            raise UserError(
+                f"{name}: message {number + 1} is a system text; it must be the first (roles: {_shown(roles)})"
+            )
         else:
             joined.append(message)
     return joined[:-1] if joined and joined[-1]["role"] == "user" else joined

@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, cycle
+from itertools import chain, count, cycle, groupby
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from data.video_llava import VisualTokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PART = 512  # conversations of a part: some tens of milliseconds of work
+PART = 2048  # conversations of a part: some tenths of a second of work
 MAX_PROCESSES = 8  # each reads everything, so many more gain little
 OBJECTS_BETWEEN_LOOKS = 50_000  # for cycles; those of some hundred conversations
 SECONDS, MEMORY = 600.0, 2**37  # of a part: bounds for what hangs, far beyond what is sound
@@ -83,7 +83,7 @@ class Share:
     def __init__(self, path: str, number: int, num_shares: int):
         self.path, self.number, self.num_shares = path, number, num_shares
         self._encoding: Encoding | None = None
-        self._parts: Iterator[list[Conversation]] | None = None
+        self._parts: Iterator[Iterator[Conversation]] | None = None
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -106,7 +106,8 @@ class Share:
             encoded.extend(several, encoding.visual_tokens)
         return to_bytes(encoded)
 
-    def _read(self, encoding: Encoding, first: int) -> Iterator[list[Conversation]]:
+    def _read(self, encoding: Encoding, first: int) -> Iterator[Iterator[Conversation]]:
+        """Yield the conversations of each part, to be taken before the next."""
         reached = 0  # the part of the record that was read last
 
         def is_mine(number: int) -> bool:
@@ -114,14 +115,7 @@ class Share:
             reached = (number - first) // PART
             return number >= first and reached % self.num_shares == self.number
 
-        part, current = [], 0
-        for conversation in encoding.conversations(is_mine):
-            if part and reached != current:
-                yield part
-                part = []
-            current = reached
-            part.append(conversation)
-        if part:
+        for _, part in groupby(encoding.conversations(is_mine), key=lambda conversation: reached):
             yield part
 
 

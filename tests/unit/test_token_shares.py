@@ -132,23 +132,23 @@ def load(encoding: Encoding):
 
 def test_processes_give_the_same_corpus_and_the_same_error(encoding, few, monkeypatch, capfd):
     def break_one(found):
-        found[700]["messages"][0]["content"] = "<video>\n</s>"
-        found[1200] = {"what": "is this"}
+        found[2300]["messages"][0]["content"] = "<video>\n</s>"
+        found[2400] = {"what": "is this"}
         return found
 
     def lose_clip(found):
         found[800]["video"] = "nowhere.mp4"
         return found
 
-    for change, num_own in ((lose_clip, 128), (break_one, 700)):
-        whole = encoding(1500, change)
+    for change, num_own in ((lose_clip, 128), (break_one, 2300)):
+        whole = encoding(2500, change)
         divided = load(whole)
         monkeypatch.setattr(corpora, "num_processes", lambda is_for_all: 1)
         expected = load(whole)
         monkeypatch.setattr(corpora, "num_processes", lambda is_for_all: 2)
         assert divided[:2] == expected[:2]
-        assert divided[2] < expected[2] if change is break_one else divided[2] == num_own < expected[2] == 3000
-    assert divided[1].endswith("record 701") and "the text holds the special token '</s>'" in divided[0]
+        assert divided[2] < expected[2] if change is break_one else divided[2] == num_own < expected[2] == 5000
+    assert divided[1].endswith("record 2301") and "the text holds the special token '</s>'" in divided[0]
     assert capfd.readouterr().err == ""
 
 
@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_is_done_without(encoding, few, monkeypatch):
 
     monkeypatch.setattr(Processes, "read", kill_one)
     found, _, num_own = load(whole)
-    assert found == expected and num_own > 2000
+    assert found == expected and num_own == 3000 - shares.PART
 
 
 def test_processes_need_no_torch(encoding, tmp_path):
