@@ -151,6 +151,24 @@ def test_half_precision_is_near(monkeypatch):
             torch.testing.assert_close(lse, exact_lse, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 3), (torch.float16, 3), (torch.float16, 70)])
+def test_scores_are_as_exact_as_those_of_the_kernels(dtype, size, monkeypatch):
+    """Products of 70 * 70 over 128 numbers are beyond float16 before they are scaled."""
+    torch.manual_seed(0)
+    query, key = (size * torch.randn(2, 64, 4, 128)).to(dtype), (size * torch.randn(2, 64, 4, 128)).to(dtype)
+    value, mask, scale = torch.randn(2, 64, 4, 128).to(dtype), torch.zeros(2, 1, 1, 64, dtype=dtype), 128**-0.5
+    exact, _ = attention.attend_own(query[:, 0].double(), key.double(), value.double(), mask.double(), scale)
+    kernels, _ = attention.attend_own(query[:, 0], key, value, mask, scale)
+    monkeypatch.setattr(attention, "CPU_DTYPES", ())
+    with torch.autocast("cpu", dtype):  # as in an evaluation while training
+        own, lse = attention.attend_own(query[:, 0], key, value, mask, scale)
+        plain = torch.cat([attention.plain_attention(query[i, :1], key[i], value[i], scale)[0] for i in range(2)])
+    assert lse.dtype == torch.float32
+    least = torch.finfo(dtype).eps  # of values around 1
+    for found in (own, plain):
+        assert (found - exact).abs().max() <= max(least, 1.5 * (kernels - exact).abs().max())
+
+
 def test_turns_that_continue_each_other_pass_once():
     plan_tokens = []
 

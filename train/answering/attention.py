@@ -111,9 +111,7 @@ def attend_own(
             queries, key, value, attn_mask=mask, scale=scale
         )
     else:
-        scores = (queries @ key.transpose(2, 3)).to(lse_dtype(query.dtype)) * scale + mask
-        lse = scores.logsumexp(-1)
-        out = (scores - lse[..., None]).exp().to(query.dtype) @ value
+        out, lse = _softmax_over_keys(queries, key.transpose(2, 3), value, scale, mask)
     return out.flatten(1, 2), lse.flatten(1, 2).t()
 
 
@@ -129,15 +127,30 @@ def plain_attention(
     for start in range(0, len(query), PLAIN_QUERIES):
         part = query[start : start + PLAIN_QUERIES]
         queries = part.unflatten(1, (key.shape[1], -1)).permute(1, 2, 0, 3)  # (H_kv, H / H_kv, Q, D)
-        scores = (queries @ keys).to(lse_dtype(query.dtype)) * scale
+        mask = None
         if is_causal:
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(start + 1)
-            scores = scores.masked_fill(later, -torch.inf)
-        lse = scores.logsumexp(-1)
-        out = (scores - lse[..., None]).exp().to(query.dtype) @ values
+            mask = torch.full((len(part), len(key)), -torch.inf, device=query.device).triu(start + 1)
+        out, lse = _softmax_over_keys(queries, keys, values, scale, mask)
         outs.append(out.permute(2, 0, 1, 3).flatten(1, 2))
         lses.append(lse.flatten(0, 1))
     return torch.cat(outs), torch.cat(lses, dim=1)
+
+
+def _softmax_over_keys(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend: query (..., Q, D), key (..., D, K), value (..., K, D), mask (..., Q, K), 0 or -inf -> output (..., Q, D)
+    and log-sum-exp (..., Q).
+
+    Scores are float32 at least, as in the kernels: float16 overflows in them, and bfloat16 keeps 8 bits of each.
+    """
+    wide = lse_dtype(query.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.to(wide) @ key.to(wide) * scale
+        if mask is not None:
+            scores += mask
+        lse = scores.logsumexp(-1)
+        return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
 
 
 AttentionInterface.register(SHARED_ANSWERS, answering_attention)
