@@ -1,12 +1,14 @@
 """The frame around every command line: a user's error is one line and exit status 2."""
 
+import errno
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -17,6 +19,7 @@ from data.errors import NO_ROOM, WAYS_OUT, UserError, with_way_out
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
 CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
 INTERRUPTED = "interrupted by Ctrl-C"
+NOBODY_READS = (errno.EPIPE, errno.EIO)  # EIO of a terminal that was closed
 SECONDS_OF_CTRL_C = 1.0  # within which an error comes of it: libraries turn KeyboardInterrupt into errors of their own
 _ctrl_c = -math.inf  # when it was pressed
 STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "backslashreplace"), ("stderr", "w", "backslashreplace"))
@@ -33,7 +36,7 @@ def run_command(main: Callable[[], Any]) -> None:
         main()
         sys.stdout.flush()
     except BrokenPipeError:
-        _stop_writing()
+        _stop_writing(sys.stdout)
         sys.exit(CLOSED_PIPE)
     except KeyboardInterrupt:
         _leave_interrupted()
@@ -46,7 +49,7 @@ def run_command(main: Callable[[], Any]) -> None:
         if not isinstance(error, OSError) or error.errno not in WAYS_OUT or not (is_full or error.filename):
             raise
         if is_full:  # if it is stdout that has no room, what is left of it can go nowhere
-            _stop_writing()
+            _stop_writing(sys.stdout)
         what = f"cannot {'write' if is_full else 'use'} {error.filename or 'what is printed'}"
         _leave(f"{what}: {with_way_out(error)}, and start it again")
 
@@ -144,8 +147,24 @@ def _open_to_any_text() -> None:
             stream.reconfigure(errors=errors)
 
 
-def _stop_writing() -> None:
-    """Point stdout where its rest can go, or Python would complain about it at the end of the process."""
+@contextmanager
+def unread_is_fine() -> Iterator[None]:
+    """Go on where nobody reads what is printed here any more: a terminal that was closed, a pipe whose reader ended
+    (Ctrl-C ends `tee`, too, while a run saves)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOBODY_READS:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                _stop_writing(stream)
+
+
+def _stop_writing(stream: TextIO) -> None:
+    """Point a stream where its rest can go, or Python would complain about it at the end of the process."""
     descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, stream.fileno())
     os.close(descriptor)

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -147,6 +148,14 @@ def media_folder(tmp_path_factory) -> Path:
         pixels = np.random.default_rng(number).integers(0, 256, (50 + 9 * number, 71, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"picture{number}.png")
     return folder
+
+
+@pytest.fixture
+def hangup():
+    """Let this process get SIGHUP, whoever started it, and take it back."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent by a terminal, torchrun and Slurm
+# Sent by a terminal, torchrun, Slurm, and a terminal or connection that is no more.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -15,6 +16,11 @@ def signals_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obeyed() -> list[signal.Signals]:
+    """Return SIGNALS without SIGHUP where whoever started this process has it ignored, as nohup does: so it stays."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def let_signals_through() -> None:

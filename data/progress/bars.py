@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from data.command import is_first_rank
+from data.command import is_first_rank, unread_is_fine
 from data.progress.durations import duration
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Screen:
                 return
             self._refreshed = now
             if self.is_on and sys.stderr.isatty():
-                self._draw(now)
+                with unread_is_fine():
+                    self._draw(now)
             elif (bar := self.bars[-1]).is_told and now - bar.told >= LINE_SECONDS:
                 bar.told, line = now, bar.line(now)
         if line:
@@ -144,14 +145,15 @@ class Screen:
     def clear(self) -> None:
         """Leave the terminal to others."""
         with self.lock:
-            if self._progress is not None:
-                self._progress.stop()
-            self._progress = None
+            progress, self._progress = self._progress, None
+            if progress is not None:
+                with unread_is_fine():
+                    progress.stop()
 
     def write(self, text: str, is_error: bool = False) -> None:
         """Write lines, above a bar where there is one. In a terminal they are folded where they are too long."""
         stream = sys.stderr if is_error else sys.stdout
-        with self.lock:
+        with self.lock, unread_is_fine():
             if not stream.isatty():
                 print(text, file=stream, flush=True)
             elif self._progress is not None:

@@ -26,7 +26,8 @@ SIZE = struct.pack("HHHH", 24, 80, 0, 0)  # rows, columns
 
 def take_terminal() -> None:
     """Make stdin the terminal whose Ctrl-C reaches this process, which ignores no signal: as a shell starts one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -57,6 +58,12 @@ class Terminal:
 
     def press(self, keys: bytes) -> None:
         os.write(self._screen, keys)
+
+    def hang_up(self) -> int:
+        """Close the terminal, as a connection that breaks does, and return the exit status of what ran in it."""
+        os.close(self._screen)
+        self._screen = os.open(os.devnull, os.O_RDONLY)
+        return self.process.wait(100)
 
     def wait_for(self, words: str, seconds: float = 200) -> float:
         """Read until the words are shown, and return how many seconds it took."""

@@ -87,6 +87,15 @@ def test_ctrl_c_saves_and_the_second_one_leaves(train, tmp_path):
     assert steps == list(range(1, len(steps) + 1)) and len(steps) > step, "one curve"
 
 
+@pytest.mark.parametrize("options", [(), ("--hardware", str(ROOT / "accelerate_configs" / "cpu_2.yaml"))])
+def test_a_terminal_that_is_closed_costs_no_step(options, train, tmp_path):
+    """Whoever loses the connection, or closes the window, had no time to press anything."""
+    terminal = train("training.disable_tqdm=false", *options)
+    terminal.wait_for("    3/100000 ")
+    assert terminal.hang_up() == 128 + signal.SIGHUP
+    assert len(sound_checkpoints(tmp_path)) == 1
+
+
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(train):
     terminal = train(start=COLD)
     terminal.wait_for("loading libraries")

@@ -11,7 +11,7 @@ from train.run_folder.checkpoint import checkpoints
 from train.run_folder.manifest import damage
 from train.sft import main
 
-STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 
 def send(number):
@@ -58,10 +58,11 @@ def assert_goes_on_as_unbroken(recipe_file, out, unbroken):
         (signal.SIGTERM, "on_prediction_step", 4, 4),  # in an evaluation: its step is saved, it is owed
         (signal.SIGUSR1, "on_save", 2, 2),  # in saving: no second checkpoint
         (signal.SIGTERM, "on_epoch_begin", 0, 1),
+        (signal.SIGHUP, "on_step_begin", 1, 2),
     ],
 )
 def test_a_signal_saves_and_leaves(
-    number, event, step, saved, recipe_file, out, at, assert_goes_on_as_unbroken, capsys
+    number, event, step, saved, recipe_file, out, at, assert_goes_on_as_unbroken, capsys, hangup
 ):
     overrides = ["data.rows_per_step=2", "training.load_best_model_at_end=true"]
     at(event, step, send(number))

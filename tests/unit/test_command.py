@@ -99,6 +99,24 @@ def main():
     raise UserError(f"{len(sys.stdin.read())} letters")
 
 run_command(main)
+def test_what_a_command_says_of_itself_is_not_needed_to_go_on(start, tmp_path):
+    """`command 2>&1 | tee log`: Ctrl-C ends tee at once, and this command when it has saved."""
+    program = """
+from pathlib import Path
+from data.command import run_command
+from data.progress.bars import SCREEN
+
+def main():
+    for number in range(3):
+        SCREEN.write("x" * 2**20, is_error=number == 1)
+    Path("saved").touch()
+
+run_command(main)
+"""
+    assert start("2>&1 | true", program).returncode == 0
+    assert (tmp_path / "saved").exists()
+
+
 """
 
 

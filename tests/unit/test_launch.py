@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from data.errors import UserError
+from data.isolation.signals import SIGNALS
+from train.ranks import beginning
 from train.ranks import launch as launching
 from train.ranks.hardware import CONFIGS, Hardware, find_hardware
 from train.ranks.launch import launch
@@ -40,7 +42,7 @@ def main():
         time.sleep(0.2)
         tell_error("process 0 of 2 lost the connection to another one", by_all=True)
         sys.exit(1)
-    for number in (signal.SIGTERM, signal.SIGUSR1, *([signal.SIGINT] if what == "trains" else [])):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, *([signal.SIGINT] if what == "trains" else [])):
         signal.signal(number, save_and_leave)
     Path(f"ready{rank}").touch()
     while what != "done":
@@ -69,9 +71,9 @@ def start(tmp_path, monkeypatch, capfd):
         if signals:
             sender.start()
         others = psutil.Process().children()
-        before = [signal.getsignal(number) for number in launching.PASSED_ON]
+        before = [signal.getsignal(number) for number in SIGNALS]
         status = launch(Hardware(2, 2, environment={"PYTHONPATH": str(CONFIGS.parent)}), [what])
-        assert [signal.getsignal(number) for number in launching.PASSED_ON] == before
+        assert [signal.getsignal(number) for number in SIGNALS] == before
         assert psutil.Process().children() == others
         return status, capfd.readouterr().err
 
@@ -96,10 +98,16 @@ def test_a_killed_rank_is_named_and_not_what_follows_from_it(start):
     assert start("killed") == (137, line)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signals_reach_all_ranks(number, start, tmp_path):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_reach_all_ranks(number, start, tmp_path, hangup):
     assert start("trains", number) == (128 + number, "")
     assert sorted(path.name for path in tmp_path.glob("got*")) == [f"got{rank}.{number:d}" for rank in (0, 1)]
+
+
+def test_what_nohup_has_ignored_stays_so(start, tmp_path, hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert start("trains", signal.SIGHUP, signal.SIGTERM) == (128 + signal.SIGTERM, "")
+    assert sorted(path.name for path in tmp_path.glob("got*")) == [f"got{rank}.15" for rank in (0, 1)]
 
 
 def test_ctrl_c_before_training_is_one_line(start):

@@ -24,8 +24,8 @@ def train(
         reeltune train my_recipe.yaml training.max_steps=100
         reeltune train my_recipe.yaml --hardware accelerate_configs/zero3.yaml
 
-    Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and leave with 130, 143 or 138; a second Ctrl-C leaves without
-    saving. They reach all processes, whichever got them.
+    Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP finish the step, save and leave with 130, 143, 138 or 129; a second Ctrl-C
+    leaves without saving. They reach all processes, whichever got them.
     """
     from train.recipe.command_line import read_command_line
 

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C: finish the step, save, leave with the status that the README lists."""
+"""SIGTERM, SIGUSR1, SIGHUP and Ctrl-C: finish the step, save, leave with the status that docs/errors.md lists."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.command import SIGNAL_BASE, is_first_rank
-from data.isolation.signals import SIGNALS
+from data.isolation.signals import obeyed
 from train.ranks.agreement import any_rank
 
 STDERR = 2
@@ -41,7 +41,7 @@ class Interruption(TrainerCallback):
 
     @property
     def status(self) -> int:
-        """Exit status as in shells: 130, 143 or 138 on Linux; 0 without a signal."""
+        """Exit status as in shells: 130, 143, 138 or 129 on Linux; 0 without a signal."""
         return 0 if self.signal is None else SIGNAL_BASE + self.signal
 
     def notice(self, step: int) -> str:
@@ -51,7 +51,7 @@ class Interruption(TrainerCallback):
 
     def listen(self) -> None:
         """Take the signals, before a line invites to press Ctrl-C."""
-        self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._ask) for number in obeyed()}
 
     def restore(self) -> None:
         """Give the signals back to whom they belonged."""

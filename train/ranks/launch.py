@@ -13,11 +13,10 @@ from pathlib import Path
 from types import FrameType
 
 from data.command import ERRORS, SIGNAL_BASE, show_error
-from data.isolation.signals import signals_held_back
+from data.isolation.signals import obeyed, signals_held_back
 from train.ranks.beginning import FROM_CHECKPOINT
 from train.ranks.hardware import SCRIPT, Hardware
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 LOOKS_PER_SECOND = 20
 # What the others get to end by themselves once one has failed: they notice a lost connection at once over gloo, and
 # torchrun waits as long.
@@ -38,7 +37,7 @@ def launch(
     """
     with tempfile.TemporaryDirectory() as errors:
         ranks = Ranks()
-        before = {number: signal.signal(number, ranks.pass_on) for number in PASSED_ON}
+        before = {number: signal.signal(number, ranks.pass_on) for number in obeyed()}
         try:
             for local_rank in range(hardware.num_processes):
                 environment = {**os.environ, **hardware.environment_of(local_rank), ERRORS: errors}

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from data.command import SIGNAL_BASE
-from data.isolation.signals import SIGNALS
+from data.isolation.signals import obeyed
 
 
 class StopSignals:
@@ -21,7 +21,7 @@ class StopSignals:
         return self.number
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in obeyed()}
         return self
 
     def __exit__(
