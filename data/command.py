@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,16 +13,17 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from data.errors import NO_ROOM, WAYS_OUT, UserError, with_way_out
 
 SIGNAL_BASE = 128  # exit statuses of shells: this, and the signal's number
 CLOSED_PIPE, CTRL_C = SIGNAL_BASE + signal.SIGPIPE, SIGNAL_BASE + signal.SIGINT  # `... | head` is no error
-INTERRUPTED = "interrupted by Ctrl-C"
 NOBODY_READS = (errno.EPIPE, errno.EIO)  # EIO of a terminal that was closed
+INTERRUPTED = "interrupted by Ctrl-C"
 SECONDS_OF_CTRL_C = 1.0  # within which an error comes of it: libraries turn KeyboardInterrupt into errors of their own
 _ctrl_c = -math.inf  # when it was pressed
+LAUNCH_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "backslashreplace"), ("stderr", "w", "backslashreplace"))
 ERRORS = "REELTUNE_ERRORS"  # folder into which each process writes its line, for whoever started several of them
 
@@ -33,6 +35,7 @@ def run_command(main: Callable[[], Any]) -> None:
         raise_at_ctrl_c()
     try:
         _check_here()
+        _check_launch()
         main()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -69,6 +72,20 @@ def _check_here() -> None:
         ) from problem
 
 
+def _check_launch() -> None:
+    """Leave where variables of launchers, left over or set by hand, would make libraries fail or wait. Each process
+    says so: which one is the first is not known."""
+    for name in LAUNCH_NUMBERS:
+        if not re.fullmatch(r"-?\d+", value := os.environ.get(name, "0")):
+            _leave(f"{name} is {value!r} in the environment, and launchers put a whole number there; unset it", True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" not in os.environ:
+        _leave(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment, and no RANK says which of these processes "
+            "this is; unset WORLD_SIZE, or launch them with accelerate",
+            by_all=True,
+        )
+
+
 def is_first_rank() -> bool:
     """Tell whether this process is the one that speaks for all those that were launched together.
 
@@ -87,8 +104,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _leave(line: str) -> NoReturn:
-    tell_error(line)
+def _leave(line: str, by_all: bool = False) -> NoReturn:
+    tell_error(line, by_all)
     sys.exit(2)
 
 

@@ -8,10 +8,11 @@ import sys
 
 if __name__ == "__main__":
     from data.command import run_command
-    from train.ranks.beginning import begin
+    from train.ranks.beginning import begin, refuse_crowd
     from train.recipe.command_line import read_command_line
 
     run_command(read_command_line)  # a mistake is said at once:
+    run_command(refuse_crowd)
     begin()  # what follows takes seconds
 
 from collections.abc import Callable

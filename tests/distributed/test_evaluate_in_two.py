@@ -107,7 +107,8 @@ def test_the_command_starts_processes_itself(asked, monkeypatch):
             started.append((command, environment["RANK"], environment["WORLD_SIZE"]))
 
     monkeypatch.setattr(launching, "Ranks", Noted)
-    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("RANK", "0")  # left over from something else, without WORLD_SIZE
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
     arguments = [*map(str, asked("two")), "--hardware", str(ROOT / "accelerate_configs/cpu_2.yaml")]
     assert run(*arguments)[0] == 0
     assert [(command[1:], *places) for command, *places in started] == [

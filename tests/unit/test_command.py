@@ -53,6 +53,21 @@ def test_a_rank_of_nothing_silences_nobody(start):
     assert start(RANK="1", WORLD_SIZE="2").stderr == b""
 
 
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"RANK": "abc", "WORLD_SIZE": "2"}, b"RANK is 'abc'"),
+        ({"LOCAL_WORLD_SIZE": ""}, b"LOCAL_WORLD_SIZE is ''"),
+        ({"MASTER_PORT": "x"}, b"MASTER_PORT is 'x'"),
+        ({"WORLD_SIZE": "16"}, b"WORLD_SIZE is 16"),
+    ],
+)
+def test_what_launchers_never_set_is_one_line_before_anything_is_done(variables, named, start):
+    done = start(**variables)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+    assert done.stderr.startswith(b"error: " + named)
+
+
 @pytest.mark.parametrize("error", ["UserError('the file is damaged')", "ImportError('numpy')"])
 def test_an_error_that_a_library_makes_of_ctrl_c_is_no_error(error, start):
     program = f"""
@@ -84,21 +99,6 @@ def test_a_reader_who_has_seen_enough_is_no_error(start):
     assert (done.returncode, done.stderr) == (128 + 13, b"")
 
 
-def test_closed_streams_are_no_error(start):
-    done = start(">&-")
-    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
-    assert start("2>&- >/dev/null").returncode == 2
-
-
-READER = """
-import sys
-from data.command import run_command
-from data.errors import UserError
-
-def main():
-    raise UserError(f"{len(sys.stdin.read())} letters")
-
-run_command(main)
 def test_what_a_command_says_of_itself_is_not_needed_to_go_on(start, tmp_path):
     """`command 2>&1 | tee log`: Ctrl-C ends tee at once, and this command when it has saved."""
     program = """
@@ -117,6 +117,21 @@ run_command(main)
     assert (tmp_path / "saved").exists()
 
 
+def test_closed_streams_are_no_error(start):
+    done = start(">&-")
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert start("2>&- >/dev/null").returncode == 2
+
+
+READER = """
+import sys
+from data.command import run_command
+from data.errors import UserError
+
+def main():
+    raise UserError(f"{len(sys.stdin.read())} letters")
+
+run_command(main)
 """
 
 

@@ -125,11 +125,11 @@ def test_every_config_gives_its_processes_and_what_accelerate_sets(monkeypatch):
         "2",
         "127.0.0.1",
     )
-    zero3 = find_hardware(CONFIGS / "zero3.yaml", None)
-    assert zero3.num_processes == 8
+    zero3 = find_hardware(CONFIGS / "zero3.yaml", 2)
+    assert zero3.num_processes == 2
     assert zero3.environment["ACCELERATE_USE_DEEPSPEED"] == "true"
     assert zero3.environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
-    assert find_hardware(CONFIGS / "fsdp2.yaml", None).environment["FSDP_VERSION"] == "2"
+    assert find_hardware(CONFIGS / "fsdp2.yaml", 2).environment["FSDP_VERSION"] == "2"
     assert find_hardware(CONFIGS / "cpu.yaml", None).num_everywhere == 1
     assert find_hardware(None, None) == Hardware(1)
 
@@ -158,8 +158,27 @@ def test_one_process_for_each_gpu_or_for_as_many_as_wanted(monkeypatch):
     assert find_hardware(None, 1).environment == {"CUDA_VISIBLE_DEVICES": "5"}
     with pytest.raises(UserError, match="--gpus: 5 wanted, and this machine shows 4"):
         find_hardware(None, 5)
-    with pytest.raises(UserError, match="starts 8 processes here, and this machine shows 4 GPUs; give --gpus 4"):
+    with pytest.raises(UserError, match="wants 8 of this machine's GPUs, and it shows 4; give --gpus 4"):
         find_hardware(CONFIGS / "multi_gpu.yaml", None)
+
+
+@pytest.mark.parametrize(("name", "number"), [("multi_gpu", 8), ("zero3", 8), ("single_gpu", 1)])
+def test_a_file_for_gpus_is_refused_where_there_is_none(name, number, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    wanted = f"{name}.yaml wants {number} of this machine's GPUs, and it shows none; take cpu.yaml"
+    with pytest.raises(UserError, match=wanted):
+        find_hardware(CONFIGS / f"{name}.yaml", None)
+
+
+@pytest.mark.parametrize(("number", "cores", "has_gpu"), [(8, 2, False), (8, 8, False), (2, 1, False), (8, 2, True)])
+def test_more_processes_than_cores_are_refused_without_a_gpu(number, cores, has_gpu, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(number))
+    monkeypatch.setattr(beginning, "num_cores", lambda: cores)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_gpu)
+    if (number, cores, has_gpu) != (8, 2, False):
+        return beginning.refuse_crowd()
+    with pytest.raises(UserError, match="8 processes were launched here, and there is no GPU and 2 of the CPU's cores"):
+        beginning.refuse_crowd()
 
 
 @pytest.mark.parametrize("text", [None, "a: [", "compute_environment: MOON\n", "num_processs: 2\n", "- 1\n"])

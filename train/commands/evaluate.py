@@ -95,9 +95,10 @@ def evaluate(
 
 def in_several(hardware: Path | None, gpus: int | None, arguments: Sequence[str]) -> None:
     """Do the same in several processes and leave, where this one was not started by others and is not to be alone."""
-    from train.ranks.beginning import begin
+    from train.ranks.beginning import begin, refuse_crowd
 
-    if "RANK" in os.environ:
+    if "WORLD_SIZE" in os.environ:  # a RANK alone is left over from something else
+        refuse_crowd()
         begin()
         raise_at_ctrl_c()
         return

@@ -5,11 +5,28 @@ import os
 import signal
 import sys
 
-from data.command import ERRORS, is_first_rank, leave_at_ctrl_c
+from data.command import ERRORS, is_first_rank, leave_at_ctrl_c, num_cores, num_processes_here
+from data.errors import UserError
 from data.isolation.signals import let_signals_through
 
 FROM_CHECKPOINT = "continues from the last checkpoint"  # what the same command does after a process was lost
+FEW = 2  # processes that any machine may try
 PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that a process gets when the one that started it dies
+
+
+def refuse_crowd() -> None:
+    """Raise UserError where a launcher was given a file for GPUs, and there are none: so many processes would train on
+    a few cores. accelerate does not hand on what its file says of CPUs."""
+    number, cores = num_processes_here(), num_cores()
+    if number <= max(cores, FEW):
+        return
+    import torch  # seconds, which the usual run spends elsewhere
+
+    if not torch.accelerator.is_available():
+        raise UserError(
+            f"{number} processes were launched here, and there is no GPU and {cores} of the CPU's cores; launch with "
+            f"accelerate_configs/cpu.yaml, or with --num_processes {FEW} to try several"
+        )
 
 
 def begin() -> None:

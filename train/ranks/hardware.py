@@ -79,10 +79,10 @@ def _of_file(config: Path, num_processes: int | None, num_visible: int) -> Hardw
     here, rest = divmod(everywhere, machines)
     if rest or here < 1:
         raise UserError(f"--hardware: {config}: {everywhere} processes on {machines} machines: not as many on each")
-    if not args.use_cpu and 0 < num_visible < here:
+    if not args.use_cpu and num_visible < here and (num_visible or num_processes is None):
+        advice = f"give --gpus {num_visible}" if num_visible else "take cpu.yaml, or try it on the CPU with --gpus 2"
         raise UserError(
-            f"--hardware: {config} starts {here} processes here, and this machine shows {num_visible} GPUs; "
-            f"give --gpus {num_visible}"
+            f"--hardware: {config} wants {here} of this machine's GPUs, and it shows {num_visible or 'none'}; {advice}"
         )
     return Hardware(here, everywhere, int(args.machine_rank or 0) * here, {**environment, **_meeting_point(args)})
 
