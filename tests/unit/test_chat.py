@@ -101,6 +101,12 @@ def test_the_frames_are_those_that_the_model_sees(conversation, media_folder, pr
             assert np.array_equal(frame, pixels[number].permute(1, 2, 0))
 
 
+def test_a_picture_of_frames_that_cannot_be_written_is_no_end_of_the_chat(talker, media_folder, tmp_path):
+    typed = Chat(talker, Dialogue(), Sampling(max_tokens=2), Written(True))
+    typed.run([f"/video {media_folder / 'clip0.mp4'}", f"/frames {tmp_path / 'no' / 'seen.png'}", "/help"])
+    assert "seen.png cannot be written: No such file" in typed.screen.told[1] and "/help" in str(typed.screen.told)
+
+
 def test_frames_without_a_name_lie_in_a_folder_of_their_own(conversation, media_folder):
     conversation.run([f"/image {media_folder / 'picture0.png'}", f"/video {media_folder / 'clip1.mp4'}", "/frames"])
     names = conversation.screen.said.split()
@@ -144,6 +150,9 @@ def test_placeholders_say_where_media_stand(conversation, media_folder):
         ("/set max_tokens 1.5", "no whole number"),
         ("/set temperature 9", "from 0 to 2"),
         ("/set nothing 1", "write /set NAME VALUE"),
+        ("/set temperature 0.5 0.7", "one value"),
+        (f"/video {'x' * 300}.mp4 1-2", "File name too long"),
+        ("/video ~nobody-has-this-name/a.mp4", "cannot be read"),
         ("/vidoe a.mp4", "no command"),
         ("say </s>", "special token"),
     ],
@@ -201,6 +210,7 @@ def test_options_are_changed_and_taken_back():
     sampling = changed(changed(sampling, 'stop "a b" c'), "seed 3")
     assert sampling == Sampling(0.7, stop=("a b", "c"), seed=3)
     assert changed(changed(sampling, "stop off"), "temperature off") == Sampling(seed=3)
+    assert changed(sampling, r"stop \n it's").stop == (r"\n", "it's")
 
 
 def test_the_help_names_every_command(conversation):

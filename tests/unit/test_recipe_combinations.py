@@ -119,6 +119,7 @@ STREAMED = "data.streaming=true"
             "training.use_liger_kernel: compiled layers have kernels of their own",
         ),
         (["resume=no/such/folder"], "resume: no such folder: 'no/such/folder'; write auto, never"),
+        (["resume=~nobody-has-this-name/run"], "resume: no such folder: '~nobody-has-this-name/run'"),
     ],
 )
 def test_impossible_combinations(minimal, overrides, said):

@@ -1,11 +1,11 @@
 """Settings that are right one by one and impossible together."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from train.recipe.evaluated import measures
@@ -28,7 +28,7 @@ def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
     yield from _evaluation(recipe)
     yield from _fixed_arguments(recipe)
     yield from _how_layers_run(recipe)
-    if recipe.resume not in ("auto", "never") and not Path(recipe.resume).expanduser().is_dir():
+    if recipe.resume not in ("auto", "never") and not os.path.isdir(recipe.resume):
         yield (
             _together("resume"),
             f"no such folder: {recipe.resume!r}; write auto, never or a checkpoint's folder",

@@ -71,7 +71,7 @@ class Guard:
         if self.hosts is not None and name_of(host) not in self.hosts:
             raise Refusal(FORBIDDEN, f"this server is not {host[:80]!r}; ask it by the address that it prints")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             raise Refusal(FORBIDDEN, f"pages of {origin[:80]!r} may not ask this server")
         if self.token is None or path in OPEN:
             return

@@ -1,7 +1,7 @@
 """A chat in a terminal, or with the lines of a file: questions, answers word by word, commands that begin with /."""
 
 import json
-import shlex
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.decoding.moments import moments_of
-from data.errors import UserError
+from data.errors import UserError, in_words
 from data.files import write_whole
 from data.media.reference import Kind, Media
 from data.media.storage import check_media
@@ -122,7 +122,10 @@ class Chat:
         pixels = self.talker.look(item)
         moments = moments_of(self.talker.chosen(item), self.talker.num_frames) if item.kind == "video" else None
         labels = [f"{second:.2f} s" for second in moments.taken] if moments else []
-        strip(pixels, labels).save(path)
+        try:
+            strip(pixels, labels).save(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {in_words(error)}") from error
         if self.screen.is_terminal:
             from rich.console import Console
 
@@ -162,7 +165,7 @@ class Chat:
             before += "\n" if before and not before.endswith("\n") else ""
             write_whole(path, before + json.dumps(self.dialogue.record(), ensure_ascii=False) + "\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+            raise UserError(f"{path} cannot be written: {in_words(error)}") from error
         self.screen.tell(f"added to {path}")
 
     def reset(self, words: str) -> None:
@@ -190,7 +193,7 @@ def timings(reply: Reply, first: float, seconds: float) -> str:
 
 def changed(sampling: Sampling, words: str) -> Sampling:
     """Return the options with one changed, `NAME VALUE`; `off` is its default. Raises UserError."""
-    name, *values = shlex.split(words) if words.count('"') % 2 == words.count("'") % 2 == 0 else words.split()
+    name, *values = (quoted or plain for _, quoted, plain in re.findall(r"""(["'])(.+?)\1|(\S+)""", words))
     kinds = {"temperature": float, "top_p": float, "top_k": int, "seed": int, "max_tokens": int}
     defaults: dict[str, Any] = {field.name: field.default for field in fields(Sampling)}
     if name not in defaults or not values:
@@ -199,6 +202,8 @@ def changed(sampling: Sampling, words: str) -> Sampling:
         return replace(sampling, **{name: defaults[name]})
     if name == "stop":
         return replace(sampling, stop=tuple(values))
+    if len(values) > 1:
+        raise UserError(f"{name} takes one value, not {' '.join(values)}")
     try:
         value: Any = kinds[name](values[0])
         return replace(sampling, **{name: value})

@@ -1,5 +1,6 @@
 """A conversation so far: what was said and shown, and what the next question will show."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def media_named(kind: Kind, words: str) -> Media:
     """Read `F` or `F START-END`, seconds or minutes:seconds, either of them left out; raises UserError."""
     words = words.strip()
     start = end = None
-    if kind == "video" and not Path(words).exists() and (found := SPAN.fullmatch(words)):
+    if kind == "video" and not os.path.exists(os.path.expanduser(words)) and (found := SPAN.fullmatch(words)):
         words, start, end = found["path"], _seconds(found["start"]), _seconds(found["end"])
         if start is not None and end is not None and end <= start:
             raise UserError(f"the part of {words!r} ends at {end:g} s, which is not behind its start at {start:g} s")
@@ -81,7 +82,7 @@ def media_named(kind: Kind, words: str) -> Media:
         words = words[1:-1]
     if not words:
         raise UserError(f"no file is named; write /{kind} FILE")
-    item = media_at(kind, str(Path(words).expanduser()))
+    item = media_at(kind, os.path.expanduser(words))
     return Media(kind, item.path, start, end, place=item.place)
 
 
