@@ -130,6 +130,12 @@ def leave_at_ctrl_c() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # whoever started this may have it blocked
 
 
+def hear_ctrl_c() -> None:
+    """Leave so during the first imports, too, where Ctrl-C is heard: jobs in the background of a script are deaf."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        leave_at_ctrl_c()
+
+
 def raise_at_ctrl_c() -> None:
     """Let Ctrl-C raise KeyboardInterrupt again, so that what is under way is tidied up."""
     if threading.current_thread() is threading.main_thread():

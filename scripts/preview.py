@@ -1,9 +1,6 @@
 """The command `reeltune preview` for those who have a checkout and no console script."""
 
-import sys
-
-from train.commands.app import run
-from train.commands.preview import preview
+from train.commands.door import run_script
 
 if __name__ == "__main__":
-    run(sys.argv[1:], sys.argv[0], preview)
+    run_script("preview")

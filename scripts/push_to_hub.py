@@ -1,9 +1,6 @@
 """The command `reeltune push` for those who have a checkout and no console script."""
 
-import sys
-
-from train.commands.app import run
-from train.commands.push import push
+from train.commands.door import run_script
 
 if __name__ == "__main__":
-    run(sys.argv[1:], sys.argv[0], push)
+    run_script("push")

@@ -7,7 +7,9 @@ import logging
 import sys
 
 if __name__ == "__main__":
-    from data.command import run_command
+    from data.command import hear_ctrl_c, run_command
+
+    hear_ctrl_c()
     from train.ranks.beginning import begin, refuse_crowd
     from train.recipe.command_line import read_command_line
 

@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -29,7 +31,7 @@ for line in json.loads(sys.argv[1]):
     sys.argv = [*line, "--help"]
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         if line[0] == "reeltune":
-            from train.commands.app import main
+            from train.commands.door import main
             main()
         else:
             runpy.run_path(line[0], run_name="__main__")
@@ -40,7 +42,7 @@ COMMAND_NAMES = [name_of(command) for command in COMMANDS]
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "scripts").glob("*.py")
-    if any(word in path.read_text(encoding="utf-8") for word in ("ArgumentParser", "run(sys.argv"))
+    if any(word in path.read_text(encoding="utf-8") for word in ("ArgumentParser", "run_script("))
 )
 
 
@@ -70,6 +72,24 @@ def test_a_mistake_in_a_recipe_is_said_before_anything_that_takes_long_is_import
     )
     if version("transformers") == json.loads(KEPT.read_text(encoding="utf-8"))["transformers"]:  # others are asked
         assert HEAVY & set(json.loads(done.stdout)) - {"numpy", "rich"} == set()
+
+
+@pytest.mark.parametrize(
+    "words", [["-c", "from train.commands.door import main; main()"], ["scripts/generate.py"], ["train/sft.py", "a"]]
+)
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_ctrl_c_during_the_first_imports_is_one_line(words, is_heard, tmp_path):
+    """On a cold or remote disk they take seconds. Jobs in the background of a script ignore it."""
+    press = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(3)\n"
+    for name in ("typer", "pydantic"):  # the first that commands, or the training script, import of others
+        (tmp_path / f"{name}.py").write_text(press)
+    answer = signal.default_int_handler if is_heard else signal.SIG_IGN
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, answer),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == ((130, "interrupted by Ctrl-C\n") if is_heard else (3, ""))
 
 
 def test_help_imports_nothing_that_takes_long():

@@ -96,7 +96,7 @@ def run(arguments: list[str], name: str = NAME, only: Callable[..., None] | None
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run what the process's own arguments say."""
     if COMPLETE in os.environ:
         build()(prog_name=NAME)
     run(sys.argv[1:] or ["--help"])
