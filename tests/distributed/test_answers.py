@@ -163,6 +163,24 @@ def test_a_signal_to_one_process_stops_both(synced, adapted, processor, prompts,
     assert 0 < len(first[1]) <= len(prompts)
 
 
+def test_a_signal_and_an_error_at_once_end_both(adapted, processor, prompts, monkeypatch):
+    """The first rank cannot keep the answers that both exchange because the second one was stopped."""
+    monkeypatch.setattr(exchanging, "EXCHANGE_SECONDS", NEVER)
+
+    def take(rank, found):
+        if rank == 0:
+            raise UserError("no room")
+
+    def work(rank):
+        settings = {"take": lambda found: take(rank, found), "stop": lambda: int(signal.SIGTERM) * rank}
+        try:
+            answer_together(adapted, processor, prompts, **settings, **SETTINGS)
+        except (Stopped, UserError) as raised:
+            return str(raised)
+
+    assert in_two(work) == ["no room", "no room"]
+
+
 def test_one_process_stops_at_the_next_pass(adapted, processor, prompts):
     passes = []
     hook = adapted.register_forward_pre_hook(lambda *_: passes.append(1))

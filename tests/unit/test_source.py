@@ -18,6 +18,7 @@ from tests.tiny_data import turns
 def test_braces_as_the_shell_expands_them():
     assert expand_braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
     assert expand_braces("plain") == ["plain"]
+    assert expand_braces("{3..1}") == ["3", "2", "1"] and expand_braces("{8..010}") == ["008", "009", "010"]
 
 
 def test_a_file_of_that_very_name_is_no_pattern(tmp_path):
@@ -26,11 +27,13 @@ def test_a_file_of_that_very_name_is_no_pattern(tmp_path):
     assert find_files(Source(str(path))) == ([str(path)], None) and len(list(read_conversations(Source(path)))) == 1
 
 
-@pytest.mark.parametrize("kind", ["device", "pipe"])
-def test_records_are_read_from_files_alone(kind, tmp_path):
+@pytest.mark.parametrize("ending", [".json", ".parquet", ".arrow", ".tar"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_records_are_read_from_files_alone(kind, ending, tmp_path):
     os.mkfifo(tmp_path / "pipe")  # without a writer: it would be waited for
-    path = {"device": "/dev/zero", "pipe": tmp_path / "pipe"}[kind]
-    assert failure(path).endswith("is a pipe, a device or a folder; write the records into a file")
+    path = tmp_path / f"data{ending}"
+    path.symlink_to({"device": "/dev/zero", "pipe": tmp_path / "pipe", "folder": tmp_path}[kind])
+    assert failure(Source(f"{tmp_path}/da*{ending}")).endswith("is a pipe, a device or a folder; write the records into a file")
 
 
 def test_bytes_in_a_row_go_into_a_file_that_they_name(media, tmp_path, media_folder):

@@ -68,12 +68,12 @@ class Exchange(Generic[T]):
                 self._raise()
             if works and not is_due and not stopped and self.synced:
                 return True
-            num_taken = self._hand_on()
-            if stopped and self.error is None:
+            if self._hand_on():  # the others learn first of what `take` has met with
+                continue
+            if stopped:
                 self.is_over = True
                 raise Stopped(stopped)
-            if not num_taken and self.error is None:  # else the others learn first of what `take` has met with
-                return bool(works)
+            return bool(works)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._met >= (0 if self.is_alone else EXCHANGE_SECONDS)
