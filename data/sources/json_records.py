@@ -4,9 +4,7 @@ A list is read as lines are, a record at a time: neither its length nor a bad re
 """
 
 import json
-import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -48,8 +46,6 @@ def read_json(
     is_chosen: is asked of each record in turn, and the others are left out: lines are not looked at.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: a pipe may wait, a device have no end
-            return on_problem(UserError(f"{path}: is a pipe, a device or a folder; write the records into a file"))
         with open(path, "rb") as file:
             if file.read(2) in UTF_16:
                 return on_problem(UserError(f"{path}: not a text file in UTF-8 (byte 0)"))

@@ -3,13 +3,14 @@
 import glob
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from data.errors import UserError
+from data.errors import UserError, in_words
 from data.media.http_file import remote_size
 from data.media.locate import FILE_SCHEME, SCHEMES, default_cache, path_of, without_secrets
 from data.media.reference import Address, Downloads
@@ -132,10 +133,14 @@ def local_files(sources: Iterable[Source]) -> Iterator[str]:
 
 
 def _local_size(path: str) -> int:
+    """Return the size of a file in bytes. Raises UserError for what is none: a pipe may wait, a device have no end."""
     try:
-        return os.stat(path).st_size
-    except OSError as problem:
-        raise UserError(f"{path}: cannot read the data file: {problem.strerror}") from problem
+        status = os.stat(path)
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot read the data file: {in_words(problem)}") from problem
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is a pipe, a device or a folder; write the records into a file")
+    return status.st_size
 
 
 def _local_files(path: str) -> list[str]:
@@ -157,8 +162,10 @@ def expand_braces(pattern: str) -> list[str]:
         return [pattern]
     between = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
     if between:
-        low, high = between.groups()
-        choices = [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
+        first, last = map(int, ends := between.groups())
+        width = max(map(len, ends)) if any(re.match("0.", end) for end in ends) else 0
+        step = 1 if first <= last else -1
+        choices = [f"{number:0{width}}" for number in range(first, last + step, step)]
     else:
         choices = found[1].split(",")
     return [text for choice in choices for text in expand_braces(pattern.replace(found[0], choice, 1))]
@@ -179,14 +186,18 @@ def read_records(
         if not urlsplit(path).path.endswith(".tar"):
             name = without_secrets(path)
             return iter(on_problem(UserError(f"{name}: of addresses only tar shards are read; download it")) or ())
-        records = read_shard(path, on_problem, downloads)
-    elif path.endswith(SUFFIXES):
+        return filter(lambda record: is_chosen(), read_shard(path, on_problem, downloads))
+    try:
+        _local_size(path)
+    except UserError as problem:
+        return iter(on_problem(problem) or ())
+    if path.endswith(SUFFIXES):
         records = read_shard(path, on_problem)
     elif path.endswith(tables.SUFFIXES):
         records = tables.read_table(path, on_problem, columns)
     else:
         return read_json(path, on_problem, is_chosen)
-    return (record for record in records if is_chosen())
+    return filter(lambda record: is_chosen(), records)
 
 
 def holds_media(path: str) -> bool:

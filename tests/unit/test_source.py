@@ -33,7 +33,8 @@ def test_records_are_read_from_files_alone(kind, ending, tmp_path):
     os.mkfifo(tmp_path / "pipe")  # without a writer: it would be waited for
     path = tmp_path / f"data{ending}"
     path.symlink_to({"device": "/dev/zero", "pipe": tmp_path / "pipe", "folder": tmp_path}[kind])
-    assert failure(Source(f"{tmp_path}/da*{ending}")).endswith("is a pipe, a device or a folder; write the records into a file")
+    reason = "is a pipe, a device or a folder; write the records into a file"
+    assert failure(Source(f"{tmp_path}/da*{ending}")).endswith(reason)
 
 
 def test_bytes_in_a_row_go_into_a_file_that_they_name(media, tmp_path, media_folder):
