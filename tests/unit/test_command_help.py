@@ -79,7 +79,7 @@ def test_a_mistake_in_a_recipe_is_said_before_anything_that_takes_long_is_import
 )
 @pytest.mark.parametrize("is_heard", [True, False])
 def test_ctrl_c_during_the_first_imports_is_one_line(words, is_heard, tmp_path):
-    """On a cold or remote disk they take seconds. Jobs in the background of a script ignore it."""
+    """They take seconds from a cold or remote disk. Jobs in the background of a script ignore it."""
     press = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(3)\n"
     for name in ("typer", "pydantic"):  # the first that commands, or the training script, import of others
         (tmp_path / f"{name}.py").write_text(press)
