@@ -54,6 +54,8 @@ def standing_in(monkeypatch) -> Iterator[HubStandIn]:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     monkeypatch.setattr(hf_api.api, "endpoint", server.address)
+    # The client that transformers made at its first request, with the address of then; older versions keep none.
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     with serving(server):
         yield server
 
