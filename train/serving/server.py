@@ -42,6 +42,8 @@ OPTIONS = {"media_hosts": "--media-host", "max_download_mib": "--max-upload", "d
            "media_cache": "TMPDIR"}  # fmt: skip
 AddPage = Callable[[Starlette, Endpoint], None]
 BACKLOG = 128  # connections that wait to be taken
+# An idle connection is kept longer than httpx keeps it (5 s): with uvicorn's 5 s a request could meet its closing.
+KEEP_ALIVE_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def run(app: Guard, bound: socket.socket, limits: Limits) -> None:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=8 * limits.max_requests,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=limits.end_seconds,
     )
     server = _Server(config, app.ending)

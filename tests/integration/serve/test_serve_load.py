@@ -21,7 +21,7 @@ from tests.endpoints import MIB, NAME, NUM_TOKENS, Running, asked, data_url, sai
 from tests.warm import Warm
 from train.serving.files import Files
 from train.serving.opening import key_of
-from train.serving.server import Limits
+from train.serving.server import KEEP_ALIVE_SECONDS, Limits
 from train.talking.talker import Talker
 
 pytestmark = pytest.mark.usefixtures("cold_decoders")
@@ -68,6 +68,10 @@ def test_a_full_queue_says_when_to_come_again_and_a_client_that_leaves_gives_its
         go_on.set()
         assert first.result().status_code == 200
         until(lambda: running.state()["requests"] == 0)
+
+
+def test_clients_let_go_of_a_connection_before_the_server_does():
+    assert KEEP_ALIVE_SECONDS > 2 * httpx.Limits().keepalive_expiry
 
 
 def test_files_make_room_for_later_ones(tmp_path):
