@@ -57,6 +57,9 @@ BAD = {
     "two million letters": (TEMPLATE % json.dumps("x" * 2_000_000), "2,000,004 letters in 2 messages are more than"),
     "2,000 turns": (json.dumps({"conversations": turns("a", "b") * 1000}), "letters in 2,000 messages are more"),
     "a special token": (TEMPLATE % '"</s>"', "special token '</s>'"),
+    "a key twice": (TEMPLATE[:-1] % '"x"' + ', "conversations": []}', "its key 'conversations' is given twice; keep"),
+    "a key twice in a turn": (TEMPLATE % '"x", "value": "y"', "its key 'value' is given twice; keep one"),
+    "a key twice, spelled otherwise": ('{"video" : "a", "vide\\u006f" : "b"}', "its key 'video' is given twice"),
     "a bare word": ('{"x": nought}', "not JSON"),
     "an unfinished escape": ('{"x": "\\u12"}', "not JSON"),
 }
@@ -142,6 +145,13 @@ def test_the_search_for_the_end_of_a_record_has_an_end(tmp_path, everything, mon
         (f'[{GOOD}, {{"x": "\xff"}}, {GOOD}]', 2, "record 2 cannot be read: ValueError: not text in UTF-8"),
         (f'{GOOD}\n{{"x": "\xff"}}\n{GOOD}', 2, "line 2 cannot be read: ValueError: not text in UTF-8"),
         ("\xff\xfe[\0]\0", 0, "not a text file in UTF-8"),
+        ("[\0]\0", 0, "not a text file in UTF-8"),
+        ("\x1f\x8b\x08", 0, "is compressed; unpack it (gunzip)"),
+        (
+            '{\n "x": 1\n}\n{\n "x": 1\n}\n',
+            0,
+            "begins with an object over several lines; write a list of records, or each",
+        ),
     ],
 )
 def test_a_list_that_is_damaged_gives_what_is_sound_in_it(text, num_read, words, tmp_path, everything):
