@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from data.checkpoint_files import read_json
 from data.errors import UserError
 from tests.tiny_adapters import keep_result, random_adapter
-from train.merging.merge import merge_adapter
+from train.merging.merge import MergeOptions, merge_adapter
 from train.model.build import build_config, build_model
 from train.model.fingerprint import FINGERPRINT, last_logits, read_fingerprint, reference_inputs
 from train.recipe.yaml_text import read_recipe
@@ -66,7 +66,7 @@ def test_another_base_of_the_same_shape_is_refused(adapter, other_base, tmp_path
     refused(
         "was not trained on .*other: the weights there are others .* instead of .*; give the base .* with --base ",
         lambda: load(open_artifact(str(adapter), str(other_base))),
-        lambda: merge_adapter(str(adapter), tmp_path / "merged", base=str(other_base)),
+        lambda: merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(base=str(other_base))),
     )
     assert not (tmp_path / "merged").exists()
     load(open_artifact(str(adapter), str(other_base)), any_base=True)
@@ -82,7 +82,7 @@ def test_a_base_replaced_in_place_is_refused_and_a_copy_of_it_is_not(adapter, ba
         lambda: merge_adapter(str(adapter), tmp_path / "merged"),
     )
     load(open_artifact(str(adapter), str(tmp_path / "copy")))
-    merge_adapter(str(adapter), tmp_path / "merged", base=str(tmp_path / "copy"))
+    merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(base=str(tmp_path / "copy")))
 
 
 def test_a_changed_scale_or_matrix_is_refused(adapter, tmp_path):

@@ -15,7 +15,7 @@ from data.tokens.encoding import encode_prompt
 from data.video_llava import SERVED_AS_TRAINED
 from tests.tiny_adapters import save_adapter
 from train.merging import writing
-from train.merging.merge import merge_adapter
+from train.merging.merge import MergeOptions, merge_adapter
 from train.model.build import build_config, build_model
 from train.recipe.yaml_text import to_yaml
 
@@ -93,7 +93,7 @@ def test_an_adapter_of_a_4_bit_base_is_merged_into_the_full_one(model_folder, pr
 
 def test_bfloat16_is_rounded_once_from_the_float32_sum(model_folder, tmp_path):
     adapter = save_adapter(model_folder, tmp_path / "adapter")
-    merge_adapter(str(adapter), tmp_path / "merged", dtype="bfloat16")
+    merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(dtype="bfloat16"))
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert {weight.dtype for weight in merged.values()} == {torch.bfloat16}
     wanted = sum_by_hand(model_folder, adapter, 2).bfloat16()
@@ -118,7 +118,7 @@ def test_base_can_be_given(model_folder, tmp_path):
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"base model of this adapter is missing \('.*base' is not here\)"):
         merge_adapter(str(adapter), tmp_path / "merged")
-    merge_adapter(str(adapter), tmp_path / "merged", base=str(tmp_path / "moved"))
+    merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(base=str(tmp_path / "moved")))
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_merged_is_said_and_leaves_nothing(model_folder, processo
         (adapter, "merged", tmp_path / "small", "14 of its matrices have no place"),
     ]:
         with pytest.raises(UserError, match=words):
-            merge_adapter(str(source), tmp_path / out, base=base and str(base))
+            merge_adapter(str(source), tmp_path / out, MergeOptions(base=base and str(base)))
     read = writing.read_digests
     monkeypatch.setattr(writing, "read_digests", lambda folder: {**read(folder), "a": "other bytes"})
     with pytest.raises(UserError, match="1 weights of the saved model differ when read again, such as a"):

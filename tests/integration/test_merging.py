@@ -15,7 +15,7 @@ from transformers import VideoLlavaForConditionalGeneration
 from data.errors import UserError
 from tests.safety.kills import files_of_at_most
 from tests.tiny_adapters import keep_result, random_adapter, strange_adapter
-from train.merging.merge import merge_adapter
+from train.merging.merge import MergeOptions, merge_adapter
 from train.model.build import build_config, build_model
 from train.model.load import load_model
 
@@ -47,7 +47,7 @@ def silent(line):
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_are_those_that_transformers_writes_of_peft_s_own_merge(kind, model_folder, tmp_path):
     adapter = strange_adapter(model_folder, tmp_path / "adapter", **KINDS[kind])
-    merge_adapter(str(adapter), tmp_path / "merged", max_shard_size="700KB", report=silent)
+    merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(max_shard_size="700KB"), report=silent)
     base = VideoLlavaForConditionalGeneration.from_pretrained(model_folder)
     wanted = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
     wanted.save_pretrained(tmp_path / "wanted", max_shard_size="700KB")
@@ -67,7 +67,7 @@ def test_files_are_those_that_transformers_writes_of_peft_s_own_merge(kind, mode
 
 def test_a_file_has_the_library_s_bytes(model_folder, tmp_path):
     adapter = strange_adapter(model_folder, tmp_path / "adapter", target_modules=Q)
-    merge_adapter(str(adapter), tmp_path / "merged", dtype="bfloat16", report=silent)
+    merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(dtype="bfloat16"), report=silent)
     VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").save_pretrained(tmp_path / "again")
     name = "model.safetensors"
     assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
@@ -79,7 +79,7 @@ def test_onto_quantised_weights(kind, model_folder, processor, tmp_path):
     model = random_adapter(model_folder, kind)
     adapter = keep_result(model, model_folder, tmp_path / "adapter", processor, quantization=kind)
     lines: list[str] = []
-    merge_adapter(str(adapter), tmp_path / "merged", onto="quantized", report=lines.append)
+    merge_adapter(str(adapter), tmp_path / "merged", MergeOptions(onto="quantized"), report=lines.append)
     on_full = next(line for line in lines if line.startswith("on the full-precision base, logits differ from those of"))
     on_rounded = next(line for line in lines if "differ from those at the end of training by" in line)
     assert float(on_full.rpartition(" ")[2]) > 0.05
@@ -126,7 +126,7 @@ def test_what_cannot_be_merged_is_refused_by_name(model_folder, tied, tmp_path):
         ),
     ]:
         with pytest.raises(UserError, match=words) as caught:
-            merge_adapter(str(adapter), out, report=silent, **options)
+            merge_adapter(str(adapter), out, MergeOptions(**options), report=silent)
         assert "\n" not in str(caught.value) and not out.exists()
 
 
@@ -137,7 +137,7 @@ def test_a_base_of_pickles(model_folder, tmp_path):
     torch.save(weights, tmp_path / "pickled" / "pytorch_model.bin")
     (tmp_path / "pickled" / "model.safetensors").unlink()
     merge_adapter(str(adapter), tmp_path / "from", report=silent)
-    merge_adapter(str(adapter), tmp_path / "from-pickles", base=str(tmp_path / "pickled"), report=silent)
+    merge_adapter(str(adapter), tmp_path / "from-pickles", MergeOptions(base=str(tmp_path / "pickled")), report=silent)
     name = "model.safetensors"
     assert (tmp_path / "from" / name).read_bytes() == (tmp_path / "from-pickles" / name).read_bytes()
 

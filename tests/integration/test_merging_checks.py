@@ -20,7 +20,7 @@ from train.merging import merge as merging
 from train.merging.base import Base
 from train.merging.check import check_merged
 from train.merging.layout import layout_of
-from train.merging.merge import merge_adapter
+from train.merging.merge import MergeOptions, merge_adapter
 from train.merging.references import adapt
 from train.merging.sums import Sums
 from train.merging.tensors import Tensors
@@ -175,7 +175,9 @@ def test_merging_takes_the_memory_of_less_than_a_file_and_a_half(large, tmp_path
     given = [path.stat().st_size for path in base.glob("*.safetensors")]
     assert len(given) == 2 and 190 * MB < sum(given) < 220 * MB
     peak = peak_of(
-        lambda: merge_adapter(str(adapter), tmp_path / "out", max_shard_size="60MB", report=lambda line: None)
+        lambda: merge_adapter(
+            str(adapter), tmp_path / "out", MergeOptions(max_shard_size="60MB"), report=lambda line: None
+        )
     )
     made = [path.stat().st_size for path in (tmp_path / "out").glob("model-*.safetensors")]
     assert len(made) == 4 and sum(made) > 190 * MB

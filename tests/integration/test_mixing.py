@@ -20,7 +20,7 @@ from data.processor_files import save_processor
 from tests.tiny_adapters import keep_result, random_adapter, strange_adapter
 from train.card.mixture import MIXTURE
 from train.commands.app import run
-from train.merging.merge import merge_adapter
+from train.merging.merge import MergeOptions, merge_adapter
 from train.mixing import mix
 from train.mixing.combining import Mixture
 from train.mixing.given import Combination, Given
@@ -75,7 +75,7 @@ def adapters(model_folder, tmp_path_factory) -> dict[str, Path]:
 def mixed(adapters, weights: dict[str, float], out: Path, how: Combination | None = None, **options) -> list[str]:
     lines: list[str] = []
     given = [Given(str(adapters[name]), weight) for name, weight in weights.items()]
-    merge_mixture(given, out, how or Combination(), report=lines.append, **options)
+    merge_mixture(given, out, how or Combination(), MergeOptions(**options), report=lines.append)
     return lines
 
 

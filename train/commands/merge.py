@@ -13,8 +13,7 @@ def merge(
         list[str],
         Argument(
             metavar="ADAPTER",
-            help="folders with adapter_config.json, or hub ids, several with a weight each; last OUT_DIR, the folder "
-            "to write, which must be new or empty",
+            help="folders or hub ids of adapters, several with a weight each; last OUT_DIR, a new or empty folder",
         ),
     ],
     base: Base = None,
@@ -57,14 +56,15 @@ def merge(
     is_mixture = any(each.weight is not None for each in given)
     settings = settings_of_combination(combine, density, seed, is_mixture)
     from train.merging.check import check_merged
-    from train.merging.merge import merge_adapter
+    from train.merging.merge import MergeOptions, merge_adapter
     from train.mixing.mix import merge_mixture
     from train.model.load import quiet_libraries
 
     quiet_libraries()
+    options = MergeOptions(base, dtype, onto, max_shard_size)
     if out_dir is None:
         check_merged(words[0])
     elif is_mixture:
-        merge_mixture(given, out_dir, settings, base, dtype, onto, max_shard_size)
+        merge_mixture(given, out_dir, settings, options)
     else:
-        merge_adapter(given[0].name, out_dir, base, dtype, onto, max_shard_size)
+        merge_adapter(given[0].name, out_dir, options)

@@ -37,32 +37,37 @@ from train.results.identity import check_digests
 from train.results.loading import greedy, processor_of
 from train.run_folder.provenance import PROVENANCE
 
-MAX_SHARD_SIZE = "5GB"
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """base: in place of the one that adapters name. dtype: to save in; None keeps that of the base. onto: "full", or
+    "quantized" for what the base was in training. max_shard_size: of a file of weights, a number with a unit."""
+
+    base: str | None = None
+    dtype: str | None = None
+    onto: str = "full"
+    max_shard_size: str = "5GB"
+
+
+AS_IT_IS = MergeOptions()
 
 
 def merge_adapter(
-    adapter: str,
-    out_dir: Path,
-    base: str | None = None,
-    dtype: str | None = None,
-    onto: str = "full",
-    max_shard_size: str = MAX_SHARD_SIZE,
-    report: Callable[[str], None] = print,
+    adapter: str, out_dir: Path, options: MergeOptions = AS_IT_IS, report: Callable[[str], None] = print
 ) -> None:
     """Merge, write, read again and compare; `report` gets a line for the user on each step.
 
-    `dtype` None keeps that of the base checkpoint. onto: "full", or "quantized" for what the base was in training.
     The sum is made on the CPU, one tensor at a time; models run one layer at a time. `out_dir` appears only when
-    everything in it is written and checked; UserError otherwise.
+    everything in it is written and checked. Raises UserError otherwise.
     """
     refuse_to_overwrite(out_dir)
-    artifact = open_adapter(adapter, base, onto)
-    what = product_of(artifact, out_dir, dtype, max_shard_size)
-    report(base_in_words(artifact, onto))
-    if artifact.quantization and onto == "full":
+    artifact = open_adapter(adapter, options)
+    what = product_of(artifact, out_dir, options)
+    report(base_in_words(artifact, options))
+    if artifact.quantization and options.onto == "full":
         report(f"trained on a base in {artifact.quantization}, which cannot hold the sum: merged into full precision")
 
-    sums, wanted = checked_sums(artifact, bases_of(artifact, what.layout, onto), what, report)
+    sums, wanted = checked_sums(artifact, bases_of(artifact, what.layout, options.onto), what, report)
     told = write_product(what, out_dir, sums, wanted, lambda folder: _write_beside(folder, artifact, out_dir.name))
     report(f"merged {len(sums.adapted.layers)} layers; {told}")
     report(size_of(out_dir, what.dtype))
@@ -82,15 +87,16 @@ class Product:
     inputs: Mapping[str, torch.Tensor]
 
 
-def product_of(artifact: Artifact, out_dir: Path, dtype: str | None, max_shard_size: str) -> Product:
+def product_of(artifact: Artifact, out_dir: Path, options: MergeOptions) -> Product:
     """Return what merging will write; UserError where there is no room for it, or where adapter or base are not those
-    of training. dtype None: that of the base."""
-    shards_of_size({}, {}, max_shard_size)
-    dtype = dtype or artifact.dtype
+    of training."""
+    shards_of_size({}, {}, options.max_shard_size)
+    dtype = options.dtype or artifact.dtype
     _refuse_without_room(artifact, out_dir, dtype)
     check_digests(artifact)
     model, processor = bare_model(artifact.config, tokens_of(artifact)), processor_of(artifact)
-    return Product(artifact, dtype, max_shard_size, processor, model, layout_of(model), reference_inputs(processor))
+    inputs = reference_inputs(processor)
+    return Product(artifact, dtype, options.max_shard_size, processor, model, layout_of(model), inputs)
 
 
 def checked_sums(
@@ -103,8 +109,9 @@ def checked_sums(
     return Sums(adapted, Residuals(bases.chosen, adapted), what.layout), wanted
 
 
-def base_in_words(artifact: Artifact, onto: str) -> str:
-    return f"base: {artifact.base} ({artifact.dtype}, {'not quantised' if onto == 'full' else artifact.quantization})"
+def base_in_words(artifact: Artifact, options: MergeOptions) -> str:
+    rounded_to = "not quantised" if options.onto == "full" else artifact.quantization
+    return f"base: {artifact.base} ({artifact.dtype}, {rounded_to})"
 
 
 def write_product(
@@ -141,12 +148,12 @@ def size_of(out_dir: Path, dtype: str) -> str:
     return f"saved {out_dir}: {dtype}, {size / 1e9:.3g} GB, read again bit for bit"
 
 
-def open_adapter(adapter: str, base: str | None, onto: str) -> Artifact:
+def open_adapter(adapter: str, options: MergeOptions) -> Artifact:
     """Return what is there of an adapter; UserError for what can be told without reading a weight."""
-    artifact = open_artifact(adapter, base)
+    artifact = open_artifact(adapter, options.base)
     if not artifact.is_adapter:
         raise UserError(f"{adapter} is a full model, not an adapter: there is nothing to merge")
-    if onto == "quantized":
+    if options.onto == "quantized":
         check_onto(artifact)
     return artifact
 

@@ -8,7 +8,8 @@ from train.card.mixture import Asked, Part, Told, write_mixture
 from train.card.model_card import CARD, make_card
 from train.merging.base import Base
 from train.merging.merge import (
-    MAX_SHARD_SIZE,
+    AS_IT_IS,
+    MergeOptions,
     Product,
     base_in_words,
     checked_sums,
@@ -41,28 +42,25 @@ def merge_mixture(
     given: Sequence[Given],
     out_dir: Path,
     how: Combination,
-    base: str | None = None,
-    dtype: str | None = None,
-    onto: str = "full",
-    max_shard_size: str = MAX_SHARD_SIZE,
+    options: MergeOptions = AS_IT_IS,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Merge adapters, each with its weight; parameters and promises are those of `train.merging.merge`.
+    """Merge adapters, each with its weight; parameters and promises are those of `merge_adapter`.
 
     Each adapter by itself must answer as at the end of its training. Nobody has trained the mixture: it must answer as
     base and adapters do when they are put together once more, by PEFT where PEFT can run such a sum.
     """
     refuse_to_overwrite(out_dir)
-    adapters = [(open_adapter(each.name, base, onto), 1.0 if each.weight is None else each.weight) for each in given]
+    adapters = [(open_adapter(each.name, options), 1.0 if each.weight is None else each.weight) for each in given]
     artifacts = [artifact for artifact, _ in adapters]
-    what = product_of(artifacts[0], out_dir, dtype, max_shard_size)
+    what = product_of(artifacts[0], out_dir, options)
     for other in artifacts[1:]:
         check_digests(other)
     agree_on_base(artifacts)
     agree_on_rows(artifacts)
     kept = agree_on_inputs(artifacts)
-    report(base_in_words(what.artifact, onto))
-    bases = [bases_of(artifact, what.layout, onto) for artifact in artifacts]
+    report(base_in_words(what.artifact, options))
+    bases = [bases_of(artifact, what.layout, options.onto) for artifact in artifacts]
     chosen = [each.chosen for each in bases]
     agree_on_quantization(artifacts, chosen)
     sums = [
