@@ -3,6 +3,7 @@
 FOLDER holds the model and its data; OUT gets the gradients and the saved weights, gathered, and what was spread.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from train.model.load import load_model
 from train.ranks.processes import among_processes
 
 
-def load(folder: Path):
-    model = load_model(str(folder))
+def load(folder: Path, quantization: str | None = None):
+    model = load_model(str(folder), quantization=quantization)
     torch.manual_seed(0)
     model = add_adapter(model, r=2, alpha=4, dropout=0.0, init_lora_weights=False)
     accept_empty_batches(model)
@@ -68,9 +69,10 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in found.items()}
 
 
-def main(folder: Path, out: Path, *layers: str) -> None:
+def main(folder: Path, out: Path, quantization: str, *layers: str) -> None:
     rank = PartialState(cpu=True, backend="gloo").process_index
-    model = load(folder)
+    os.environ["ACCELERATE_USE_FSDP"] = "true"  # weights of 4 bits are stored otherwise then
+    model = load(folder, None if quantization == "none" else quantization)
     names = spread(model, list(layers))
     shares = sum(p.to_local().numel() for p in model.parameters()) / sum(p.numel() for p in model.parameters())
     mine = batches(folder, ("image", "video"))

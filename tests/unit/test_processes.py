@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 
 from data.errors import UserError
 from tests.tiny_parts import write_decoder, write_tower
@@ -141,6 +142,18 @@ def test_fsdp_spreads_the_layers_of_any_family(tower, decoder, layers, monkeypat
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     name_layers_to_spread(adapted)
     assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == layers
+
+
+@pytest.mark.parametrize("quantization, expected", [(None, "true"), ("nf4", "false")])
+def test_fsdp_sends_no_weights_of_4_bits_to_other_processes(
+    quantization, expected, model_folder, launched, monkeypatch
+):
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
+    launched(ACCELERATE_USE_FSDP="true", FSDP_CPU_RAM_EFFICIENT_LOADING="true")
+    model = load.load_model(str(model_folder), quantization=quantization)
+    name_layers_to_spread(add_adapter(model, r=2, alpha=2, dropout=0.0))
+    assert FullyShardedDataParallelPlugin(fsdp_version=2).cpu_ram_efficient_loading == (expected == "true")
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"].lower() == expected
 
 
 def test_towers_run_in_every_batch_where_another_rank_or_adam_would_notice(model):
