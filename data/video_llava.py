@@ -137,11 +137,9 @@ def image_key() -> str:
 def fit(processor: VideoLlavaProcessor, kind: str, pixels: np.ndarray) -> torch.Tensor:
     """Resized and cropped by the checkpoint's own processor, uint8: a picture (h, w, 3) -> (3, H, W), a clip
     (F, h, w, 3) -> (F, 3, H, W)."""
-    from PIL import Image
-
     half_way = {"return_tensors": "pt", "do_rescale": False, "do_normalize": False, "input_data_format": LAYOUT}
-    if kind == "image":
-        (values,) = processor.image_processor([Image.fromarray(pixels)], **half_way).values()
+    if kind == "image":  # as an array: transformers 5.17 has a picture's channels first, whatever it is told
+        (values,) = processor.image_processor([pixels], **half_way).values()
     else:
         values = processor.video_processor([pixels], **half_way)["pixel_values_videos"]
     return values[0]
