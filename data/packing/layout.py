@@ -6,8 +6,7 @@ Nothing is seen across groups, or from suffix to suffix. A group without suffixe
 sequence, and so is one with a single suffix. What is trained stands in suffixes, where there are any.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,17 +14,18 @@ END = -1
 LENGTHS_MULTIPLE = 64  # most rows have fewer lengths: their tensors are of one size, for which one graph is compiled
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class RowLayout:
-    """(prefix_length, suffix_lengths) in tokens of each group of the row, in the order of the tokens.
+    """(prefix_length, suffix_lengths) in tokens of each group of the row, in the order of the tokens; never changed.
 
     Plain integers on purpose: it pickles small, moves to no device, and passes unchanged through the data
-    loader, DDP, FSDP and gradient checkpointing on its way to the attention.
+    loader, DDP, FSDP and gradient checkpointing on its way to the attention. Not frozen, or torch 2.11 would guard
+    each of them where a graph breaks, and compile anew for every number of groups and suffixes.
     """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
 
-    lengths: ClassVar[torch.Tensor]
+    lengths: torch.Tensor = field(init=False, repr=False, compare=False)
     """(N,) long on the CPU: of each group the prefix, the number of suffixes, and each of them, then ENDs. A graph of
     torch.compile takes it as any tensor, where it would guard each of the integers and be of use to this row alone."""
 
@@ -33,7 +33,7 @@ class RowLayout:
         flat = [number for prefix, suffixes in self.groups for number in (prefix, len(suffixes), *suffixes)]
         flat += [END] * (-len(flat) % LENGTHS_MULTIPLE)
         with torch.inference_mode(False):  # a layout made in evaluation may be trained on
-            object.__setattr__(self, "lengths", torch.tensor(flat, dtype=torch.long))
+            self.lengths = torch.tensor(flat, dtype=torch.long)
 
     def __reduce__(self) -> tuple[type, tuple]:
         return RowLayout, (self.groups,)
