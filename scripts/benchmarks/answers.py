@@ -42,7 +42,7 @@ from scripts.benchmarks.measure import (
     spread,
 )
 from scripts.benchmarks.questions import QuestionMaker
-from train.answering.generation import Asked, answer_groups
+from train.answering.generation import AnswerJob, answer_groups
 from train.answering.grouping import Encoded, group_prompts
 from train.answering.one_by_one import generate_alone
 from train.model.attention import SHARED_PREFIX
@@ -116,7 +116,7 @@ class Answers:
         visual_ids = list(placeholder_ids(self.load_pixels.processor.tokenizer).values())
         room = BATCH_SIZE * (max(len(ids) for ids, _ in prompts) + self.num_new)
         groups = group_prompts(prompts, visual_ids)
-        for some in answer_groups(self.model, Asked(groups, self.load_pixels, self.num_new, room, seed=0)):
+        for some in answer_groups(self.model, AnswerJob(groups, self.load_pixels, self.num_new, room, seed=0)):
             yield from ((numbers[at], cast("list[int]", said)) for at, said in some.items())
 
     def timed(self, way: str, numbers: Sequence[int]) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from data.processor import load_config, measure_visual_tokens
 from scripts.benchmarks.measure import machine
 from scripts.benchmarks.questions import QuestionMaker
 from train.estimating.need import count
-from train.estimating.situation import Base, describe_row, largest_rows, situation
+from train.estimating.situation import BaseFacts, describe_row, largest_rows, situation
 from train.loop.trainer import RowTrainer
 from train.model.build import random_model
 from train.model.compiled import speed_up_layers
@@ -120,7 +120,7 @@ def compare(
             shared_prefix_rows(samples, processor.tokenizer, visual_tokens, questions, 2**30, seed).groups.num_tokens
         )
         rows = shared_prefix_rows(samples, processor.tokenizer, visual_tokens, questions, clips * longest, seed)
-    known = Base(load_config(str(base)), processor, visual_tokens, (), is_here=True)
+    known = BaseFacts(load_config(str(base)), processor, visual_tokens, (), is_here=True)
     largest = largest_rows(recipe, rows)
     estimated = count(recipe, situation(recipe, known, largest, on_gpu=False)).peak
     measured = peak_of_training(recipe, rows, known)
@@ -132,7 +132,7 @@ def compare(
     }
 
 
-def peak_of_training(recipe: Recipe, rows: RowDataset, base: Base) -> int:
+def peak_of_training(recipe: Recipe, rows: RowDataset, base: BaseFacts) -> int:
     """Return the most bytes that torch's tensors have at once while a recipe is trained."""
     model = load_trainable(recipe.model.loading(), recipe.adapter(), recipe.model.trainable, seed=0)
     speed_up_layers(model, None)

@@ -17,7 +17,7 @@ from tests.safety.kills import peak_of
 from tests.tiny_adapters import keep_result, random_adapter
 from train.commands.app import run
 from train.merging import merge as merging
-from train.merging.base import Base
+from train.merging.base import BaseWeights
 from train.merging.check import check_merged
 from train.merging.layout import layout_of
 from train.merging.merge import MergeOptions, merge_adapter
@@ -190,7 +190,7 @@ def test_the_tensors_of_a_mixture_take_no_more(large):
     base, adapters = large
     artifact = open_artifact(str(adapters[0]))
     layout = layout_of(bare_model(artifact.config))
-    weights = Base(Tensors(str(base)), layout, torch.bfloat16)
+    weights = BaseWeights(Tensors(str(base)), layout, torch.bfloat16)
 
     def make_all():
         sums = [(Sums(adapt(open_artifact(str(each)), []), weights, layout), 0.5) for each in adapters]

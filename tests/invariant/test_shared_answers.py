@@ -19,7 +19,7 @@ from tests.tiny_adapters import random_adapter
 from tests.tiny_data import WORDS
 from train.answering import generation
 from train.answering.choosing import Chooser
-from train.answering.generation import Asked, answer_groups
+from train.answering.generation import AnswerJob, answer_groups
 from train.answering.grouping import group_prompts
 from train.answering.one_by_one import generate_alone, pass_by_pass
 from train.model.build import build_config, build_model
@@ -69,7 +69,7 @@ class Pool:
     def together(self, numbers, max_new=MAX_NEW, room=2000, seed=0):
         groups = group_prompts([self.encoded[number] for number in numbers], list(self.visual_ids.values()))
         said = {}
-        for some in answer_groups(self.model, Asked(groups, self.pixels, max_new, room, seed)):
+        for some in answer_groups(self.model, AnswerJob(groups, self.pixels, max_new, room, seed)):
             said |= some
         return [said[at] for at in range(len(numbers))]
 

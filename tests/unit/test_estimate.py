@@ -21,7 +21,15 @@ from train.estimating.ledger import Ledger, attention_flops
 from train.estimating.model_shapes import meta_model
 from train.estimating.need import Need, count, layers_are_alike
 from train.estimating.shapes import Shapes
-from train.estimating.situation import Base, RowsOfData, assumed, describe_row, look_at_base, look_at_data, situation
+from train.estimating.situation import (
+    BaseFacts,
+    RowsOfData,
+    assumed,
+    describe_row,
+    look_at_base,
+    look_at_data,
+    situation,
+)
 from train.estimating.weights import count_weights, make_optimizer
 from train.jobs import estimate as jobs_estimate
 from train.model.build import SHAPES, build_config
@@ -48,10 +56,10 @@ def model_folder(shallow_folder) -> Path:
 @pytest.fixture
 def base(model_folder):
     processor, visual_tokens, _ = set_up_processor(str(model_folder), num_frames=8)
-    return Base(load_config(str(model_folder)), processor, visual_tokens, (), is_here=True)
+    return BaseFacts(load_config(str(model_folder)), processor, visual_tokens, (), is_here=True)
 
 
-def need_of(recipe: Recipe, base: Base, on_gpu: bool = True) -> Need:
+def need_of(recipe: Recipe, base: BaseFacts, on_gpu: bool = True) -> Need:
     return count(recipe, situation(recipe, base, assumed(recipe, base, None), on_gpu))
 
 

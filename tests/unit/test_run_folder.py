@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from data.errors import UserError
-from train.recipe.identity import compare, what_matters
+from train.recipe.identity import changed_values, what_matters
 from train.recipe.load import load_recipe
 from train.run_folder.manifest import seal
 from train.run_folder.open_run import enter_run_folder, lock_folder, open_run, start_run
@@ -136,7 +136,7 @@ def test_another_recipe_is_refused_before_data_are_read(out, recipe, tmp_path):
 
 def test_all_differences_are_shown(recipe):
     before, now = what_matters(recipe()), what_matters(recipe("lora=null", "model.trainable=all", "data.max_length=99"))
-    shown = compare(before, now)
+    shown = changed_values(before, now)
     assert [difference.split(":")[0] for difference in shown] == ["model.trainable", "lora", "data.max_length"]
 
 

@@ -7,7 +7,7 @@ from transformers import VideoLlavaProcessor
 from data.processor import load_config
 from tests.tiny_parts import write_decoder, write_tower
 from train.jobs.new_model import make_model
-from train.merging.base import Base
+from train.merging.base import BaseWeights
 from train.merging.layout import layout_of
 from train.merging.streamed import device, streamed_logits
 from train.merging.tensors import Tensors
@@ -33,7 +33,7 @@ def test_every_tower_and_decoder_runs_layer_by_layer(tower, decoder, tmp_path):
     give_buffers(model, device())
     read: list[str] = []
     most = 0
-    base = Base(Tensors(made), layout_of(model), torch.float32)
+    base = BaseWeights(Tensors(made), layout_of(model), torch.float32)
 
     def weights(name: str) -> torch.Tensor:
         nonlocal most

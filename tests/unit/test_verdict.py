@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from train.merging.verdict import compare
+from train.merging.verdict import check_difference
 
 WANTED = torch.ones(4)
 
@@ -25,8 +25,8 @@ WANTED = torch.ones(4)
 )
 def test_no_number_type_is_advised_that_is_there_already(dtype, found, said):
     with pytest.raises(UserError, match=said):
-        compare(found, WANTED, 0.1, "the logits", dtype=dtype)
+        check_difference(found, WANTED, 0.1, "the logits", dtype=dtype)
 
 
 def test_what_is_near_enough_is_told():
-    assert compare(WANTED + 0.05, WANTED, 0.1, "the logits", dtype="bfloat16") == pytest.approx(0.05)
+    assert check_difference(WANTED + 0.05, WANTED, 0.1, "the logits", dtype="bfloat16") == pytest.approx(0.05)

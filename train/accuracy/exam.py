@@ -13,7 +13,7 @@ from data.media.bad_media import media_key
 from train.accuracy.figures_by_name import figures_of, with_losses
 from train.accuracy.no_trace import lent
 from train.accuracy.questions import HeldOut
-from train.answering.decoding import Answering
+from train.answering.decoding import AnyModel
 from train.answering.exchange import Stopped
 from train.loop.hooks import Losses
 from train.loop.interruption import EvaluationInterrupted
@@ -46,7 +46,7 @@ class Exam:
 
     def __call__(
         self,
-        model: Answering,
+        model: AnyModel,
         step: int,
         losses: Losses,
         bad_media: Mapping[str, str],

@@ -8,14 +8,14 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from train.answering.decoding import Answering
+from train.answering.decoding import AnyModel
 from train.results.loading import greedy
 
 OF_ADAPTERS = ("lora_", "token_adapter")  # parts of names of parameters that PEFT's layers bring to the type they need
 
 
 @contextmanager
-def lent(model: Answering, tokenizer: PreTrainedTokenizerBase, is_spread: bool) -> Iterator[Answering]:
+def lent(model: AnyModel, tokenizer: PreTrainedTokenizerBase, is_spread: bool) -> Iterator[AnyModel]:
     """Yield the model as `train.results.loading.load` would give it: without dropout, greedy, its layers not compiled.
 
     Its numbers are those of a model that was loaded, too: it is run without Trainer's autocast, unless a part of it is

@@ -37,7 +37,7 @@ NEUTRAL = {
 }
 
 
-class Asked(Protocol):
+class PartialAnswer(Protocol):
     """An answer that is being decoded: the ids of its prompt, what it has said, and its random numbers."""
 
     prompt: np.ndarray
@@ -76,7 +76,7 @@ class Chooser:
         if self.do_sample:
             self.of_scores.extend(_warpers(config))
 
-    def __call__(self, logits: torch.Tensor, answers: Sequence[Asked]) -> list[int]:
+    def __call__(self, logits: torch.Tensor, answers: Sequence[PartialAnswer]) -> list[int]:
         """Return a token for each answer; logits (N, V)."""
         scores = logits.float()
         if self.of_history:
@@ -101,7 +101,7 @@ class Chooser:
         return torch.Generator().manual_seed(self.seed_of(prompt)) if self.do_sample else None
 
 
-def _drawn(probabilities: torch.Tensor, answers: Sequence[Asked]) -> list[int]:
+def _drawn(probabilities: torch.Tensor, answers: Sequence[PartialAnswer]) -> list[int]:
     """Draw on the CPU, so that the numbers are the same on every device."""
     pairs = zip(probabilities.cpu(), answers, strict=True)
     return [int(torch.multinomial(each, 1, generator=answer.random)) for each, answer in pairs]

@@ -15,7 +15,8 @@ from train.answering.grouping import chains
 from train.answering.states import OwnStates, Prefix
 from train.answering.step import DecodingStep, StepPlan
 
-Answering = VideoLlavaForConditionalGeneration | PeftModel
+AnyModel = VideoLlavaForConditionalGeneration | PeftModel
+"""A model, with an adapter or without."""
 Member = tuple[int, np.ndarray]  # a prompt's number, and its ids behind the prefix
 
 
@@ -42,7 +43,7 @@ class Decoding:
     the model with `train.answering.attention.answering_with` before.
     """
 
-    def __init__(self, model: Answering, choose: Chooser, max_new_tokens: int, room: int):
+    def __init__(self, model: AnyModel, choose: Chooser, max_new_tokens: int, room: int):
         self.model, self.choose, self.max_new_tokens, self.room = model, choose, max_new_tokens, room
         self.answers: list[Answer] = []  # those that have been in a pass come first, in the order of `states`
         self.states = OwnStates()
@@ -145,7 +146,7 @@ class Decoding:
         return plan
 
 
-def moved(model: Answering, value: torch.Tensor) -> torch.Tensor:
+def moved(model: AnyModel, value: torch.Tensor) -> torch.Tensor:
     """Return a value on the model's device, numbers that are no ids in its type."""
     device, dtype = cast("torch.device", model.device), cast("torch.dtype", model.dtype)
     return value.to(device, dtype if value.is_floating_point() else None)

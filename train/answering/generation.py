@@ -23,7 +23,7 @@ from data.progress.bars import shown
 from data.tokens.encoding import encode_prompt, placeholder_ids
 from train.answering.attention import answering_with
 from train.answering.choosing import Chooser, unknown_settings
-from train.answering.decoding import Answer, Answering, Decoding, moved
+from train.answering.decoding import Answer, AnyModel, Decoding, moved
 from train.answering.exchange import Exchange
 from train.answering.grouping import PromptGroup, group_prompts
 from train.answering.one_by_one import generate_alone, pass_by_pass, why_alone
@@ -36,7 +36,7 @@ MIN_KEPT_MEDIA = 8  # pictures and clips whose pixels are kept for the next grou
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerJob:
     """Groups of prompts, and how they are answered: see `answer_together`.
 
     pixels_of: the towers' inputs of some media. room: tokens of keys and values that there are at most at any time.
@@ -49,7 +49,7 @@ class Asked:
     seed: int
 
 
-def answer(model: Answering, processor: VideoLlavaProcessor, prompts: Sequence[Prompt], **settings: Any) -> list[str]:
+def answer(model: AnyModel, processor: VideoLlavaProcessor, prompts: Sequence[Prompt], **settings: Any) -> list[str]:
     """Return the model's answer to each prompt, in the order given, in this process alone; `settings` are those of
     `answer_together`.
 
@@ -63,7 +63,7 @@ def answer(model: Answering, processor: VideoLlavaProcessor, prompts: Sequence[P
 
 
 def answer_together(
-    model: Answering,
+    model: AnyModel,
     processor: VideoLlavaProcessor,
     prompts: Sequence[Prompt],
     *,
@@ -110,19 +110,19 @@ def answer_together(
         share = shares(groups, exchange.number, max_new_tokens)[exchange.rank]
         room = batch_size * (max((len(ids) for ids, _ in encoded), default=0) + max_new_tokens)
         pixels_of = _pixel_source(loader, max(MIN_KEPT_MEDIA, batch_size))
-        asked = Asked(share, pixels_of, max_new_tokens, room, seed)
-        _answer_share(model, tokenizer, asked, exchange, loader.empty(kinds) if exchange.synced else {})
+        job = AnswerJob(share, pixels_of, max_new_tokens, room, seed)
+        _answer_share(model, tokenizer, job, exchange, loader.empty(kinds) if exchange.synced else {})
     return everything
 
 
 def _answer_share(
-    model: Answering, tokenizer: PreTrainedTokenizerBase, asked: Asked, exchange: Exchange, no_pixels: Pixels
+    model: AnyModel, tokenizer: PreTrainedTokenizerBase, job: AnswerJob, exchange: Exchange, no_pixels: Pixels
 ) -> None:
     """Answer what this process is asked, and stay with the others until all have done so."""
     no_pixels = {name: moved(model, value) for name, value in no_pixels.items()}
     try:
         with _meeting_before_passes(model, exchange, no_pixels):
-            for said in answer_groups(model, asked, exchange.synced):
+            for said in answer_groups(model, job, exchange.synced):
                 for number, ids in said.items():
                     exchange.found[number] = ids if isinstance(ids, BadMedia) else decoded(tokenizer, ids)
                 if not exchange.synced:  # there a meeting is a pass
@@ -137,7 +137,7 @@ def _answer_share(
 
 
 @contextmanager
-def _meeting_before_passes(model: Answering, exchange: Exchange, no_pixels: Pixels) -> Iterator[None]:
+def _meeting_before_passes(model: AnyModel, exchange: Exchange, no_pixels: Pixels) -> Iterator[None]:
     """Meet the other ranks before each pass of the model; where ranks are synced, all of them run the same towers."""
 
     def before(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -152,13 +152,15 @@ def _meeting_before_passes(model: Answering, exchange: Exchange, no_pixels: Pixe
 
 
 @torch.no_grad()
-def empty_pass(model: Answering, token: int, no_pixels: Pixels) -> None:
+def empty_pass(model: AnyModel, token: int, no_pixels: Pixels) -> None:
     """Run the model on a token that nobody asked about, with the ranks that answer."""
     ids = moved(model, torch.tensor([[token]]))
     model(input_ids=ids, attention_mask=torch.ones_like(ids), **no_pixels, use_cache=False, logits_to_keep=1)
 
 
-def answer_groups(model: Answering, asked: Asked, by_passes: bool = False) -> Iterator[dict[int, list[int] | BadMedia]]:
+def answer_groups(
+    model: AnyModel, job: AnswerJob, by_passes: bool = False
+) -> Iterator[dict[int, list[int] | BadMedia]]:
     """Yield the ids of answers by their prompts' numbers, as they end; see `answer_together`.
 
     by_passes: what must be asked alone is not left to `generate`, whose passes go round a model that is spread.
@@ -167,14 +169,14 @@ def answer_groups(model: Answering, asked: Asked, by_passes: bool = False) -> It
     assert isinstance(base, PreTrainedModel)
     settings = base.generation_config
     assert settings is not None
-    choose, max_new_tokens = Chooser(settings, asked.seed), asked.max_new_tokens
+    choose, max_new_tokens = Chooser(settings, job.seed), job.max_new_tokens
     reason = why_alone(model)
     if by_passes and (names := unknown_settings(settings)):
         raise UserError(f"the generation config sets {', '.join(names)}, which needs a model that is not spread")
     if reason and is_first_rank():
         print(f"notice: one question at a time, by generate: {reason}", file=sys.stderr, flush=True)
-    decoding = Decoding(model, choose, max_new_tokens, asked.room)
-    for group in asked.groups:
+    decoding = Decoding(model, choose, max_new_tokens, job.room)
+    for group in job.groups:
         members, prefix, pixels = group.members, None, None
         while members:
             num_fitting = decoding.num_fitting(len(group.prefix), prefix, members)
@@ -182,7 +184,7 @@ def answer_groups(model: Answering, asked: Asked, by_passes: bool = False) -> It
                 yield from _decode(decoding, base)
                 continue
             if pixels is None:
-                pixels = asked.pixels_of(group.media)
+                pixels = job.pixels_of(group.media)
                 if isinstance(pixels, BadMedia):
                     yield {number: pixels for number, _ in members}
                     break

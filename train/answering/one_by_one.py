@@ -10,13 +10,13 @@ from peft import PeftModel
 from transformers import DynamicCache, GenerationConfig
 
 from train.answering.choosing import Chooser, unknown_settings
-from train.answering.decoding import Answering, moved
+from train.answering.decoding import AnyModel, moved
 
 # Rotary embeddings whose frequencies depend on the longest sequence of a pass: the same whatever the company is.
 FIXED_ROTARY = {"default", "linear", "yarn", "llama3", "proportional"}
 
 
-def why_alone(model: Answering) -> str | None:
+def why_alone(model: AnyModel) -> str | None:
     """Return why questions of this model cannot be decoded together, in a few words; None where they can."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if names := unknown_settings(base.generation_config):
@@ -38,7 +38,7 @@ def why_alone(model: Answering) -> str | None:
 
 @torch.no_grad()
 def generate_alone(
-    model: Answering,
+    model: AnyModel,
     ids: np.ndarray,
     pixels: Mapping[str, torch.Tensor],
     max_new_tokens: int,
@@ -62,7 +62,7 @@ def generate_alone(
 
 @dataclass
 class Lone:
-    """An answer that is decoded by itself, see `train.answering.choosing.Asked`."""
+    """An answer that is decoded by itself, see `train.answering.choosing.PartialAnswer`."""
 
     prompt: np.ndarray
     random: torch.Generator | None
@@ -71,7 +71,7 @@ class Lone:
 
 @torch.no_grad()
 def pass_by_pass(
-    model: Answering, ids: np.ndarray, pixels: Mapping[str, torch.Tensor], max_new_tokens: int, choose: Chooser
+    model: AnyModel, ids: np.ndarray, pixels: Mapping[str, torch.Tensor], max_new_tokens: int, choose: Chooser
 ) -> list[int]:
     """Return what `generate_alone` does, by passes of `model` itself, on which hooks gather the weights that are
     spread."""

@@ -28,7 +28,7 @@ class Part(_Noted):
     recipe: dict[str, Any]
 
 
-class Asked(_Noted):
+class DataSettings(_Noted):
     """The common part of the adapters' recipes: how the model is asked."""
 
     num_frames: int = Field(ge=1, le=MAX_FRAMES)
@@ -44,7 +44,7 @@ class Told(_Noted):
     method: str
     density: float | None
     seed: int | None
-    data: Asked
+    data: DataSettings
     adapters: list[Part]
 
 

@@ -8,10 +8,10 @@ from train.commands.in_order import media_in_order
 from train.commands.options import (
     AnsweringDtype,
     AnyBase,
-    Asked,
-    Base,
+    BaseName,
     MaxContext,
     MaxNewTokens,
+    ModelArgument,
     NumFrames,
     PrefixMemory,
     Quantization,
@@ -23,7 +23,7 @@ from train.commands.options import (
 
 def chat(
     context: Context,
-    model: Asked,
+    model: ModelArgument,
     video: Annotated[list[str] | None, Option(metavar="FILE", help="a clip for the first question")] = None,
     image: Annotated[list[str] | None, Option(metavar="FILE", help="a picture for the first question")] = None,
     system_prompt: Annotated[
@@ -34,7 +34,7 @@ def chat(
     top_p: TopP = 1.0,
     seed: Seed = None,
     stop: Annotated[list[str] | None, Option(help="a text that ends an answer; again for each further one")] = None,
-    base: Base = None,
+    base: BaseName = None,
     dtype: AnsweringDtype = "auto",
     any_base: AnyBase = False,
     quantization: Quantization = None,

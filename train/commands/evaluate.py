@@ -15,11 +15,11 @@ from train.commands import evaluate_options as given
 from train.commands.options import (
     AnsweringDtype,
     AnyBase,
-    Asked,
-    Base,
+    BaseName,
     FixedSeed,
     Gpus,
     Hardware,
+    ModelArgument,
     NumFrames,
     Quantization,
     Temperature,
@@ -38,13 +38,13 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
 
 def evaluate(
-    context: Context, model: Asked, recipe: given.Recipe = None, data: given.Data = None,
+    context: Context, model: ModelArgument, recipe: given.Recipe = None, data: given.Data = None,
     benchmark: given.Benchmark = None, subset: given.Subset = None, out: given.Out = None,
     media_root: given.MediaRoot = None, media_host: given.MediaHost = None, column: given.Column = None,
     tag: given.Tag = None, metric: given.Metric = None, against: given.Against = None, judge: given.Judge = None,
     judge_model: given.JudgeModel = None, judge_price: given.JudgePrice = None, json: given.Json = None,
     limit: given.Limit = None, batch_size: given.BatchSize = 8, decode_seconds: given.DecodeSeconds = 60.0,
-    base: Base = None, dtype: AnsweringDtype = "auto", any_base: AnyBase = False, quantization: Quantization = None,
+    base: BaseName = None, dtype: AnsweringDtype = "auto", any_base: AnyBase = False, quantization: Quantization = None,
     max_new_tokens: given.MaxNewTokens = None, num_frames: NumFrames = None, temperature: Temperature = 0.0,
     top_p: TopP = 1.0, seed: FixedSeed = 0, hardware: Hardware = None, gpus: Gpus = None,
 ) -> None:  # fmt: skip

@@ -8,10 +8,10 @@ from train.commands.in_order import media_in_order
 from train.commands.options import (
     AnsweringDtype,
     AnyBase,
-    Asked,
-    Base,
+    BaseName,
     FixedSeed,
     MaxNewTokens,
+    ModelArgument,
     NumFrames,
     Quantization,
     Temperature,
@@ -22,7 +22,7 @@ from train.commands.options import (
 
 def generate(
     context: Context,
-    model: Asked,
+    model: ModelArgument,
     prompt: Annotated[list[str], Option(help="a question; again for each further turn", show_default=False)],
     video: Annotated[list[str] | None, Option(metavar="FILE", help="a clip; again for each further one")] = None,
     image: Annotated[list[str] | None, Option(metavar="FILE", help="a picture; again for each further one")] = None,
@@ -30,7 +30,7 @@ def generate(
         str | None, Option(help="put before the first prompt", show_default="that of training")
     ] = None,
     num_frames: NumFrames = None,
-    base: Base = None,
+    base: BaseName = None,
     dtype: AnsweringDtype = "auto",
     any_base: AnyBase = False,
     quantization: Quantization = None,

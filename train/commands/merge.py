@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from data.errors import UserError
-from train.commands.options import Base, Dtype
+from train.commands.options import BaseName, Dtype
 
 
 def merge(
@@ -16,7 +16,7 @@ def merge(
             help="folders or hub ids of adapters, several with a weight each; last OUT_DIR, a new or empty folder",
         ),
     ],
-    base: Base = None,
+    base: BaseName = None,
     dtype: Annotated[Dtype | None, Option(help="number type to save in", show_default="that of the base")] = None,
     onto: Annotated[
         Literal["full", "quantized"],

@@ -20,8 +20,8 @@ Overrides = Annotated[
 ]  # fmt: skip
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Asked = Annotated[str, Argument(help="a base model, an adapter or a merged model: a folder or a hub id")]
-Base = Annotated[str | None, Option(help="folder or hub id of an adapter's base, instead of the one it names")]
+ModelArgument = Annotated[str, Argument(help="a base model, an adapter or a merged model: a folder or a hub id")]
+BaseName = Annotated[str | None, Option(help="folder or hub id of an adapter's base, instead of the one it names")]
 AnsweringDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Option(help="number type of weights that are not quantised; auto: as in training, or as saved"),

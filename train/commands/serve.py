@@ -11,10 +11,10 @@ from train.commands.options import (
     MOST,
     AnsweringDtype,
     AnyBase,
-    Asked,
-    Base,
+    BaseName,
     MaxContext,
     MaxNewTokens,
+    ModelArgument,
     NumFrames,
     PrefixMemory,
     Quantization,
@@ -70,7 +70,7 @@ def page_of(is_wanted: bool, examples: str | None, media_root: str | None) -> "A
 
 
 def serve(
-    model: Asked,
+    model: ModelArgument,
     host: Annotated[str, Option(help="address to listen at; any but this machine's own needs a token")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0: any that is free")] = 8000,
     name: Annotated[str | None, Option(help="of the model, for clients", show_default="its folder's or hub id")] = None,
@@ -88,7 +88,7 @@ def serve(
     examples: Examples = None,
     media_root: MediaRoot = None,
     media_host: MediaHost = None,
-    base: Base = None,
+    base: BaseName = None,
     dtype: AnsweringDtype = "auto",
     any_base: AnyBase = False,
     quantization: Quantization = None,

@@ -10,7 +10,7 @@ from train.estimating.fit import least_recomputation
 from train.estimating.gpus import Gpu, gpu_at_hand, this_machine
 from train.estimating.need import Need, count
 from train.estimating.report import one_line
-from train.estimating.situation import Base, RowsOfData, assumed, largest_rows, situation
+from train.estimating.situation import BaseFacts, RowsOfData, assumed, largest_rows, situation
 from train.ranks.agreement import on_first_rank
 from train.ranks.processes import holds_whole_model
 from train.recipe.recipe import Recipe
@@ -21,7 +21,9 @@ UNKNOWN = (UserError, RuntimeError)
 SPREAD = "memory: auto: no estimate knows how weights are spread over processes; layers are recomputed in full"
 
 
-def foresee_memory(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments) -> tuple[Recomputation, list[str]]:
+def foresee_memory(
+    recipe: Recipe, base: BaseFacts, rows: Rows, args: TrainingArguments
+) -> tuple[Recomputation, list[str]]:
     """Return what to recompute, and lines about it; without a GPU that holds the whole model only where the recipe
     leaves it open. ALL RANKS."""
     gpu, is_open = gpu_at_hand(), recipe.memory == "auto"
@@ -33,7 +35,7 @@ def foresee_memory(recipe: Recipe, base: Base, rows: Rows, args: TrainingArgumen
 
 
 def chosen(
-    recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments, gpu: Gpu | None
+    recipe: Recipe, base: BaseFacts, rows: Rows, args: TrainingArguments, gpu: Gpu | None
 ) -> tuple[Recomputation, list[str]]:
     """Return the least recomputation that fits a GPU, or this machine where there is none, and lines about it."""
     place = gpu or this_machine()
@@ -50,7 +52,7 @@ def chosen(
     return wanted, [f"memory: auto takes training.gradient_checkpointing: {value}", one_line(need, place)]
 
 
-def foreseen(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments, gpu: Gpu) -> str:
+def foreseen(recipe: Recipe, base: BaseFacts, rows: Rows, args: TrainingArguments, gpu: Gpu) -> str:
     """Return the line about what is recomputed as the recipe says."""
     try:
         known = rows_of(recipe, base, rows)
@@ -59,6 +61,6 @@ def foreseen(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments, gp
         return f"memory: not estimated: {first_line(problem)}"
 
 
-def rows_of(recipe: Recipe, base: Base, rows: Rows) -> RowsOfData:
+def rows_of(recipe: Recipe, base: BaseFacts, rows: Rows) -> RowsOfData:
     """Return the largest rows that the run will meet, as far as they are known."""
     return assumed(recipe, base, None) if recipe.data.streaming else largest_rows(recipe, cast("PlannedRows", rows))

@@ -29,7 +29,7 @@ PUBLISHED = {"LanguageBind/Video-LLaVA-7B-hf": "7b"}
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseFacts:
     """A recipe's base without its weights. is_here: its own files say so, not what was published."""
 
     config: Any
@@ -50,13 +50,13 @@ class RowsOfData:
 
 def base_here(
     recipe: Recipe, processor: VideoLlavaProcessor, visual_tokens: VisualTokens, token_ids: Sequence[int]
-) -> Base:
+) -> BaseFacts:
     """Return a base whose processor is loaded already."""
     config = load_config(recipe.model.name_or_path, recipe.model.revision)
-    return Base(config, processor, visual_tokens, token_ids, is_here=True)
+    return BaseFacts(config, processor, visual_tokens, token_ids, is_here=True)
 
 
-def look_at_base(recipe: Recipe) -> Base:
+def look_at_base(recipe: Recipe) -> BaseFacts:
     """Read config and processor. Raises UserError where neither they nor a published geometry are at hand."""
     name, revision, num_frames = recipe.model.name_or_path, recipe.model.revision, recipe.data.num_frames
     try:
@@ -67,13 +67,13 @@ def look_at_base(recipe: Recipe) -> Base:
         tokenizer, shape = train_tokenizer([WORDS]), PUBLISHED[name]
         config, processor = build_config(shape, tokenizer, num_frames), build_processor(tokenizer, SHAPES[shape].edge)
         visual_tokens = measure_visual_tokens(processor, num_frames)
-        base = Base(config, processor, visual_tokens, (), is_here=False)
+        base = BaseFacts(config, processor, visual_tokens, (), is_here=False)
     else:
         base = base_here(recipe, processor, visual_tokens, ())
     return replace(base, token_ids=add_new_tokens(processor, recipe.model.add_tokens))
 
 
-def look_at_data(recipe: Recipe, base: Base, seed: int) -> RowsOfData | str:
+def look_at_data(recipe: Recipe, base: BaseFacts, seed: int) -> RowsOfData | str:
     """Return the rows of the recipe's data, or why they are not known."""
     if not base.is_here:
         return "without the base's tokenizer their tokens cannot be counted"
@@ -97,7 +97,7 @@ def largest_rows(recipe: Recipe, rows: PlannedRows) -> RowsOfData:
     return RowsOfData(largest, len(rows), sum(lengths) / len(lengths) / lengths[order[0]])
 
 
-def assumed(recipe: Recipe, base: Base, questions: int | None) -> RowsOfData:
+def assumed(recipe: Recipe, base: BaseFacts, questions: int | None) -> RowsOfData:
     """Return rows as large as the recipe lets them be."""
     rows = assumed_rows(recipe.data, base.processor, base.visual_tokens, questions, batch_size(recipe))
     return RowsOfData(rows, None, 1.0)
@@ -109,7 +109,7 @@ def batch_size(recipe: Recipe) -> int:
 
 
 def situation(
-    recipe: Recipe, base: Base, rows: RowsOfData, on_gpu: bool, args: TrainingArguments | None = None
+    recipe: Recipe, base: BaseFacts, rows: RowsOfData, on_gpu: bool, args: TrainingArguments | None = None
 ) -> Situation:
     """Return what `train.estimating.need.count` counts. args: of the run that is beginning; None: of one process."""
     section = recipe.training
@@ -128,7 +128,7 @@ def situation(
     )
 
 
-def _attention_work(recipe: Recipe, base: Base, rows: Sequence[Row]) -> int:
+def _attention_work(recipe: Recipe, base: BaseFacts, rows: Sequence[Row]) -> int:
     """Return the FLOPs of the decoder's attention, forward and twice that backward, once more recomputed in full."""
     layout = RowLayout(tuple(group.shape for row in rows for group, _ in row))
     times = 4 if recipe.recomputation == "full" else 3
@@ -136,7 +136,7 @@ def _attention_work(recipe: Recipe, base: Base, rows: Sequence[Row]) -> int:
     return times * attention_flops(layout, text.hidden_size, text.num_hidden_layers)
 
 
-def _batch_maker(recipe: Recipe, base: Base, rows: Sequence[Row]) -> Callable[[], dict[str, Any]]:
+def _batch_maker(recipe: Recipe, base: BaseFacts, rows: Sequence[Row]) -> Callable[[], dict[str, Any]]:
     pixels = empty_pixels(base.processor, ("video",), recipe.data.num_frames)["pixel_values_videos"]
     media = BlankMedia(tuple(pixels.shape[2:]), recipe.data.num_frames)  # bytes, see `data.batches.byte_pixels`
     if recipe.data.feature_cache:

@@ -16,7 +16,7 @@ from data.packing.rows import PlannedRows, Rows
 from train.estimating.foresight import UNKNOWN, rows_of
 from train.estimating.gpus import Gpu, gpu_at_hand, seconds, this_machine
 from train.estimating.need import count
-from train.estimating.situation import Base, situation
+from train.estimating.situation import BaseFacts, situation
 from train.loop.tower_inputs import pixel_loader
 from train.ranks.agreement import on_first_rank
 from train.recipe.recipe import Recipe
@@ -28,7 +28,7 @@ UNMEASURED = 4  # workers where nothing is known: as the recipes for a GPU have 
 PRODUCT, COPIED, NUM_TIMES = 1024, 2**24, 3  # rows of a matrix, numbers (float32), and how often each is done
 
 
-def size_workers(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments) -> list[str]:
+def size_workers(recipe: Recipe, base: BaseFacts, rows: Rows, args: TrainingArguments) -> list[str]:
     """Set how many workers each process has where the recipe leaves it open, and return a line about it. ALL RANKS.
 
     Rows are the same, in the same order, whatever their number is.
@@ -68,7 +68,7 @@ def enough(making: float, training: float, most: int) -> tuple[int, str]:
     return number, f"workers: auto takes {number}: a row's data take {making:.2f} s, training about {training:.2f} s"
 
 
-def seconds_to_make(recipe: Recipe, base: Base, rows: PlannedRows, num_workers: int) -> float:
+def seconds_to_make(recipe: Recipe, base: BaseFacts, rows: PlannedRows, num_workers: int) -> float:
     """Return how long a worker takes for the data of a row: the median of some that are spread over an epoch."""
     pixels = as_bytes(pixel_loader(recipe.data, base.processor, num_workers))
     collate: Callable[..., dict[str, Any]] = COLLATORS[recipe.data.packing](
@@ -85,7 +85,7 @@ def seconds_to_make(recipe: Recipe, base: Base, rows: PlannedRows, num_workers: 
     return median(taken[1:] or taken)
 
 
-def seconds_to_train(recipe: Recipe, base: Base, rows: Rows, args: TrainingArguments) -> float | None:
+def seconds_to_train(recipe: Recipe, base: BaseFacts, rows: Rows, args: TrainingArguments) -> float | None:
     """Return how long a step takes for a mean row, by the estimate; None where there is none."""
     gpu = gpu_at_hand()
     try:

@@ -17,7 +17,7 @@ from train.estimating.report import (
     lines_of_memory,
 )
 from train.estimating.situation import (
-    Base,
+    BaseFacts,
     RowsOfData,
     assumed,
     describe_row,
@@ -77,7 +77,7 @@ def _taken(recipe: Recipe, needs: Mapping[Recomputation, Need], gpu: Gpu) -> Rec
     return least_recomputation(recipe, lambda tried: needs[tried.recomputation], gpu)[0]
 
 
-def _rows(recipe: Recipe, base: Base, questions: int | None, says: bool) -> RowsOfData:
+def _rows(recipe: Recipe, base: BaseFacts, questions: int | None, says: bool) -> RowsOfData:
     rows = "--questions was given" if questions else look_at_data(recipe, base, recipe.training["seed"])
     if not isinstance(rows, str):
         return rows
@@ -86,7 +86,7 @@ def _rows(recipe: Recipe, base: Base, questions: int | None, says: bool) -> Rows
     return assumed(recipe, base, questions)
 
 
-def _need(recipe: Recipe, base: Base, rows: RowsOfData) -> Need:
+def _need(recipe: Recipe, base: BaseFacts, rows: RowsOfData) -> Need:
     return count(recipe, situation(recipe, base, rows, on_gpu=True))
 
 
@@ -94,7 +94,7 @@ def _say_changes(
     path: Path,
     overrides: list[str],
     recipe: Recipe,
-    base: Base,
+    base: BaseFacts,
     questions: int | None,
     gpu: Gpu,
     rows: RowsOfData,

@@ -37,7 +37,7 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseWeights:
     """The weights of a base by name, in the number type in which it is loaded.
 
     token_ids: of new tokens, which have rows. quantization: what the decoder's weights are rounded to, None for the

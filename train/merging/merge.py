@@ -21,7 +21,7 @@ from data.files import check_folder, is_disk_problem, remove_killed, whole_folde
 from data.processor_files import save_processor
 from train.card.model_card import CARD, make_card
 from train.merging.adapted import Residuals
-from train.merging.base import Base
+from train.merging.base import BaseWeights
 from train.merging.layout import Layout, layout_of, shards_of_size
 from train.merging.references import Bases, Reference, adapt, bases_of, check_onto, references, tokens_of
 from train.merging.streamed import arithmetic_of, device, streamed_logits
@@ -178,7 +178,7 @@ def logits_of_written(
     computed_in = arithmetic_of(saved_in)
     model = bare_model(artifact.config, tokens_of(artifact))
     give_buffers(model, device())
-    logits = streamed_logits(model, Base(Tensors(name), layout, saved_in), inputs, computed_in, "checking")
+    logits = streamed_logits(model, BaseWeights(Tensors(name), layout, saved_in), inputs, computed_in, "checking")
     return logits, str(computed_in).removeprefix("torch.")
 
 

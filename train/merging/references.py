@@ -8,11 +8,11 @@ import torch
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError
 from train.merging.adapted import Adapted, Residuals, put_adapter
-from train.merging.base import Base, Quantization, multiply_in_8_bits
+from train.merging.base import BaseWeights, Quantization, multiply_in_8_bits
 from train.merging.layout import Layout
 from train.merging.streamed import arithmetic_of, device, streamed_logits
 from train.merging.tensors import Tensors
-from train.merging.verdict import QUANTISED_TOLERANCE, TOLERANCES, compare
+from train.merging.verdict import QUANTISED_TOLERANCE, TOLERANCES, check_difference
 from train.model.bare import bare_model, give_buffers
 from train.model.fingerprint import check_logits, difference_of
 from train.model.token_rows import token_ids_of
@@ -30,7 +30,7 @@ class Reference:
 
     def check(self, found: torch.Tensor, dtype: str) -> float:
         """Return how far off logits are that weights of a number type gave; UserError where it is too far."""
-        return compare(found, self.logits, self.limit, "the merged model's logits", self.whose, dtype)
+        return check_difference(found, self.logits, self.limit, "the merged model's logits", self.whose, dtype)
 
 
 def adapt(artifact: Artifact, token_ids: list[int], in_8_bits: Layout | None = None) -> Adapted:
@@ -54,19 +54,19 @@ class Bases:
     """An adapter's base in full precision, and as training rounded it, None where it did not. onto: which of them the
     adapter is merged into, "full" or "quantized"."""
 
-    full: Base
-    quantised: Base | None
+    full: BaseWeights
+    quantised: BaseWeights | None
     onto: str
 
     @property
-    def chosen(self) -> Base:
+    def chosen(self) -> BaseWeights:
         return self.quantised if self.quantised is not None and self.onto == "quantized" else self.full
 
 
 def bases_of(artifact: Artifact, layout: Layout, onto: str) -> Bases:
     """Return the weights that an adapter stands on; nothing is read yet."""
     tensors, dtype = Tensors(artifact.base, artifact.revision), getattr(torch, artifact.dtype)
-    full = Base(tensors, layout, dtype, tokens_of(artifact))
+    full = BaseWeights(tensors, layout, dtype, tokens_of(artifact))
     if artifact.quantization is None:
         return Bases(full, None, onto)
     settings = artifact.recipe["model"]
@@ -120,7 +120,7 @@ def references(
 
 
 def _on_quantised(
-    artifact: Artifact, base: Base, inputs: Mapping[str, torch.Tensor], report: Callable[[str], None]
+    artifact: Artifact, base: BaseWeights, inputs: Mapping[str, torch.Tensor], report: Callable[[str], None]
 ) -> torch.Tensor:
     """Return the adapter's logits on the base as training rounded it, compared with training's.
 

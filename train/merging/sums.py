@@ -11,7 +11,7 @@ from data.errors import UserError, one_line
 from train.merging.adapted import Adapted, filled, is_matrix, name_in_base
 from train.merging.layout import Layout
 from train.merging.tensors import Weights
-from train.merging.verdict import LAYER_TOLERANCE, compare
+from train.merging.verdict import LAYER_TOLERANCE, check_difference
 
 NUM_PROBES = 2  # inputs of a linear layer that is tried
 NUM_PROBED_TOKENS = 64  # of embeddings, beside those that were trained
@@ -100,7 +100,7 @@ def _merge_layer(name: str, layer: Any) -> None:
         layer.merge(safe_merge=True)
     except ValueError as problem:
         raise UserError(f"the adapter is broken: {name}: {one_line(problem)}") from problem
-    compare(base(probe), wanted, LAYER_TOLERANCE, f"outputs of {name}")
+    check_difference(base(probe), wanted, LAYER_TOLERANCE, f"outputs of {name}")
     layer.merged_adapters.clear()  # its matrices are beside the base's own weight again when the context ends
 
 

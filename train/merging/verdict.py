@@ -16,7 +16,7 @@ LAYER_TOLERANCE = TOLERANCES["float32"]
 QUANTISED_TOLERANCE = 5e-2
 
 
-def compare(
+def check_difference(
     found: torch.Tensor,
     wanted: torch.Tensor,
     tolerance: float,

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import VideoLlavaProcessor
 
 from data.errors import UserError
-from train.merging.base import Base
+from train.merging.base import BaseWeights
 from train.merging.references import tokens_of
 from train.model.weight_files import ADAPTER_WEIGHTS, digest_of_files, identify_base
 from train.preprocessing.contract import Preprocessing, first_difference, preprocessing_with
@@ -70,7 +70,7 @@ def agree_on_rows(artifacts: Sequence[Artifact]) -> None:
             )
 
 
-def agree_on_quantization(artifacts: Sequence[Artifact], bases: Sequence[Base]) -> None:
+def agree_on_quantization(artifacts: Sequence[Artifact], bases: Sequence[BaseWeights]) -> None:
     """Raise UserError unless training rounded the base in one way for all adapters."""
     for artifact, base in zip(artifacts[1:], bases[1:], strict=True):
         if base.quantization != bases[0].quantization:

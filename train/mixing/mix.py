@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from train.card.facts import read_facts
-from train.card.mixture import Asked, Part, Told, write_mixture
+from train.card.mixture import DataSettings, Part, Told, write_mixture
 from train.card.model_card import CARD, make_card
-from train.merging.base import Base
+from train.merging.base import BaseWeights
 from train.merging.merge import (
     AS_IT_IS,
     MergeOptions,
@@ -85,7 +85,7 @@ def _checked(artifact: Artifact, bases: Bases, what: Product, report: Callable[[
     return checked_sums(artifact, bases, what, about)[0]
 
 
-def _reference(what: Product, adapters: Weighted, base: Base, mixture: Mixture, how: Combination) -> Reference:
+def _reference(what: Product, adapters: Weighted, base: BaseWeights, mixture: Mixture, how: Combination) -> Reference:
     """Return the logits that the files must have, without the files."""
     artifact = what.artifact
     model = bare_model(artifact.config, tokens_of(artifact))
@@ -104,13 +104,13 @@ def _write_beside(folder: Path, adapters: Weighted, how: Combination, kept: Prep
     base = adapters[0][0].base
     parts = [_part(artifact, weight) for artifact, weight in adapters]
     sampling = kept.sampling
-    asked = Asked(
+    data = DataSettings(
         num_frames=kept.num_frames,
         system_prompt=kept.system_prompt,
         frame_sampling="fps" if sampling.way == "fps" else "uniform",
         frames_per_second=sampling.frames_per_second,
     )
-    told = Told(method=how.method, density=how.density, seed=how.seed, data=asked, adapters=parts)
+    told = Told(method=how.method, density=how.density, seed=how.seed, data=data, adapters=parts)
     write_mixture(folder, told)
     write_preprocessing(folder, kept)
     (folder / CARD).write_text(make_card(folder, name, base), encoding="utf-8")

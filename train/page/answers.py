@@ -114,11 +114,11 @@ class Answers:
         """Yield pieces of an answer, and at its end a line about its time. Its files are released."""
         began, first = time.perf_counter(), 0.0
         try:
-            answering = await self.service.begin(question)
-            async with aclosing(answering.pieces()) as pieces:
+            stream = await self.service.begin(question)
+            async with aclosing(stream.pieces()) as pieces:
                 async for piece in pieces:
                     first = first or time.perf_counter() - began
                     yield piece, ""
-            yield "", timings(answering.reply, first, time.perf_counter() - began)
+            yield "", timings(stream.reply, first, time.perf_counter() - began)
         finally:
             self.files.release(question.held)

@@ -26,7 +26,7 @@ def what_matters(recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def compare(before: dict[str, Any] | None, now: dict[str, Any], name: str = "") -> list[str]:
+def changed_values(before: dict[str, Any] | None, now: dict[str, Any], name: str = "") -> list[str]:
     """Return `key: before -> now` for each value that differs; nothing to compare with is no difference."""
     if before is None:
         return []
@@ -35,7 +35,7 @@ def compare(before: dict[str, Any] | None, now: dict[str, Any], name: str = "") 
         label = f"{name}.{key}".removeprefix(".")
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            differences += compare(old, new, label)
+            differences += changed_values(old, new, label)
         elif old != new:
             differences.append(f"{label}: {old} -> {new}")
     return differences

@@ -20,7 +20,7 @@ from data.tokens.corpus import described
 from train.answering.generation import answer_together, media_in
 from train.results.answer_file import AnswerFile
 from train.results.asking import Asking
-from train.results.loading import Answering
+from train.results.loading import AnyModel
 from train.results.pace import Pace
 from train.scoring.comparison import points_of
 from train.scoring.metric import RIGHT_FROM, Rule, rule_of, score
@@ -146,7 +146,7 @@ def find_bad_media(questions: Sequence[Question]) -> dict[Media, str]:
 
 
 def evaluate(
-    model: Answering,
+    model: AnyModel,
     processor: VideoLlavaProcessor,
     questions: Sequence[Question],
     *,

@@ -18,7 +18,7 @@ from transformers import (
 from data.checkpoint_files import ADAPTER_CONFIG, read_json
 from data.errors import UserError, one_line
 from data.processor import set_up_processor
-from train.answering.decoding import Answering
+from train.answering.decoding import AnyModel
 from train.model.adapter_settings import INITS_BESIDE_BASE, check_patterns
 from train.model.load import load_model
 from train.model.token_rows import give_rows, token_ids_of
@@ -43,7 +43,7 @@ class Loading:
 
 def load(
     artifact: Artifact, dtype: str = "auto", quantization: str | None = None, any_base: bool = False
-) -> tuple[Answering, VideoLlavaProcessor]:
+) -> tuple[AnyModel, VideoLlavaProcessor]:
     """Return model and processor, ready to answer: in eval mode, on the GPU if there is one, an adapter on its base.
 
     `dtype` "auto" is an adapter's in training, and that of saved weights else; `quantization` (nf4, fp4, int8) applies
@@ -71,7 +71,7 @@ def load(
 
 def load_to_ask(
     name_or_path: str, how: Loading, num_frames: int | None, system_prompt: str | None
-) -> tuple[Answering, VideoLlavaProcessor, Asking]:
+) -> tuple[AnyModel, VideoLlavaProcessor, Asking]:
     """Load a model by its name, and see how it is asked: as it was trained, but for what is not None."""
     artifact = open_artifact(name_or_path, how.base)
     asking = ways_of_asking(artifact, num_frames=num_frames, system_prompt=system_prompt)
@@ -152,7 +152,7 @@ def processor_of(artifact: Artifact) -> VideoLlavaProcessor:
     return processor
 
 
-def draw_answers(model: Answering, temperature: float, top_p: float) -> None:
+def draw_answers(model: AnyModel, temperature: float, top_p: float) -> None:
     """Have a model that `load` returned draw its answers, from the words whose probabilities add up to `top_p`."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     base.generation_config.update(do_sample=True, temperature=temperature, top_p=top_p, top_k=0)

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from data.errors import UserError, with_way_out
 from data.files import check_folder, write_whole
-from train.recipe.identity import compare, what_matters
+from train.recipe.identity import changed_values, what_matters
 from train.recipe.recipe import Recipe
 from train.run_folder.bad_media import BAD_MEDIA_FILE
 from train.run_folder.checkpoint import checkpoints, find_checkpoint
@@ -36,7 +36,7 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
     now = _plain(what_matters(recipe.dump()))
     if recipe.resume not in ("auto", "never"):
         find_checkpoint(recipe.resume, output_dir)
-        _refuse_other_run(recipe.resume, lambda run: compare(run["recipe"], now))
+        _refuse_other_run(recipe.resume, lambda run: changed_values(run["recipe"], now))
     folder = Path(output_dir)
     for key in CACHES:
         if (cache := getattr(recipe.data, key)) is not None and not os.path.isdir(cache):
@@ -48,7 +48,7 @@ def enter_run_folder(output_dir: str, recipe: Recipe, fresh: bool) -> None:
         return  # and none is made for a run that has no data
     lock_folder(folder)
     if not fresh and is_occupied(folder):
-        _refuse(folder, {name: compare(run["recipe"], now) for name, run in known_runs(folder).items()})
+        _refuse(folder, {name: changed_values(run["recipe"], now) for name, run in known_runs(folder).items()})
 
 
 def start_run(
@@ -232,7 +232,7 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str
         others.append(f"the weights in {now['recipe']['model']['name_or_path']} are others")
     if before.get("start") != now["start"]:
         others.append("the adapter that it begins with (lora.start_from) is another")
-    return compare(before.get("recipe"), now["recipe"]) + others
+    return changed_values(before.get("recipe"), now["recipe"]) + others
 
 
 def _refuse(folder: Path, differences: dict[str, list[str]]) -> None:

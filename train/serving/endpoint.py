@@ -20,7 +20,7 @@ from train.serving.completions import DONE, Completion, failed
 from train.serving.files import Files
 from train.serving.questions import Question, Reader
 from train.serving.refusals import BAD_REQUEST, NOT_FOUND, Refusal, refusal_of
-from train.serving.service import Answering, Service
+from train.serving.service import AnswerStream, Service
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +119,14 @@ class Endpoint:
             closing.enter_context(self.service.place())
             question = await self._question(request)
             closing.callback(self.files.release, question.held)
-            answering = await until_left(request, self.service.begin(question))
-            pieces = answering.pieces()
+            stream = await until_left(request, self.service.begin(question))
+            pieces = stream.pieces()
             closing.push_async_callback(pieces.aclose)
             first = await until_left(request, anext(pieces, None))
             if question.is_streamed:
-                return Stream(self._events(answering, pieces, first), closing.pop_all())
+                return Stream(self._events(stream, pieces, first), closing.pop_all())
             await until_left(request, exhausted(pieces))
-            return JSONResponse(Completion(self.name).whole(answering.reply))
+            return JSONResponse(Completion(self.name).whole(stream.reply))
 
     async def _question(self, request: Request) -> Question:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
@@ -146,9 +146,9 @@ class Endpoint:
         return self.reader.read(content)
 
     async def _events(
-        self, answering: Answering, pieces: AsyncGenerator[str, None], first: str | None
+        self, stream: AnswerStream, pieces: AsyncGenerator[str, None], first: str | None
     ) -> AsyncGenerator[str, None]:
-        completion, reply, usage = Completion(self.name), answering.reply, answering.question.has_usage
+        completion, reply, usage = Completion(self.name), stream.reply, stream.question.has_usage
         try:
             yield completion.chunk(usage, role="assistant", content="")
             if first is not None:

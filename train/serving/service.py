@@ -49,10 +49,10 @@ class Service:
         finally:
             self.num_requests -= 1
 
-    async def begin(self, question: Question) -> "Answering":
+    async def begin(self, question: Question) -> "AnswerStream":
         """Tokenise a question and decode what it shows and is not known; raises Refusal where it cannot be answered."""
         prompt = await self._in_turn(self._decoding, question, self._prepare, question)
-        return Answering(self, question, prompt)
+        return AnswerStream(self, question, prompt)
 
     def _prepare(self, question: Question) -> Prompt:
         prompt = self.talker.prompt(question.messages, question.media, is_base=question.is_base)
@@ -83,7 +83,7 @@ class Service:
             lane.shutdown(wait=True, cancel_futures=True)
 
 
-class Answering:
+class AnswerStream:
     """A question whose answer can begin: iterate over it for the pieces."""
 
     def __init__(self, service: Service, question: Question, prompt: Prompt):

@@ -23,7 +23,7 @@ from data.tokens.encoding import encode_prompt, placeholder_ids
 from data.tokens.special import refuse_special_tokens, special_finder
 from train.answering.attention import SHARED_ANSWERS
 from train.answering.choosing import Chooser
-from train.answering.decoding import Answer, Answering, Decoding
+from train.answering.decoding import Answer, AnyModel, Decoding
 from train.answering.one_by_one import generate_alone, why_alone
 from train.answering.states import Prefix
 from train.talking.frames import Frames, key_of
@@ -54,7 +54,7 @@ class Talker:
 
     def __init__(
         self,
-        model: Answering,
+        model: AnyModel,
         processor: VideoLlavaProcessor,
         *,
         num_frames: int,
