@@ -18,7 +18,7 @@ from data.decoding.seeking import can_seek, seek_frames, start_check
 from data.errors import UserError, refused
 from data.files import AnyPath
 from data.media.file_check import check_media_file
-from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, frames_between
+from data.media.frame_sampling import UNIFORM, FrameSampling, choose_frames, frames_between
 
 PIECE_BYTES = 2**20  # read at once
 MIN_SHARE = 0.9  # of the announced frames must come: a stream that was joined late lacks a few, a cut file many
@@ -30,7 +30,7 @@ def read_frames(
     *,
     start: float | None = None,
     end: float | None = None,
-    sampling: Sampling = UNIFORM,
+    sampling: FrameSampling = UNIFORM,
 ) -> np.ndarray:
     """Read frames of a clip: uint8 (num_frames, H, W, 3), RGB, turned by its display matrix.
 

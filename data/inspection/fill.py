@@ -7,7 +7,7 @@ from data.batches.pixels import PixelLoader
 from data.cache.frame_cache import CannotKeepError, FrameCache
 from data.decoding.probe import File, probe
 from data.errors import UserError
-from data.media.frame_sampling import Sampling
+from data.media.frame_sampling import FrameSampling
 from data.media.reference import Media
 
 
@@ -20,7 +20,7 @@ class Filling:
     """
 
     load_pixels: PixelLoader
-    samplings: tuple[Sampling, ...]
+    samplings: tuple[FrameSampling, ...]
     probes: bool
 
     def __call__(self, file: File) -> tuple[list[str | None], str | None]:

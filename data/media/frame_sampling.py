@@ -12,7 +12,7 @@ RULES: dict[Way, int] = {"uniform": 1, "fps": 1, "jitter": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class FrameSampling:
     """A way to choose frames.
 
     uniform: those of `frame_indices`. jitter: a random frame of each of the segments that begin there, a function of
@@ -25,7 +25,7 @@ class Sampling:
     seed: tuple[int, ...] = ()
 
 
-UNIFORM = Sampling()
+UNIFORM = FrameSampling()
 ROUNDING_SECONDS = 1e-6  # a frame's time may be rounded up by so much: it is shown at that moment all the same
 
 
@@ -57,7 +57,7 @@ def choose_frames(
     *,
     start: float | None = None,
     end: float | None = None,
-    sampling: Sampling = UNIFORM,
+    sampling: FrameSampling = UNIFORM,
 ) -> list[int]:
     """Choose `num_frames` ascending indices into `times`, all between `start` and `end` (see `frames_between`)."""
     first, last = frames_between(times, start, end)

@@ -8,7 +8,7 @@ from hashlib import sha256
 from mimetypes import guess_type
 from typing import Any, Literal
 
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 
 Kind = Literal["image", "video"]
 KINDS: tuple[Kind, ...] = ("image", "video")
@@ -92,7 +92,7 @@ class Media:
     path: str
     start: float | None = None
     end: float | None = None
-    sampling: Sampling = UNIFORM
+    sampling: FrameSampling = UNIFORM
     place: Place | None = None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from data.media.frame_sampling import Sampling
+from data.media.frame_sampling import FrameSampling
 from data.media.reference import Media
 from data.packing.dataset import RowDataset
 from data.packing.fingerprint import fingerprint_samples
@@ -104,11 +104,11 @@ class Mixture(Dataset):
         return self.sources
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> FrameSampling:
         return self.sources[0].sampling
 
     @sampling.setter
-    def sampling(self, sampling: Sampling) -> None:
+    def sampling(self, sampling: FrameSampling) -> None:
         for source in self.sources:
             source.sampling = sampling
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import Sampler
 
-from data.media.frame_sampling import Sampling
+from data.media.frame_sampling import FrameSampling
 from data.media.reference import Media
 from data.packing.groups import Group
 from data.tokens.encoding import Sample
@@ -31,12 +31,12 @@ class Rows(Protocol):
     """
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> FrameSampling:
         """The choice of the clips' frames."""
         ...
 
     @sampling.setter
-    def sampling(self, sampling: Sampling, /) -> None: ...
+    def sampling(self, sampling: FrameSampling, /) -> None: ...
 
     def rows(self, epoch: int) -> Iterable[Any]:
         """Return the plans of all rows of an epoch, in the order of training; a function of seed and epoch alone."""

@@ -25,7 +25,7 @@ from train.merging.references import adapt
 from train.merging.sums import Sums
 from train.merging.tensors import Tensors
 from train.merging.writing import write_model
-from train.mixing.combining import Mixture
+from train.mixing.combining import MixedWeights
 from train.mixing.given import Combination
 from train.model.bare import bare_model
 from train.model.build import build_config
@@ -194,7 +194,7 @@ def test_the_tensors_of_a_mixture_take_no_more(large):
 
     def make_all():
         sums = [(Sums(adapt(open_artifact(str(each)), []), weights, layout), 0.5) for each in adapters]
-        mixture = Mixture(weights, sums, layout, Combination("dare_ties", 0.5, 0))
+        mixture = MixedWeights(weights, sums, layout, Combination("dare_ties", 0.5, 0))
         assert all(mixture(name).isfinite().all() for name in layout.shapes if ".layers.1." in name)
 
     peak = peak_of(make_all)

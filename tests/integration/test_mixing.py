@@ -22,7 +22,7 @@ from train.card.mixture import MIXTURE
 from train.commands.app import run
 from train.merging.merge import MergeOptions, merge_adapter
 from train.mixing import mix
-from train.mixing.combining import Mixture
+from train.mixing.combining import MixedWeights
 from train.mixing.given import Combination, Given
 from train.mixing.mix import IN_PEFT, ONCE_MORE, merge_mixture
 from train.model.load import load_model
@@ -188,11 +188,11 @@ FAULTS: dict[str, Callable] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_while_writing_is_caught_before_anything_is_kept(fault, adapters, tmp_path, monkeypatch):
-    class Wrong(Mixture):
+    class Wrong(MixedWeights):
         def __call__(self, name: str) -> torch.Tensor:
             return FAULTS[fault](name, self.base(name), super().__call__(name))
 
-    monkeypatch.setattr(mix, "Mixture", Wrong)
+    monkeypatch.setattr(mix, "MixedWeights", Wrong)
     with pytest.raises(UserError, match="merging failed, nothing was written: .* differ from those of PEFT with all a"):
         mixed(adapters, {"plain": 0.7, "patterns": 0.3}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from data.errors import UserError
 from data.media.bad_media import BadMedia, media_key
-from data.media.frame_sampling import Sampling
+from data.media.frame_sampling import FrameSampling
 from data.media.imprint import imprint
 from data.media.reference import Address, Downloads, Media, Part, Pictures
 from train.run_folder.bad_media import BadMediaGuard, noted_imprints
@@ -31,7 +31,9 @@ def test_it_is_left_out_from_its_step_on_in_its_part_of_the_data(files, tmp_path
     guard.agree([bad(files[0]), bad(files[0], start=1.0)], "train", epoch=2, step=7)
     guard.agree([bad(files[0])], "train", epoch=2, step=9)
     whole, part = media_key(Media("video", str(files[0]))), media_key(Media("video", str(files[0]), start=1.0))
-    assert whole != part and whole == media_key(Media("video", str(files[0]), sampling=Sampling("jitter", None, (3,))))
+    assert whole != part and whole == media_key(
+        Media("video", str(files[0]), sampling=FrameSampling("jitter", None, (3,)))
+    )
     assert guard.left_out("train", 6) == guard.left_out("eval", 9) == set()
     assert guard.left_out("train", 7) == {whole, part}
     assert guard.num_left_out("train", 7) == 1

@@ -11,7 +11,7 @@ from PIL import Image
 from data.decoding.decode import decode
 from data.decoding.probe import File, probe
 from data.errors import UserError
-from data.media.frame_sampling import Sampling, frame_indices
+from data.media.frame_sampling import FrameSampling, frame_indices
 from data.media.reference import Media, Pictures, identity, media_at
 from data.media.storage import check_media
 from data.sources.conversation import read_conversations
@@ -60,7 +60,7 @@ def test_a_folder_and_a_list_of_frames_are_clips(frames, tmp_path):
         [11, 11, 11, 3, 3, 3, 5, 5],
         [4, 4, 5, 5, 6, 6, 7, 7],
     ]
-    by_rate = Media("video", str(frames), sampling=Sampling("fps", 2.0), place=items[4].place)
+    by_rate = Media("video", str(frames), sampling=FrameSampling("fps", 2.0), place=items[4].place)
     assert shown(by_rate, 4) == [2, 4, 6, 8]
     for item in items:
         check_media(item)

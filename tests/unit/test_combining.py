@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from train.mixing.combining import Mixture
+from train.mixing.combining import MixedWeights
 from train.mixing.given import Combination
 
 NAMES = ("a", "b", "tied")
@@ -25,10 +25,10 @@ class Changed:
         return self.base + self.change
 
 
-def mixture(base, changes, weights, *how, names=NAMES) -> Mixture:
+def mixture(base, changes, weights, *how, names=NAMES) -> MixedWeights:
     layout = SimpleNamespace(tied={"a": ("a",), "b": ("b", "tied"), "tied": ("b", "tied")})
     adapters = [(Changed(change, base, names), weight) for change, weight in zip(changes, weights, strict=True)]
-    return Mixture(lambda name: base, adapters, layout, Combination(*how))
+    return MixedWeights(lambda name: base, adapters, layout, Combination(*how))
 
 
 def test_ties_by_hand():

@@ -23,7 +23,7 @@ from data.decoding.probe import File
 from data.errors import UserError
 from data.files import UNFINISHED, whole_file
 from data.inspection.fill import Filling
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.media.reference import Media, Segment
 from data.packing.dataset import shared_prefix_rows
 from data.sources.source import Source
@@ -81,7 +81,7 @@ def test_what_the_pixels_depend_on_is_in_the_key(clip, loader, processor, media_
     others = [
         (loader, replace(clip, start=0.25)),
         (loader, replace(clip, end=0.5)),
-        (loader, replace(clip, sampling=Sampling("fps", 4.0))),
+        (loader, replace(clip, sampling=FrameSampling("fps", 4.0))),
         (replace(loader, num_frames=4, cache=FrameCache(tmp_path / "cache", processor, 4)), clip),
     ]
     plain = PixelLoader(processor, 8)

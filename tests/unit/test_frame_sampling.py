@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from data.decoding.video import read_frames
 from data.errors import UserError
-from data.media.frame_sampling import UNIFORM, Sampling, choose_frames, clip_seed, frame_indices, frames_between
+from data.media.frame_sampling import UNIFORM, FrameSampling, choose_frames, clip_seed, frame_indices, frames_between
 from data.packing.dataset import single_sample_rows
 from data.sources.source import Source
 from data.tokens.corpus import load_corpus
@@ -72,8 +72,8 @@ def test_between_two_seconds_is_what_a_loop_finds(times, num_frames, low, high):
 @given(TIMES, st.integers(1, 20), st.integers(0, 2**63))
 def test_jitter_takes_a_frame_of_each_segment(times, num_frames, seed):
     total = len(times)
-    chosen = choose_frames(times, num_frames, sampling=Sampling("jitter", seed=(seed, 0)))
-    assert chosen == choose_frames(times, num_frames, sampling=Sampling("jitter", seed=(seed, 0)))
+    chosen = choose_frames(times, num_frames, sampling=FrameSampling("jitter", seed=(seed, 0)))
+    assert chosen == choose_frames(times, num_frames, sampling=FrameSampling("jitter", seed=(seed, 0)))
     for i, index in enumerate(chosen):
         first, last = i * total // num_frames, (i + 1) * total // num_frames
         assert index in range(first, max(last, first + 1))
@@ -82,7 +82,7 @@ def test_jitter_takes_a_frame_of_each_segment(times, num_frames, seed):
 def test_jitter_reaches_every_frame_and_changes_with_epoch_clip_and_seed():
     times = np.arange(24) / 12
     seen = [
-        choose_frames(times, 8, sampling=Sampling("jitter", seed=clip_seed(seed, epoch, path, None, None)))
+        choose_frames(times, 8, sampling=FrameSampling("jitter", seed=clip_seed(seed, epoch, path, None, None)))
         for seed in range(5)
         for epoch in range(5)
         for path in ("a.mp4", "b.mp4", "\udcff.mp4")
@@ -94,20 +94,20 @@ def test_jitter_reaches_every_frame_and_changes_with_epoch_clip_and_seed():
 
 def test_a_rate_takes_the_middle_of_the_clip():
     times = np.arange(100) / 10
-    assert choose_frames(times, 4, sampling=Sampling("fps", 2)) == [40, 45, 50, 55]
-    assert choose_frames(times, 4, start=5, sampling=Sampling("fps", 1)) == [55, 65, 75, 85]
-    assert choose_frames(times, 10, sampling=Sampling("fps", 1)) == list(range(0, 100, 10))
+    assert choose_frames(times, 4, sampling=FrameSampling("fps", 2)) == [40, 45, 50, 55]
+    assert choose_frames(times, 4, start=5, sampling=FrameSampling("fps", 1)) == [55, 65, 75, 85]
+    assert choose_frames(times, 10, sampling=FrameSampling("fps", 1)) == list(range(0, 100, 10))
 
 
 def test_a_clip_too_short_for_the_rate_is_uniform():
     times = np.arange(30) / 10
-    assert choose_frames(times, 8, sampling=Sampling("fps", 1)) == frame_indices(30, 8)
-    assert choose_frames(times[:1], 8, sampling=Sampling("fps", 1)) == [0] * 8
+    assert choose_frames(times, 8, sampling=FrameSampling("fps", 1)) == frame_indices(30, 8)
+    assert choose_frames(times[:1], 8, sampling=FrameSampling("fps", 1)) == [0] * 8
 
 
 @given(TIMES, st.integers(1, 12), st.floats(0.1, 60))
 def test_a_rate_keeps_its_distance(times, num_frames, rate):
-    chosen = choose_frames(times, num_frames, sampling=Sampling("fps", rate))
+    chosen = choose_frames(times, num_frames, sampling=FrameSampling("fps", rate))
     assert len(chosen) == num_frames and chosen == sorted(chosen) and 0 <= chosen[0] and chosen[-1] < len(times)
     if chosen != frame_indices(len(times), num_frames):
         longest = max(np.diff(times)) + 1e-5  # a frame is shown at most so long before the moment it is taken for
@@ -118,8 +118,8 @@ def test_seconds_are_those_of_the_clip(tmp_path):
     drawn = draw_frames(36)
     path = write_clip(tmp_path / "a.mkv", drawn, "ffv1", "bgr0", container={"output_ts_offset": "50"})
     np.testing.assert_array_equal(read_frames(path, 6, start=1.0, end=2.0), drawn[12:24:2])  # 12 frames a second
-    chosen = choose_frames(np.arange(36) / 12, 4, sampling=Sampling("jitter", seed=(3,)))
-    np.testing.assert_array_equal(read_frames(path, 4, sampling=Sampling("jitter", seed=(3,))), drawn[chosen])
+    chosen = choose_frames(np.arange(36) / 12, 4, sampling=FrameSampling("jitter", seed=(3,)))
+    np.testing.assert_array_equal(read_frames(path, 4, sampling=FrameSampling("jitter", seed=(3,))), drawn[chosen])
     with pytest.raises(UserError, match=r"a.mkv': start 9 lies behind its last frame, at 2.917 seconds; correct its"):
         read_frames(path, 8, start=9.0)
 
@@ -139,7 +139,7 @@ def test_rows_choose_frames_by_epoch_in_workers_too(media_folder, processor, vis
         return found
 
     assert [*seeds(0, 0).values()] == [{UNIFORM}, {UNIFORM}]
-    rows.sampling = Sampling("jitter")
+    rows.sampling = FrameSampling("jitter")
     first, second = seeds(0, 1), seeds(1, 1)
     assert first == seeds(0, 0) and all(len(choices) == 1 for choices in first.values())
     assert len(set.union(*first.values(), *second.values())) == 4  # two clips in two epochs

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.media.frame_sampling import Sampling
+from data.media.frame_sampling import FrameSampling
 from data.packing.dataset import shared_prefix_rows, single_sample_rows
 from data.packing.mixture import Mixture, walk
 from data.packing.rank_sampler import RankBatchSampler
@@ -131,7 +131,7 @@ def test_what_sampler_and_trainer_ask_of_rows(sources):
     assert mixture.media() == {item for sample in mixture.samples for item in sample.media}
     assert [sample.name for sample in mixture.samples] == [s.name for rows in sources["none"] for s in rows.samples]
     assert list(mixture.samples) == list(mixture.samples)
-    mixture.sampling = Sampling("jitter")
+    mixture.sampling = FrameSampling("jitter")
     seeds = {}
     for row in mixture.rows(epoch=1):
         for _, samples in mixture[row]:
@@ -139,7 +139,7 @@ def test_what_sampler_and_trainer_ask_of_rows(sources):
                 for item in sample.media[:1]:
                     seeds.setdefault(sample.name, []).append(item.sampling.seed)
     assert all(len(set(own)) == len(own) for own in seeds.values()) and max(map(len, seeds.values())) == 2
-    mixture.sampling = Sampling()
+    mixture.sampling = FrameSampling()
     batches = [list(RankBatchSampler(mixture, 1, 4, num_ranks=2, rank=rank)) for rank in (0, 1)]
     dealt = [row for own in batches for batch in own for row in batch]
     assert sorted(map(repr, dealt)) == sorted(map(repr, mixture.rows(0)))

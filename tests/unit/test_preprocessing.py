@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoProcessor
 
 from data.errors import UserError
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.media.reference import Media
 from data.processor import set_up_processor
 from data.processor_files import save_processor
@@ -81,7 +81,7 @@ def test_the_rule_is_that_of_training_but_for_its_chance(way, processor, tmp_pat
     )
     kept = read_preprocessing(tmp_path / PREPROCESSING)
     assert kept.trained_with == way
-    assert kept.sampling == (Sampling("fps", 2.0) if way == "fps" else UNIFORM)
+    assert kept.sampling == (FrameSampling("fps", 2.0) if way == "fps" else UNIFORM)
 
 
 UNKNOWN = {
@@ -187,7 +187,7 @@ def test_clips_are_shown_by_the_rule_of_training_and_pictures_as_they_are(folder
     ways = ways_of_asking(open_artifact(str(folder)))
     assert ways.shown([Media("image", "a.png"), Media("video", "b.mp4", 1.0, 2.0)]) == [
         Media("image", "a.png"),
-        Media("video", "b.mp4", 1.0, 2.0, Sampling("fps", 0.5)),
+        Media("video", "b.mp4", 1.0, 2.0, FrameSampling("fps", 0.5)),
     ]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from data.batches.workers import loader_workers
 from data.digests import Digests, digest
 from data.errors import UserError
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.media.reference import Media
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.packing.fingerprint import fingerprint_samples
@@ -46,7 +46,7 @@ media = st.builds(
     st.text(max_size=3),
     st.none() | st.floats(0, 5),
     st.none() | st.floats(5, 9),
-    st.sampled_from([UNIFORM, Sampling("fps", 2.5), Sampling("jitter", seed=(1, 2**40))]),
+    st.sampled_from([UNIFORM, FrameSampling("fps", 2.5), FrameSampling("jitter", seed=(1, 2**40))]),
 )
 spans = st.lists(st.integers(0, 50), max_size=6).map(
     lambda edges: tuple(zip(edges[: len(edges) // 2], edges[len(edges) // 2 :], strict=False))

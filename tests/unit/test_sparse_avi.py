@@ -9,7 +9,7 @@ import pytest
 from data.decoding.avi import count_frames
 from data.decoding.video import check_clip, read_frames
 from data.errors import UserError
-from data.media.frame_sampling import Sampling, frame_indices
+from data.media.frame_sampling import FrameSampling, frame_indices
 from tests.media_samples import draw_frames, write_clip, write_sparse
 
 NUM_SLOTS, NUM_CODED, RATE = 444, 68, 12
@@ -67,7 +67,7 @@ def test_frames_are_spread_over_the_clip_as_it_is_played(lossless, drawn):
     np.testing.assert_array_equal(read_frames(lossless, NUM_SLOTS), played)
     part = read_frames(lossless, 6, start=10.0, end=20.0)
     np.testing.assert_array_equal(part, played[120 + np.array(frame_indices(120, 6))])
-    by_rate = read_frames(lossless, 4, sampling=Sampling("fps", 1.0))
+    by_rate = read_frames(lossless, 4, sampling=FrameSampling("fps", 1.0))
     middle = NUM_SLOTS / RATE / 2 - 2 + np.arange(4)
     np.testing.assert_array_equal(by_rate, played[np.floor(middle * RATE + 1e-6).astype(int)])
 

@@ -9,7 +9,7 @@ import pytest
 from data.batches.pixels import PixelLoader
 from data.decoding.decode import decode
 from data.errors import MediaError, SettingError, UserError
-from data.media.frame_sampling import Sampling as FrameSampling
+from data.media.frame_sampling import FrameSampling
 from data.media.reference import Media
 from tests.tiny_adapters import random_adapter
 from train.answering.one_by_one import generate_alone

@@ -58,6 +58,12 @@ def unknown_settings(config: GenerationConfig) -> list[str]:
     return sorted(changed.keys() - known)
 
 
+def ends_of(config: GenerationConfig) -> set[int]:
+    """Return the tokens that end an answer."""
+    ends = config.eos_token_id
+    return set(ends) if isinstance(ends, list | tuple) else {ends} - {None}
+
+
 class Chooser:
     """Greedy, or drawn: then each prompt has a stream of random numbers of its own, which `seed` and its ids begin, so
     that its answer does not depend on what else is asked."""
@@ -65,8 +71,7 @@ class Chooser:
     def __init__(self, config: GenerationConfig, seed: int = 0):
         is_drawn = config.do_sample and (config.temperature is None or config.temperature >= COLDEST)
         self.do_sample, self.seed = bool(is_drawn), seed
-        ends = config.eos_token_id
-        self.ends = set(ends) if isinstance(ends, list | tuple) else {ends} - {None}
+        self.ends = ends_of(config)
         self.of_history = LogitsProcessorList()  # these look at each answer's ids
         self.of_scores = LogitsProcessorList()
         if config.repetition_penalty not in (None, 1.0):

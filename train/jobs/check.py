@@ -17,7 +17,7 @@ from data.files import write_output
 from data.inspection.check import Contents, Problem, files_of, probe_files, read_contents, summarize, unused_media
 from data.inspection.fill import Filling
 from data.inspection.report import summary
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.packing.dataset import RowDataset, shared_prefix_rows
 from data.processor import set_up_processor
 from data.progress.bars import counted
@@ -90,7 +90,7 @@ def cache_filling(data: Data, processor: VideoLlavaProcessor, is_all: bool) -> F
             raise UserError("--fill-cache: the recipe has no data.frame_cache; name a folder there")
         return None
     cache = FrameCache(data.frame_cache, processor, data.num_frames, data.frame_cache_gib, must_keep=True)
-    samplings = {Sampling(data.frame_sampling, data.frames_per_second): None}
+    samplings = {FrameSampling(data.frame_sampling, data.frames_per_second): None}
     if data.eval:
         samplings[UNIFORM] = None
     # Without the tokenizer, which pixels do not need: it goes to other processes.

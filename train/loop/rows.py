@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from data.media.frame_sampling import Sampling
+from data.media.frame_sampling import FrameSampling
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.packing.divided import DividedRows
 from data.packing.mixture import Mixture
@@ -52,7 +52,7 @@ class RowReader:
         """Return the rows to train on."""
         data = self.data
         rows: Rows = self._stream(data.train) if data.streaming else self._load(data.train, "train")
-        rows.sampling = Sampling(data.frame_sampling, data.frames_per_second)
+        rows.sampling = FrameSampling(data.frame_sampling, data.frames_per_second)
         return rows
 
     def eval_rows(self) -> Rows | None:

@@ -33,7 +33,7 @@ def linear(base: torch.Tensor, merged: Iterator[tuple[torch.Tensor, float]]) -> 
     return total.add_(base, alpha=rest)
 
 
-class Mixture:
+class MixedWeights:
     """Returns tensors by name, in float32 where an adapter changes them. UserError where one becomes no number."""
 
     def __init__(self, base: Weights, adapters: Sequence[tuple[Sums, float]], layout: Layout, how: Combination):

@@ -25,7 +25,7 @@ from train.merging.sums import Sums
 from train.merging.verdict import TOLERANCES
 from train.mixing.agreement import agree_on_base, agree_on_inputs, agree_on_quantization, agree_on_rows
 from train.mixing.beside import can_stand_beside, put_beside
-from train.mixing.combining import Mixture
+from train.mixing.combining import MixedWeights
 from train.mixing.given import LINEAR, Combination, Given
 from train.model.bare import bare_model, give_buffers
 from train.model.weight_files import digest_of_files
@@ -66,7 +66,7 @@ def merge_mixture(
     sums = [
         (_checked(artifact, own, what, report), weight) for (artifact, weight), own in zip(adapters, bases, strict=True)
     ]
-    mixture = Mixture(chosen[0], sums, what.layout, how)
+    mixture = MixedWeights(chosen[0], sums, what.layout, how)
     wanted = _reference(what, adapters, chosen[0], mixture, how)
     told = write_product(
         what, out_dir, mixture, [wanted], lambda folder: _write_beside(folder, adapters, how, kept, out_dir.name)
@@ -85,7 +85,9 @@ def _checked(artifact: Artifact, bases: Bases, what: Product, report: Callable[[
     return checked_sums(artifact, bases, what, about)[0]
 
 
-def _reference(what: Product, adapters: Weighted, base: BaseWeights, mixture: Mixture, how: Combination) -> Reference:
+def _reference(
+    what: Product, adapters: Weighted, base: BaseWeights, mixture: MixedWeights, how: Combination
+) -> Reference:
     """Return the logits that the files must have, without the files."""
     artifact = what.artifact
     model = bare_model(artifact.config, tokens_of(artifact))

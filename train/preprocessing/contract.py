@@ -16,7 +16,7 @@ from transformers import VideoLlavaProcessor
 
 from data.checkpoint_files import read_json
 from data.errors import UserError, one_line
-from data.media.frame_sampling import RULES, Sampling, Way
+from data.media.frame_sampling import RULES, FrameSampling, Way
 from data.processor import PROBE_SIZES, measure_visual_tokens
 from data.video_llava import fit
 from train.recipe.recipe import MAX_FRAMES, Data
@@ -42,7 +42,7 @@ class Preprocessing:
     tokens and settings of each. versions: of the libraries that it was made with."""
 
     num_frames: int
-    sampling: Sampling
+    sampling: FrameSampling
     trained_with: Way
     system_prompt: str | None
     template: str
@@ -57,7 +57,11 @@ def preprocessing_of(processor: VideoLlavaProcessor, data: Data) -> Preprocessin
 
 
 def preprocessing_with(
-    processor: VideoLlavaProcessor, num_frames: int, sampling: Sampling, trained_with: Way, system_prompt: str | None
+    processor: VideoLlavaProcessor,
+    num_frames: int,
+    sampling: FrameSampling,
+    trained_with: Way,
+    system_prompt: str | None,
 ) -> Preprocessing:
     """Return how media and words become inputs, with a processor that is set up."""
     return Preprocessing(
@@ -86,15 +90,15 @@ def first_difference(one: Preprocessing, other: Preprocessing) -> tuple[str, Any
     return None
 
 
-def _told(sampling: Sampling) -> str:
+def _told(sampling: FrameSampling) -> str:
     rate = sampling.frames_per_second
     return sampling.way if rate is None else f"{sampling.way} {rate:g}"
 
 
-def sampling_of(data: Data) -> Sampling:
+def sampling_of(data: Data) -> FrameSampling:
     """Return how the frames of clips are chosen for answers, in training and afterwards."""
     way: Way = "fps" if data.frame_sampling == "fps" else "uniform"
-    return Sampling(way, data.frames_per_second)
+    return FrameSampling(way, data.frames_per_second)
 
 
 def write_preprocessing(folder: Path, kept: Preprocessing) -> None:
@@ -163,7 +167,7 @@ def read_preprocessing(file: Path) -> Preprocessing:
         raise UserError(f"{file} is damaged: frame_sampling: frames_per_second is for the rule fps; {RESTORE}")
     return Preprocessing(
         num_frames=said.num_frames,
-        sampling=Sampling(rule.rule, rule.frames_per_second),
+        sampling=FrameSampling(rule.rule, rule.frames_per_second),
         trained_with=rule.trained_with,
         system_prompt=said.system_prompt,
         template=said.prompt_template_sha256,

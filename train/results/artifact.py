@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from data.checkpoint_files import ADAPTER_CONFIG, CONFIG, find_file, read_json
 from data.errors import SettingError, UserError
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.processor import load_config
 from data.video_llava import NUM_FRAMES
 from train.card.facts import RECIPE
@@ -53,7 +53,7 @@ class Artifact:
         return self.recipe.get("data", {}).get("num_frames", NUM_FRAMES)
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> FrameSampling:
         """Return how the frames of a clip are chosen; an earlier version, which kept no preprocessing, chose them
         uniformly."""
         return self.preprocessing.sampling if self.preprocessing is not None else UNIFORM

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data.media.frame_sampling import UNIFORM, Sampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.media.reference import Media
 from train.preprocessing.contract import PREPROCESSING
 from train.results.artifact import Artifact
@@ -16,7 +16,7 @@ class Asking:
     """The frames of a clip, how they are chosen, and the system prompt of conversations that bring none."""
 
     num_frames: int
-    sampling: Sampling
+    sampling: FrameSampling
     system_prompt: str | None
 
     @property

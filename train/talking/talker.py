@@ -14,16 +14,16 @@ from transformers import VideoLlavaProcessor
 from data.batches.pixels import PixelLoader
 from data.decoding.decode import decode
 from data.errors import UserError, one_line
-from data.media.frame_sampling import UNIFORM
-from data.media.frame_sampling import Sampling as FrameSampling
+from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.sources.parts import check_text
 from data.tokens.encoding import encode_prompt, placeholder_ids
 from data.tokens.special import refuse_special_tokens, special_finder
 from train.answering.attention import SHARED_ANSWERS
-from train.answering.choosing import Chooser
+from train.answering.choosing import Chooser, ends_of
 from train.answering.decoding import Answer, AnyModel, Decoding
+from train.answering.generation import Decode
 from train.answering.one_by_one import generate_alone, why_alone
 from train.answering.states import Prefix
 from train.talking.frames import Frames, key_of
@@ -33,7 +33,6 @@ from train.talking.words import Words
 
 logger = logging.getLogger(__name__)
 
-Decode = Callable[[Media, int], np.ndarray]
 Finish = Literal["stop", "length"]
 GIB = 2**30
 DEFAULT_BYTES = 4 * GIB  # of keys and values: those of a clip are 1 GiB for 7 billion parameters in bfloat16
@@ -74,8 +73,7 @@ class Talker:
         self.reason = why_alone(model)
         if self.reason:
             logger.warning(f"each question is computed anew, and its answer comes as a whole: {self.reason}")
-        ends = base.generation_config.eos_token_id
-        self.ends = set(ends) if isinstance(ends, list | tuple) else {ends} - {None}
+        self.ends = ends_of(base.generation_config)
         self._find_special = special_finder(processor.tokenizer)
         self._longest = max(map(len, processor.tokenizer.get_vocab()))  # letters of a token
         base.set_attn_implementation({"text_config": SHARED_ANSWERS})
