@@ -13,7 +13,7 @@ from data.tokens.encoding import IGNORE_INDEX
 from scripts.benchmarks.measure import seconds
 from scripts.benchmarks.questions import Questions
 from train.loop.loss import labelled_positions, token_loss
-from train.model.attention import SHARED_PREFIX
+from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ WAYS = {
     "hf": Way("sdpa", full_logits_loss, Questions.batches),
     "plain": Way("sdpa", labelled_logits_loss, Questions.batches),
     "ours": Way(SHARED_PREFIX, labelled_logits_loss, Questions.rows),
+    "flash": Way(SHARED_PREFIX_UNMASKED, labelled_logits_loss, Questions.rows),
 }
 
 

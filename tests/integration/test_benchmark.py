@@ -65,6 +65,19 @@ def test_a_clip_is_in_a_row_once(rows):
     assert mixed["token_limit"] > 1
 
 
+def test_either_attention_is_measured_on_clips_of_any_length(tmp_path):
+    command = ["--shape", "tiny", "--questions", "3", "--frames", "4", "16", "--against", "flash"]
+    rows, printed = benchmark(tmp_path, "train", *command, "--repetitions", "1", "--threads", "1")
+    assert [row["frames"] for row in rows] == [4, 16] and "plain" not in printed
+    short, long = rows
+    for row in rows:
+        assert row["flash_gradient_difference"] <= 1e-6
+        assert row["flash_ratio"] == pytest.approx(row["flash_s"] / row["ours_s"])
+        assert row["tokens_flash"] == row["tokens_ours"] and 0.7 < row["flash_memory_ratio"] < 1.3
+        assert not {"plain_s", "hf_s", "ratio", "memory_ratio"} & row.keys()
+    assert long["tokens_ours"] - short["tokens_ours"] == pytest.approx(12 * 17 / 3, abs=2)
+
+
 def test_memory_is_that_of_the_tokens(rows):
     one, six, _ = rows
     assert 0.7 < one["memory_ratio"] < 1  # one of the tiny model's four layers leaves the clips out
