@@ -88,6 +88,23 @@ def test_bad_media_cost_their_own_questions_alone(model_folder, some_bad, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp4", "data.json", "out.jsonl", "summary.json"]
 
 
+def test_a_question_that_is_longer_than_the_model_takes_costs_itself(model_folder, tmp_path, capsys):
+    """The tiny model was made for 4,096 tokens, the answer's included; more would be computed for ages."""
+    data, out = tmp_path / "data.json", tmp_path / "out.jsonl"
+    long = {"id": "long", "conversations": turns("what " * 5000, "x")}
+    data.write_text(json.dumps([long, {"id": "short", "conversations": turns("What?", "x")}]))
+    command = [model_folder, "--out", out, "--max-new-tokens", "1", "--data"]
+    status, printed, _ = run(capsys, *command, data)
+    assert status == 0 and [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["short"]
+    assert printed.splitlines()[0].startswith("left out: long has 20,0")
+    assert " tokens, and the model takes 4,096, its answer included (" in printed.splitlines()[0]
+    assert printed.splitlines()[-1].endswith(f" of 1 answers correct, 1 left out: {out}")
+    data.write_text(json.dumps([long]))
+    out.unlink()
+    status, _, error = run(capsys, *command, data)
+    assert status == 2 and "error: none of the 1 questions can be answered: long has 20,0" in error
+
+
 def test_a_killed_evaluation_is_continued(model_folder, mixed_file, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     command = [model_folder, "--data", mixed_file, "--out", out, "--batch-size", 1, "--max-new-tokens", 12]

@@ -185,7 +185,7 @@ def test_what_is_drawn_goes_by_the_seed(adapter, media_folder, capsys):
     assert "--top-p: answers are greedy; give a --temperature" in said("--top-p", 0.5)
 
 
-def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, capsys):
+def test_errors_are_one_line_and_status_2(adapter, model_folder, media_folder, tmp_path, capsys):
     clip, picture = media_folder / "clip0.mp4", media_folder / "picture0.png"
     for arguments, words in [
         ([tmp_path, "--prompt", "hi"], "neither an adapter nor a model"),
@@ -194,6 +194,7 @@ def test_errors_are_one_line_and_status_2(adapter, media_folder, tmp_path, capsy
         ([adapter, "--video", picture, "--prompt", "hi"], "given as video but holds image data"),
         ([adapter, "--video", clip, "--prompt", "<image> hi"], "--prompt names image"),
         ([adapter, "--base", tmp_path / "none", "--prompt", "hi"], "base model of this adapter is missing"),
+        ([model_folder, "--prompt", "what " * 5000], " tokens, and the model takes 4,096, its answer included ("),
     ]:
         status, out, error = run(capsys, *arguments)
         assert (status, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1, error

@@ -21,6 +21,7 @@ from data.media.reference import Media
 from data.processor import measure_visual_tokens
 from data.progress.bars import shown
 from data.tokens.encoding import encode_prompt, placeholder_ids
+from data.video_llava import VisualTokens
 from train.answering.attention import answering_with
 from train.answering.choosing import Chooser, unknown_settings
 from train.answering.decoding import Answer, AnyModel, Decoding, moved
@@ -49,16 +50,29 @@ class AnswerJob:
     seed: int
 
 
+@dataclass(frozen=True)
+class NotAsked:
+    """A prompt that the model was not made for. reason: the rest of a line that begins with its name."""
+
+    reason: str
+
+
+Found = str | BadMedia | NotAsked
+
+
 def answer(model: AnyModel, processor: VideoLlavaProcessor, prompts: Sequence[Prompt], **settings: Any) -> list[str]:
     """Return the model's answer to each prompt, in the order given, in this process alone; `settings` are those of
     `answer_together`.
 
-    Raises MediaError for a picture or clip that cannot be decoded.
+    Raises MediaError for a picture or clip that cannot be decoded, UserError for what is longer than the model takes.
     """
     found = answer_together(model, processor, prompts, is_alone=True, **settings)
     bad = [answered for answered in found.values() if isinstance(answered, BadMedia)]
     if bad:
         raise MediaError(bad[0].reason)
+    for answered in found.values():
+        if isinstance(answered, NotAsked):
+            raise UserError(f"the conversation {answered.reason}")
     return [str(found[number]) for number in range(len(prompts))]
 
 
@@ -73,12 +87,13 @@ def answer_together(
     seed: int = 0,
     loader: MediaLoader | None = None,
     decode: Decode | None = None,
-    take: Callable[[Mapping[int, str | BadMedia]], None] = lambda found: None,
+    take: Callable[[Mapping[int, Found]], None] = lambda found: None,
     stop: Callable[[], int] = lambda: 0,
     synced: bool = False,
     is_alone: bool = False,
-) -> dict[int, str | BadMedia]:
-    """Answer (messages, media); returns answers by their prompts' indices, or what is wrong with a prompt's media.
+) -> dict[int, Found]:
+    """Answer (messages, media); returns answers by their prompts' indices, or why there is none: media that
+    cannot be decoded, or more tokens than the model takes.
 
     ALL RANKS, each with the same prompts: every process answers a share, and gets all answers. synced: the weights of
     `model` are spread over the ranks (ZeRO-3, FSDP2), which must make every pass together: one that has nothing left to
@@ -96,23 +111,41 @@ def answer_together(
     loader = loader or PixelLoader(processor, num_frames, decode=decode)
     tokenizer, visual_tokens = processor.tokenizer, measure_visual_tokens(processor, num_frames)
     encoded = [(encode_prompt(messages, tokenizer, visual_tokens), media) for messages, media in prompts]
-    groups = group_prompts(encoded, list(placeholder_ids(tokenizer).values()))
+    refused = _too_long(model, [len(ids) for ids, _ in encoded], visual_tokens)
+    groups = group_prompts(encoded, list(placeholder_ids(tokenizer).values()), refused)
     kinds = {item.kind for _, media in encoded for item in media}
-    everything: dict[int, str | BadMedia] = {}
+    everything: dict[int, Found] = {}
     with shown("answering", len(encoded), "questions") as bar:
 
-        def take_all(found: Mapping[int, str | BadMedia]) -> None:
+        def take_all(found: Mapping[int, Found]) -> None:
             everything.update(found)
             bar.advance(len(found))
             take(found)
 
+        if refused:
+            take_all(refused)
         exchange = Exchange(take_all, stop, synced, is_alone)
         share = shares(groups, exchange.number, max_new_tokens)[exchange.rank]
-        room = batch_size * (max((len(ids) for ids, _ in encoded), default=0) + max_new_tokens)
+        room = batch_size * (
+            max((len(ids) for number, (ids, _) in enumerate(encoded) if number not in refused), default=0)
+            + max_new_tokens
+        )
         pixels_of = _pixel_source(loader, max(MIN_KEPT_MEDIA, batch_size))
         job = AnswerJob(share, pixels_of, max_new_tokens, room, seed)
         _answer_share(model, tokenizer, job, exchange, loader.empty(kinds) if exchange.synced else {})
     return everything
+
+
+def _too_long(model: AnyModel, lengths: Sequence[int], visual_tokens: VisualTokens) -> dict[int, NotAsked]:
+    """Find prompts that leave no room for an answer in what the model was made for, as `Talker` does."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    limit = base.config.get_text_config().max_position_embeddings
+    advice = f"the model takes {limit:,}, its answer included ({visual_tokens}); shorten it, or show less"
+    return {
+        number: NotAsked(f"has {length:,} tokens, and {advice}")
+        for number, length in enumerate(lengths)
+        if length >= limit
+    }
 
 
 def _answer_share(

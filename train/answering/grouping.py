@@ -1,7 +1,7 @@
 """Prompts -> groups that share what is shown and the text up to it, and all that they say alike behind it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,14 +27,18 @@ class PromptGroup:
     is_cut: bool = False
 
 
-def group_prompts(prompts: Sequence[Encoded], visual_ids: Sequence[int]) -> list[PromptGroup]:
-    """Group prompts (ids, media); `visual_ids` are those of visual tokens.
+def group_prompts(
+    prompts: Sequence[Encoded], visual_ids: Sequence[int], without: Container[int] = ()
+) -> list[PromptGroup]:
+    """Group prompts (ids, media), but for the numbers in `without`; `visual_ids` are those of visual tokens.
 
     Groups with most clips come first, so that a lack of memory shows at once; those that show the same, as far as they
     do, stand one behind the other, so that it is decoded once.
     """
     alike: dict[tuple, list[int]] = {}
     for number, (ids, media) in enumerate(prompts):
+        if number in without:
+            continue
         visual = np.flatnonzero(np.isin(ids, visual_ids))
         shown = ids[: visual[-1] + 1] if len(visual) else ids[:0]
         alike.setdefault((tuple(media), shown.tobytes(), len(shown) == len(ids)), []).append(number)

@@ -111,7 +111,7 @@ def _asked(
         questions += islice(asked, settings.limit or limit)
     bad = find_bad_media(questions)
     if all(not bad.keys().isdisjoint(question.media) for question in questions):
-        raise nothing_to_answer(questions, bad)
+        raise nothing_to_answer(questions, bad.values())
     return ways, questions, bad
 
 

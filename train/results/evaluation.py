@@ -17,7 +17,7 @@ from data.media.reference import Media, Modality, modality_of
 from data.media.storage import check_media
 from data.sources.conversation import Conversation, is_answer, with_system_prompt
 from data.tokens.corpus import described
-from train.answering.generation import answer_together, media_in
+from train.answering.generation import Found, NotAsked, answer_together, media_in
 from train.results.answer_file import AnswerFile
 from train.results.asking import Asking
 from train.results.loading import AnyModel
@@ -127,11 +127,11 @@ def key_of(question: Question) -> dict:
     }
 
 
-def nothing_to_answer(questions: Sequence[Question], reasons: Mapping[Media, str]) -> UserError:
+def nothing_to_answer(questions: Sequence[Question], reasons: Iterable[str]) -> UserError:
     """Return the error for a data set without a question that can be answered."""
     if not questions:
         return UserError("there is no question to answer: the data file has no conversation")
-    return UserError(f"none of the {len(questions)} questions can be answered: {next(iter(reasons.values()))}")
+    return UserError(f"none of the {len(questions)} questions can be answered: {next(iter(reasons))}")
 
 
 def find_bad_media(questions: Sequence[Question]) -> dict[Media, str]:
@@ -166,19 +166,24 @@ def evaluate(
     """
     reasons = dict(bad or {})
     if not questions:
-        raise nothing_to_answer(questions, reasons)
+        raise nothing_to_answer(questions, reasons.values())
     records = dict(kept.records) if kept else {}
     left_out = {place for place, question in enumerate(questions) if not reasons.keys().isdisjoint(question.media)}
     places = [place for place in range(len(questions)) if place not in left_out and place not in records]
     for reason in dict.fromkeys(reasons.values()):
         report(f"left out: {reason}")
-    pace = Pace()
+    pace, too_long = Pace(), list[str]()
     prompts = [(questions[place].messages, questions[place].media) for place in places]
 
-    def take(answers: Mapping[int, str | BadMedia]) -> None:
+    def take(answers: Mapping[int, Found]) -> None:
         scored = {}
         for index, said in answers.items():
             question = questions[places[index]]
+            if isinstance(said, NotAsked):
+                left_out.add(places[index])
+                too_long.append(f"{question.id} {said.reason}")
+                report(f"left out: {too_long[-1]}")
+                continue
             if isinstance(said, BadMedia):
                 left_out.add(places[index])
                 if said.item not in reasons:
@@ -193,10 +198,9 @@ def evaluate(
 
     answer_together(model, processor, prompts, take=take, **settings)
     if not records:
-        raise nothing_to_answer(questions, reasons)
+        raise nothing_to_answer(questions, [*reasons.values(), *too_long])
     ordered = kept.finish() if kept else [records[place] for place in sorted(records)]
-    summary = summary_of(questions, records)
-    summary |= {"bad_media": len({item.path for item in reasons}), **pace.whole()}
+    summary = summary_of(questions, records) | {"bad_media": len({item.path for item in reasons}), **pace.whole()}
     for kind in ("sources", "modalities"):
         for name, part in summary[kind].items():
             part["questions_per_s"] = pace.of(kind, name)
