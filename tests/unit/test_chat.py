@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.decoding.decode import decode
@@ -15,6 +16,7 @@ from data.media.reference import Media
 from data.sources.conversation import read_conversations
 from data.sources.source import Source
 from data.video_llava import fit
+from train.answering.decoding import Decoding
 from train.answering.generation import answer
 from train.commands.app import run as reeltune
 from train.model.build import build_config, build_model
@@ -181,6 +183,18 @@ def test_a_question_that_fails_can_be_asked_again(talker, media_folder, tmp_path
     (tmp_path / "away.mp4").rename(clip)
     typed.run(["What?"])
     assert len(typed.dialogue.messages) == 2 and not typed.dialogue.pending
+
+
+def test_a_lack_of_memory_is_no_end_of_the_chat(talker, monkeypatch):
+    typed = Chat(talker, Dialogue(), Sampling(max_tokens=2), Written(True))
+    typed.run(["Hello"])
+    assert len(talker.store) and len(typed.dialogue.messages) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoding, "step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+        typed.run(["And now?"])
+    assert "error: there is too little memory" in typed.screen.told[-1] and not len(talker.store)
+    typed.run(["And now?"])
+    assert len(typed.dialogue.messages) == 4
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_chat(talker, monkeypatch):

@@ -125,11 +125,6 @@ class AnswerStream:
     def _told(self, problem: BaseException) -> Refusal:
         if isinstance(problem, UserError):
             return told(problem, self.question)
-        if isinstance(problem, torch.OutOfMemoryError):
-            self.service.talker.store.clear()
-            return Refusal(
-                BUSY, "the server's memory is short; what it kept is dropped, try again", None, "unavailable", 1
-            )
         logger.error(f"an answer failed: {type(problem).__name__}: {problem}", exc_info=problem)
         return refusal_of(RuntimeError())
 

@@ -13,7 +13,7 @@ from transformers import VideoLlavaProcessor
 
 from data.batches.pixels import PixelLoader
 from data.decoding.decode import decode
-from data.errors import UserError, one_line
+from data.errors import OutageError, UserError, one_line
 from data.media.frame_sampling import UNIFORM, FrameSampling
 from data.media.reference import Media
 from data.processor import measure_visual_tokens
@@ -184,10 +184,18 @@ class Reply:
         return self.words.given
 
     def __iter__(self) -> Generator[str, None, None]:
-        """Yield the answer piece by piece; raises MediaError where it cannot be shown what it is asked about."""
-        if not self._is_left:
+        """Yield the answer piece by piece. Raises MediaError for media that cannot be shown, OutageError where there is
+        too little memory."""
+        if self._is_left:
+            return
+        try:
             with self.talker.asked(self.prompt):
                 yield from self._pieces()
+        except torch.OutOfMemoryError as error:
+            self.talker.store.clear()
+            raise OutageError(
+                "there is too little memory; what was kept of earlier conversations is dropped, try again"
+            ) from error
 
     def _pieces(self) -> Generator[str, None, None]:
         tokens = self._alone() if self.talker._is_alone(self.prompt) else self._together()
