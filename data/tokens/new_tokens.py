@@ -13,7 +13,7 @@ PROMPT_WORDS = ("USER:", "ASSISTANT:")
 
 
 def add_new_tokens(processor: VideoLlavaProcessor, tokens: Sequence[str]) -> list[int]:
-    """Add tokens to a processor's tokenizer; returns their ids, in order.
+    """Add tokens to a processor's tokenizer and return their ids, in order.
 
     They are ordinary tokens: answers show them. Raises SettingError with all that cannot be added.
     """

@@ -95,7 +95,7 @@ class Decoding:
 
     @torch.no_grad()  # tensors of inference mode may not be trained on, and weights that are gathered here stay
     def step(self) -> list[Answer]:
-        """Bring every answer one token further; returns those that have ended, which leave."""
+        """Decode one token of every answer; remove the answers that have ended, and return them."""
         plan = self._plan()
         model: Any = self.model
         logits = model(

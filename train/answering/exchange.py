@@ -56,7 +56,7 @@ class Exchange(Generic[T]):
             self.meet(is_working=True)
 
     def meet(self, is_working: bool) -> bool:
-        """Tell the others how far this process is; returns whether one of them works. ALL RANKS.
+        """Tell the others how far this process is and return whether one of them works. ALL RANKS.
 
         Raises what one of them has met with, on all.
         """
@@ -79,7 +79,7 @@ class Exchange(Generic[T]):
         return time.monotonic() - self._met >= (0 if self.is_alone else EXCHANGE_SECONDS)
 
     def _hand_on(self) -> int:
-        """Give all answers to `take`; returns how many there were."""
+        """Give all answers to `take` and return how many there were."""
         found: dict[int, T] = {}
         for some in [self.found] if self.is_alone else gather_object([self.found]):
             found |= some

@@ -92,7 +92,7 @@ def answer_together(
     synced: bool = False,
     is_alone: bool = False,
 ) -> dict[int, Found]:
-    """Answer (messages, media); returns answers by their prompts' indices, or why there is none: media that
+    """Answer (messages, media) and return answers by their prompts' indices, or why there is none: media that
     cannot be decoded, or more tokens than the model takes.
 
     ALL RANKS, each with the same prompts: every process answers a share, and gets all answers. synced: the weights of

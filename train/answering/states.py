@@ -58,7 +58,7 @@ class OwnStates:
     def put(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put keys and values (T, H_kv, D) into slots (T,), answer * capacity + token; returns the whole layer's."""
+        """Put keys and values (T, H_kv, D) into slots (T,), answer * capacity + token; return the whole layer's."""
         if layer == len(self.layers):
             self.layers.append((key.new_zeros(0, 0, *key.shape[1:]), value.new_zeros(0, 0, *value.shape[1:])))
         keys, values = map(self._grown, self.layers[layer])

@@ -43,7 +43,7 @@ class Adapted:
 
 
 def put_adapter(artifact: Artifact, model: nn.Module) -> Adapted:
-    """Put a saved adapter on a bare model, in place; UserError where it does not fit."""
+    """Put a saved adapter on a bare model, in place. Raises UserError where it does not fit."""
     init = init_of(artifact)
     add_adapter(artifact, model, ADAPTER)
     model.requires_grad_(False).eval()
@@ -51,9 +51,10 @@ def put_adapter(artifact: Artifact, model: nn.Module) -> Adapted:
 
 
 def add_adapter(artifact: Artifact, model: nn.Module, name: str, beside: PeftModel | None = None) -> PeftModel:
-    """Give a bare model PEFT's modules and the tensors of a saved adapter, in place; UserError where it does not fit.
+    """Give a bare model PEFT's modules and the tensors of a saved adapter, in place.
 
-    name: of the adapter in PEFT. beside: what an earlier call returned for the same model.
+    name: of the adapter in PEFT. beside: what an earlier call returned for the same model. Raises UserError where the
+    adapter does not fit.
     """
     assert artifact.adapter_weights is not None
     check_patterns(artifact.name_or_path, settings_of(artifact), [name for name, _ in model.named_modules()])
@@ -130,7 +131,7 @@ def name_in_base(name: str) -> str:
 
 
 def is_matrix(name: str) -> bool:
-    """Tell whether a tensor is the adapter's beside a weight: PEFT computes with it in float32."""
+    """Tell whether a tensor is one of the adapter's matrices, with which PEFT computes in float32."""
     return any(part.startswith("lora_") for part in name.split("."))
 
 

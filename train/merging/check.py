@@ -16,7 +16,7 @@ from train.results.loading import processor_of
 
 
 def check_merged(name: str, report: Callable[[str], None] = print) -> None:
-    """Compare a full model with the fingerprint beside it, layer by layer; UserError where it is another model.
+    """Compare a full model with the fingerprint beside it, layer by layer. Raises UserError where it is another model.
 
     Also a model that was trained in full has one. Both verdicts are reported: on the bytes, where merging left their
     digest, and on the logits.

@@ -67,7 +67,7 @@ def layout_of(model: PreTrainedModel) -> Layout:
 
 
 def write_settings(model: PreTrainedModel, folder: Path) -> dict[str, str]:
-    """Write a bare model's config files; returns its tensors' names -> those in files, in the order of files.
+    """Write a bare model's config files and return its tensors' names -> those in files, in the order of files.
 
     transformers itself names the tensors: it saves numbers in their places, which tell them apart.
     """

@@ -88,8 +88,8 @@ class Product:
 
 
 def product_of(artifact: Artifact, out_dir: Path, options: MergeOptions) -> Product:
-    """Return what merging will write; UserError where there is no room for it, or where adapter or base are not those
-    of training."""
+    """Return what merging will write. Raises UserError where there is no room for it, or where adapter or base are not
+    those of training."""
     shards_of_size({}, {}, options.max_shard_size)
     dtype = options.dtype or artifact.dtype
     _refuse_without_room(artifact, out_dir, dtype)
@@ -103,7 +103,7 @@ def checked_sums(
     artifact: Artifact, bases: Bases, what: Product, report: Callable[[str], None]
 ) -> tuple[Sums, list[Reference]]:
     """Return what merging an adapter alone writes, after it has answered as in training, and the logits that this must
-    have. UserError where it answers otherwise."""
+    have. Raises UserError where it answers otherwise."""
     adapted = adapt(artifact, tokens_of(artifact))
     wanted = references(artifact, adapted, bases, what.inputs, dtype=what.dtype, report=report)
     return Sums(adapted, Residuals(bases.chosen, adapted), what.layout), wanted
@@ -117,7 +117,7 @@ def base_in_words(artifact: Artifact, options: MergeOptions) -> str:
 def write_product(
     what: Product, out_dir: Path, weights: Weights, wanted: list[Reference], write_beside: Callable[[Path], None]
 ) -> str:
-    """Write a model with its processor, read it again and compare; returns what to tell of its logits.
+    """Write a model with its processor, read it again, compare it, and return what to tell of its logits.
 
     write_beside: writes what tells of its training. The last of `wanted` is the strongest reference.
     """
@@ -149,7 +149,7 @@ def size_of(out_dir: Path, dtype: str) -> str:
 
 
 def open_adapter(adapter: str, options: MergeOptions) -> Artifact:
-    """Return what is there of an adapter; UserError for what can be told without reading a weight."""
+    """Return what is there of an adapter. Raises UserError for what can be told without reading a weight."""
     artifact = open_artifact(adapter, options.base)
     if not artifact.is_adapter:
         raise UserError(f"{adapter} is a full model, not an adapter: there is nothing to merge")

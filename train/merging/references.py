@@ -29,7 +29,7 @@ class Reference:
     limit: float
 
     def check(self, found: torch.Tensor, dtype: str) -> float:
-        """Return how far off logits are that weights of a number type gave; UserError where it is too far."""
+        """Return how far off logits are that weights of a number type gave. Raises UserError where it is too far."""
         return check_difference(found, self.logits, self.limit, "the merged model's logits", self.whose, dtype)
 
 

@@ -1,4 +1,4 @@
-"""A file of safetensors, written tensor by tensor: the library wants all of a file's tensors in memory first."""
+"""A safetensors file, written tensor by tensor: the library itself needs all tensors of a file in memory."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def in_file_order(names: Iterable[str], dtypes: dict[str, torch.dtype]) -> list[
 def write_file(
     path: Path, names: Sequence[str], shapes: dict[str, torch.Size], dtypes: dict[str, torch.dtype], tensors: Iterable
 ) -> dict[str, str]:
-    """Write tensors, which are asked for one after the other in the order of `names`; returns their digests.
+    """Write tensors, which are asked for one after the other in the order of `names`, and return their digests.
 
     These are the SHA-256 of `train.model.weight_files`. Raises OSError where the disk refuses.
     """

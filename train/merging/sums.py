@@ -18,7 +18,7 @@ NUM_PROBED_TOKENS = 64  # of embeddings, beside those that were trained
 
 
 class Sums:
-    """Returns merged tensors by name, in float32 where something was added; UserError where a sum is no number.
+    """Returns merged tensors by name, in float32 where something was added. Raises UserError where a sum is no number.
 
     Every layer is tried before and after: the merged one must give what the layer with its adapter gave.
     """
@@ -39,7 +39,7 @@ class Sums:
         return tensor
 
     def changes(self, name: str) -> bool:
-        """Tell whether a tensor may be another one than the base's."""
+        """Tell whether the adapter may change a tensor of the base."""
         if self._changed(name) is not None:
             return True
         return name in self.layout.parameters and not self.adapted.model.get_parameter(name).is_meta

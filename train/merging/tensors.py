@@ -32,7 +32,7 @@ class Tensors:
         return canonical(name) in self._places
 
     def read(self, name: str) -> torch.Tensor:
-        """Return a tensor as it was saved, mapped; UserError where its file is damaged."""
+        """Return a tensor as it was saved, mapped. Raises UserError where its file is damaged."""
         opened, name = self._places[canonical(name)]
         try:
             return opened[name] if isinstance(opened, Mapping) else opened.get_tensor(name)

@@ -24,7 +24,7 @@ def check_difference(
     whose: str = "the adapter's",
     dtype: str = "float32",
 ) -> float:
-    """Return the relative difference; UserError when it is more than `tolerance`, or no number.
+    """Return the relative difference. Raises UserError when it is more than `tolerance`, or no number.
 
     dtype: of the weights that gave what was found.
     """

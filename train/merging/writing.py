@@ -26,7 +26,7 @@ def write_model(
     generation: GenerationConfig,
     doing: str = "merging",
 ) -> dict[str, str]:
-    """Write a model of the bare `model`'s build, parameters rounded to `dtype`; returns the tensors' digests.
+    """Write a model of the bare `model`'s build, parameters rounded to `dtype`, and return the tensors' digests.
 
     Holds one tensor of the result at a time. The digests have names as `train.model.weight_files` compares them.
     """
@@ -57,8 +57,10 @@ def write_model(
 
 
 def check_written(folder: Path, digests: dict[str, str]) -> str:
-    """Read what was written; returns the digest of it all. UserError unless all tensors come back bit for bit, and
-    transformers finds a place for each."""
+    """Read what was written and return the digest of it all.
+
+    Raises UserError unless all tensors come back bit for bit, and transformers finds a place for each.
+    """
     found = read_digests(str(folder))
     if different := sorted(name for name in digests.keys() | found if digests.get(name) != found.get(name)):
         raise UserError(
@@ -77,7 +79,7 @@ def read_digests(model: str) -> dict[str, str]:
 
 
 def check_places_of(model: str) -> None:
-    """Load a model without its tensors; UserError where transformers misses one, or has no use for one."""
+    """Load a model without its tensors. Raises UserError where transformers misses one, or has no use for one."""
     # pyrefly: ignore[not-iterable]  with output_loading_info it returns a pair, which its stubs leave out
     _, loading = VideoLlavaForConditionalGeneration.from_pretrained(
         model, device_map={"": "meta"}, dtype="auto", output_loading_info=True, trust_remote_code=False

@@ -37,7 +37,7 @@ def agree_on_base(artifacts: Sequence[Artifact]) -> None:
 
 
 def agree_on_inputs(artifacts: Sequence[Artifact]) -> Preprocessing:
-    """Return how the mixture is asked: as each of its adapters was trained. UserError naming what differs."""
+    """Return how the mixture is asked: as each of its adapters was trained. Raises UserError naming what differs."""
     first, *others = artifacts
     processor = processor_of(first)
     kept, vocabulary = _preprocessing(first, processor), processor.tokenizer.get_vocab()

@@ -14,14 +14,14 @@ ALONE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_param
 
 
 def can_stand_beside(artifact: Artifact) -> bool:
-    """Tell whether an adapter is matrices alone, so that the outputs of several add up."""
+    """Tell whether an adapter consists of matrices alone, so that the outputs of several add up."""
     settings = settings_of(artifact)
     has_bias = settings.get("bias", "none") != "none"
     return not has_bias and not any(settings.get(name) for name in ALONE) and init_of(artifact) is None
 
 
 def put_beside(model: nn.Module, adapters: Sequence[tuple[Artifact, float]]) -> None:
-    """Put adapters on a bare model, in place, all of them active. UserError where one does not fit."""
+    """Put adapters on a bare model, in place, all of them active. Raises UserError where one does not fit."""
     adapted: Any = None
     names: list[str] = []
     for number, (artifact, weight) in enumerate(adapters):

@@ -34,7 +34,7 @@ def linear(base: torch.Tensor, merged: Iterator[tuple[torch.Tensor, float]]) -> 
 
 
 class MixedWeights:
-    """Returns tensors by name, in float32 where an adapter changes them. UserError where one becomes no number."""
+    """Returns tensors by name, float32 where an adapter changes them. Raises UserError where one is not finite."""
 
     def __init__(self, base: Weights, adapters: Sequence[tuple[Sums, float]], layout: Layout, how: Combination):
         self.base, self.adapters, self.layout, self.how = base, adapters, layout, how

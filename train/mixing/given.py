@@ -40,7 +40,7 @@ class Given:
 
 
 def adapters_and_folder(words: Sequence[str]) -> tuple[list[Given], Path]:
-    """Return the adapters that are named, and OUT_DIR, which comes last. UserError for what cannot be meant."""
+    """Return the adapters that are named, and OUT_DIR, which comes last. Raises UserError for what cannot be meant."""
     *names, last = words
     if not names:
         raise UserError(f"{last!r} alone: {HOW}")
@@ -58,7 +58,7 @@ def adapters_and_folder(words: Sequence[str]) -> tuple[list[Given], Path]:
 def settings_of_combination(
     method: str | None, density: float | None, seed: int | None, is_mixture: bool = True
 ) -> Combination:
-    """Return what the options --combine, --density and --seed say. UserError for what does not go together."""
+    """Return what the options --combine, --density and --seed say. Raises UserError for what does not go together."""
     options = {"--combine": method, "--density": density, "--seed": seed}
     if not is_mixture and (named := next((name for name, value in options.items() if value is not None), None)):
         raise UserError(f"{named} is for adapters with weights, such as A=0.7 B=0.3")

@@ -59,7 +59,7 @@ class Endpoint:
         await asyncio.to_thread(self.service.end)
 
     async def health(self, request: Request) -> Response:
-        """Tell whether questions are taken, and what is kept."""
+        """Report whether requests are accepted, and how much is cached."""
         service, store = self.service, self.service.talker.store
         state = {
             "status": "ending" if service.is_ending else "ok",

@@ -67,7 +67,7 @@ class Files:
             return sum(blob.size for blob in self._blobs.values())
 
     def add(self, file: BinaryIO) -> str:
-        """Keep the bytes of an open file; returns their digest. Raises Refusal where there are none, or too many."""
+        """Keep the bytes of an open file and return their digest. Raises Refusal where there are none, or too many."""
         path, digest, size = self.folder / f"new-{secrets.token_hex(8)}", hashlib.sha256(), 0
         try:
             with open(path, "xb") as target:

@@ -71,7 +71,7 @@ def _part_of(item: Media) -> dict[str, Any]:
 
 
 def media_named(kind: Kind, words: str) -> Media:
-    """Read `F` or `F START-END`, seconds or minutes:seconds, either of them left out; raises UserError."""
+    """Read `F` or `F START-END`, seconds or minutes:seconds, either of them left out. Raises UserError."""
     words = words.strip()
     start = end = None
     if kind == "video" and not os.path.exists(os.path.expanduser(words)) and (found := SPAN.fullmatch(words)):

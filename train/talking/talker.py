@@ -88,8 +88,8 @@ class Talker:
     ) -> Prompt:
         """Return the ids of `messages`, which end with the user's words and show `media`.
 
-        is_base: they are asked of the model without its adapter. Raises TooLong; UserError for what cannot be said,
-        MediaError for a file that is missing.
+        is_base: they are asked of the model without its adapter. Raises TooLong; UserError for
+        what cannot be said, MediaError for a missing file.
         """
         self._check_size(messages, media)
         for message in messages:
@@ -128,7 +128,7 @@ class Talker:
         return tuple(runs)
 
     def unseen(self, prompt: Prompt, media: Sequence[Media]) -> Sequence[Media]:
-        """Return those of a prompt's media of which no keys and values are kept."""
+        """Return the media of a prompt whose keys and values are not kept."""
         return media[self._num_known(prompt) :]
 
     def _num_known(self, prompt: Prompt) -> int:
@@ -146,7 +146,7 @@ class Talker:
         return self.frames(item, self.key(item))
 
     def _is_alone(self, prompt: Prompt) -> bool:
-        """Tell whether `generate` must answer; also a prompt that ends in visual tokens, so that no word is left."""
+        """Tell whether `generate` must answer: the model needs it, or the prompt ends in visual tokens."""
         return bool(self.reason) or (len(prompt.runs) > 0 and prompt.shown == len(prompt.ids))
 
     def asked(self, prompt: Prompt) -> AbstractContextManager:

@@ -25,7 +25,7 @@ class Words:
         self._num_certain = 0  # tokens before the last run of bytes
 
     def add(self, token: int) -> str:
-        """Take the next token; returns the piece that is certain now, often a word, "" while nothing is."""
+        """Take the next token and return the piece that is certain now, often a word, "" while nothing is."""
         if token in self._special:  # decoding skips it, even amid the bytes of a character
             return ""
         self._ids.append(token)
