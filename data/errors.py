@@ -142,3 +142,9 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, where the rest is a library's advice; its class's name without any."""
     return visible(next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__))
+
+
+def many(number: float, noun: str) -> str:
+    """Return "1 row", "4,700 rows" or "2.5 rows"."""
+    text = f"{int(number):,}" if number == int(number) else f"{number:.3g}"
+    return f"{text} {noun}{'' if number == 1 else 's'}"

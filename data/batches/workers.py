@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from data.batches.delivery import SHARED_MEMORY, delivered, tell_once
-from data.errors import SettingError, UserError
+from data.errors import SettingError, UserError, many
 from data.isolation.signals import let_signals_through, signals_held_back
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def loader_workers(number: int) -> dict[str, Any]:
     except OSError as problem:
         raise SettingError(
             "dataloader_num_workers",
-            f"{number} workers cannot be started: {problem.strerror}; make room in {SHARED_MEMORY} (docker run "
+            f"{many(number, 'worker')} cannot be started: {problem.strerror}; make room in {SHARED_MEMORY} (docker run "
             "--shm-size=8g), or use 0",
         ) from problem
     return {"num_workers": number, "multiprocessing_context": context, "worker_init_fn": partial(_begin, told)}

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from data.decoding.moments import Moments
+from data.errors import many
 from data.inspection.preview import ShownRow, Span, mask_picture
 from data.media.reference import Media
 from data.packing.layout import RowLayout
@@ -84,10 +85,6 @@ def moment(moments: Moments | None, number: int) -> str:
 def file_name(path: str) -> str:
     """Return `folder/train.json record 3` without the folder."""
     return PurePath(path).name
-
-
-def many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def data_uri(pixels: np.ndarray, kind: str) -> str:

@@ -1,5 +1,7 @@
 """Findings of a check, as lines for a person."""
 
+from data.errors import many
+
 MAX_SHOWN = 20  # names under a heading; --json has all
 HISTOGRAM_WIDTH = 40  # characters of the longest bar
 
@@ -8,13 +10,15 @@ def summary(report: dict, max_length: int) -> list[str]:
     """Return lines for a person: figures first, what to mend last."""
     tokens, sharing = report["num_tokens"], report["sharing"]
     lines = [
-        f"{report['samples']} conversations about {report['clips']} clips and {report['pictures']} pictures",
+        f"{many(report['samples'], 'conversation')} about {many(report['clips'], 'clip')} and "
+        f"{many(report['pictures'], 'picture')}",
         f"tokens: {tokens['sum']}, median {tokens['median']:g}, longest {tokens['max']}",
         *histogram_lines(report["tokens"]),
         f"visual {report['visual_token_share']:.1%}, supervised {report['supervised_token_share']:.1%} of the tokens",
-        "questions a clip: " + (", ".join(f"{k} ({n} clips)" for k, n in report["questions_per_clip"].items()) or "-"),
+        "questions a clip: "
+        + (", ".join(f"{k} ({many(n, 'clip')})" for k, n in report["questions_per_clip"].items()) or "-"),
         f"sharing clips: {sharing['single_tokens']} tokens become {sharing['packed_tokens']}, "
-        f"{sharing['saving']:.2f} times fewer, in {sharing['rows']} rows",
+        f"{sharing['saving']:.2f} times fewer, in {many(sharing['rows'], 'row')}",
         *listed(f"longer than data.max_length {max_length}, left out", report["too_long"]),
         *listed("without an answer, left out", report["unanswered"]),
         *listed(f"cut to data.max_length, {report['num_turns_cut']} trailing turns in all", report["cut"]),

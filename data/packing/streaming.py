@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from data.errors import UserError
+from data.errors import UserError, many
 from data.media.bad_media import media_key
 from data.media.frame_sampling import UNIFORM
 from data.media.reference import Media
@@ -144,7 +144,7 @@ class RowStream(Dataset):
             )
         if epoch == 0 and not self._num_skipped:
             logger.info(
-                f"an epoch: {totals['conversations']} conversations, {totals['rows']} rows; "
+                f"an epoch: {many(totals['conversations'], 'conversation')}, {many(totals['rows'], 'row')}; "
                 f"{totals['too_long']} longer than max_length {self.max_length} left out"
                 + (f", and {totals['unanswered']} without an answer" if totals["unanswered"] else "")
             )

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from data.errors import ChangedDataError
+from data.errors import ChangedDataError, many
 from data.files import write_whole
 
 WINDOW_COUNTS = "stream_windows.json"  # in the run's folder
@@ -48,8 +48,8 @@ class WindowCounts:
             self._keep()
         elif self[number] != num_rows:
             raise ChangedDataError(
-                f"the data have changed since they were read before: window {number + 1} makes {num_rows} rows, not "
-                f"{self[number]} as before"
+                f"the data have changed since they were read before: window {number + 1} makes "
+                f"{many(num_rows, 'row')}, not {self[number]} as before"
             )
 
     def found_end(self, number: int) -> None:

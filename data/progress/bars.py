@@ -29,6 +29,7 @@ REFRESHES_PER_SECOND = 10
 # Columns, of the 80 of a terminal: 26 + 20 + 21 + 9 and the blanks between them
 BAR_WIDTH, WORDS_WIDTH = 20, 26
 ERASE_LINE = "\r\x1b[2K"
+NARROW = 12  # columns in which words would be cut or stand below each other: there the terminal breaks lines itself
 INDENT = " " * 6  # of what does not fit on a line
 BYTES = "B"
 GB = 1e9
@@ -170,11 +171,12 @@ def folded(text: str) -> str:
     console = Console()
     lines = []
     for line in text.splitlines():
-        if Text(line).cell_len <= console.width:
+        begin = line[: len(line) - len(line.lstrip())]
+        room = console.width - len(INDENT) - len(begin)
+        if Text(line).cell_len <= console.width or room < NARROW:
             lines.append(line)
         else:
-            begin = line[: len(line) - len(line.lstrip())]
-            parts = Text(line.lstrip()).wrap(console, console.width - len(INDENT) - len(begin))
+            parts = Text(line.lstrip()).wrap(console, room)
             lines += [begin + (INDENT if number else "") + str(part).rstrip() for number, part in enumerate(parts)]
     return "\n".join(lines)
 

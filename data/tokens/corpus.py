@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from data.errors import OutageError, UserError, visible
+from data.errors import OutageError, UserError, many, visible
 from data.media.bad_media import too_many
 from data.media.reference import Media
 from data.media.storage import check_media
@@ -65,7 +65,7 @@ class Corpus(Encoded):
 def described(names: list[str], what: str) -> str:
     """Say how many conversations are as `what` says, and name the first of them."""
     shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
-    return f"{len(names)} {'conversation' if len(names) == 1 else 'conversations'} {what}: {shown}"
+    return f"{many(len(names), 'conversation')} {what}: {shown}"
 
 
 def load_corpus(

@@ -94,7 +94,7 @@ def test_the_code_of_three_cards_answers_as_we_do(name, model_folder, media_fold
     assert card.data.pipeline_tag == f"{kind}-text-to-text"
     assert ("qlora" in card.data.tags) == ("4 bits" in name)
     assert str(tmp_path) not in card.content and str(media_folder) not in card.content
-    counted = "1 conversations, 1 pictures" if kind == "image" else "1 conversations, 1 clips"
+    counted = "1 conversation, 1 picture" if kind == "image" else "1 conversation, 1 clip"
     assert f"Data: secret-data.json ({counted})" in card.content
     if "system prompt" in name:
         assert re.search(r"\| before training \| \d\.\d+ \|\n\| after step 3 \| \d\.\d+ \|\n", card.content)

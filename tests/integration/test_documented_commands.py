@@ -125,7 +125,7 @@ def test_own_data_from_the_first_record_to_the_hub(checkout, run_script):
 
     assert [command for command, text in printed.items() if "all is well" in text and "check" in command]
     trained = output_of("accelerate launch train/sft.py")
-    assert "2 conversations in 1 rows" in trained and "trained: " in trained
+    assert "2 conversations in 1 row" in trained and "trained: " in trained
     assert "the earlier run is in outputs/my-run/earlier-1" in output_of("--fresh")
     assert output_of("generate").endswith("\n") and " of 1 answers correct" in output_of("evaluate")
     assert "model.safetensors" in output_of("push_to_hub")

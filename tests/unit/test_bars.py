@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.progress import bars
-from data.progress.bars import BYTES, SCREEN, counted, shown
+from data.progress.bars import BYTES, SCREEN, counted, folded, shown
 from data.progress.log import heard, start_logging
 from tests.terminals import left_on_screen, screen_lines, widest
 
@@ -62,6 +62,13 @@ def test_the_widest_bar_fits(clock, terminal):
             bar.advance(9.99e6)
     assert 60 < widest(terminal.getvalue()) <= 80 and "10 d 10 h" in terminal.getvalue()
     assert any(line.rstrip().endswith(" h") for line in screen_lines(terminal.getvalue())), "the time is not cut off"
+
+
+@pytest.mark.parametrize("columns", ["1", "8", "20"])
+def test_no_letter_is_lost_and_no_word_cut_where_a_terminal_is_narrow(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    line = " " * 18 + "evaluated in 0:01"
+    assert folded(line) == line
 
 
 def test_lines_of_a_log_stand_above_the_bar_and_are_folded(clock, terminal):

@@ -43,7 +43,7 @@ DEVICE = ["training.use_cpu=true", "model.dtype=float32"]
         ),
         (
             ["training.max_steps=1", "training.warmup_steps=0.03"],
-            "training.warmup_steps: 0.03 (1 steps) is no less than the whole run, 1 steps",
+            "training.warmup_steps: 0.03 (1 step) is no less than the whole run, 1 step:",
         ),
         (["training.optim=grokadamw"], "training.optim: cannot make grokadamw: Please install grokadamw"),
     ],

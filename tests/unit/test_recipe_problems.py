@@ -71,6 +71,7 @@ def test_missing_recipe_and_folder(tmp_path):
         ("lora.dropout=1", "lora.dropout: must be less than 1, got 1"),
         ("lora.alpha=.inf", "lora.alpha: must be a whole number or a finite number, got Infinity"),
         ("lora.bias=all", "lora.bias: must be 'none' or 'lora_only', got \"all\""),
+        ("training.max_steps='1'", 'training.max_steps: must be -1 or a whole number, got "1"'),
         ("training.learning_rate=fast", 'training.learning_rate: must be a number, got "fast"'),
         ("training.learning_rate=true", "training.learning_rate: must be a number, got true"),
         ("training.learning_rate=.nan", "training.learning_rate: must be a finite number, got NaN"),

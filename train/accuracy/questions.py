@@ -5,7 +5,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from itertools import islice
 
-from data.errors import UserError
+from data.errors import UserError, many
 from data.media.reference import Media
 from data.sources.conversation import read_conversations
 from train.preprocessing.contract import sampling_of
@@ -45,5 +45,5 @@ def held_out(data: Data) -> HeldOut | None:
         if not own:
             raise UserError(f"data.eval: {name} has no question with an answer to compare with")
         questions += own
-        logger.info(f"{name}: {len(own):,} questions are asked at each evaluation")
+        logger.info(f"{name}: each evaluation asks {many(len(own), 'question')}")
     return HeldOut(questions, tuple(name for name, _, _ in asked))

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from data.errors import many
 from train.card.facts import Facts, read_facts
 from train.card.mixture import Told
 from train.card.snippet import LOCAL_BASE, code_of
@@ -115,7 +116,7 @@ def _notes(facts: Facts, base_on_hub: str | None) -> list[str]:
     """Return what to know of the code, a line each."""
     notes = [f"- {ADAPTER_NEEDS if facts.is_adapter else MODEL_NEEDS}"]
     if not facts.only_pictures:
-        notes.append(f"- Clips are {facts.num_frames} frames, taken uniformly.")
+        notes.append(f"- Clips are {many(facts.num_frames, 'frame')}, taken uniformly.")
         if facts.of("data", "frame_sampling") == "fps":
             rate = facts.of("data", "frames_per_second")
             notes.append(
@@ -161,7 +162,7 @@ def _mixture(told: Told) -> list[str]:
     how = ", ".join([_plain(told.method), *options])
     rows = [
         f"| {_plain(part.name)} | {part.weight:g} | {'not known' if part.step is None else part.step} | "
-        f"{', '.join(f'{number:,} {_plain(name)}' for name, number in part.counts.items()) or 'not known'} |"
+        f"{_counted(part.counts) or 'not known'} |"
         for part in told.adapters
     ]
     head = "| adapter | weight | trained for steps | on |"
@@ -197,7 +198,7 @@ def _measured(facts: Facts) -> list[str]:
 def _data(facts: Facts) -> str:
     sources = _sources(facts, "train") or "not named"
     counts = facts.counts.get("train", {})
-    return f"{sources} ({', '.join(f'{number:,} {name}' for name, number in counts.items())})" if counts else sources
+    return f"{sources} ({_counted(counts)})" if counts else sources
 
 
 def _sources(facts: Facts, part: str) -> str:
@@ -223,3 +224,7 @@ def _last(path: str) -> str:
 def _plain(text: str) -> str:
     """Return a name from a stranger's file as it may stand in Markdown: it is text, and no link, code or markup."""
     return re.sub(r"[^\w.,{}*()+ -]", "_", text)[:MAX_NAME]
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(many(number, _plain(name).removesuffix("s")) for name, number in counts.items())

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from transformers import TrainingArguments, VideoLlavaProcessor
 
-from data.errors import UserError
+from data.errors import UserError, many
 from data.packing.layout import RowLayout
 from data.packing.rank_sampler import num_micro_batches
 from data.packing.rows import PlannedRows, Row
@@ -153,5 +153,5 @@ def describe_row(rows: RowsOfData, visual_tokens: VisualTokens) -> str:
     questions = sum(len(samples) for _, samples in groups)
     tokens = sum(sum(group.shape[1]) + group.shape[0] for group, _ in groups)
     clips, pictures = media.count("video"), media.count("image")
-    parts = [f"{clips} clips" * bool(clips), f"{pictures} pictures" * bool(pictures), f"{questions} conversations"]
-    return f"{', '.join(filter(None, parts))}, {tokens:,} tokens"
+    parts = [many(number, noun) for number, noun in ((clips, "clip"), (pictures, "picture")) if number]
+    return f"{', '.join([*parts, many(questions, 'conversation')])}, {tokens:,} tokens"

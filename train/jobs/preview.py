@@ -10,10 +10,10 @@ from transformers import VideoLlavaProcessor
 
 from data.batches.collator import COLLATORS, PaddedCollator
 from data.batches.pixels import PixelLoader
-from data.errors import UserError, visible
+from data.errors import UserError, many, visible
 from data.files import write_output
 from data.inspection.preview import ShownRow, show_row
-from data.inspection.preview_page import Part, many, page
+from data.inspection.preview_page import Part, page
 from data.inspection.selection import Choice, Selected, select
 from data.packing.dataset import single_sample_rows
 from data.packing.rows import Row, Rows

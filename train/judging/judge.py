@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError, visible, with_way_out
+from data.errors import UserError, many, visible, with_way_out
 from train.judging.endpoint import Endpoint, ask
 from train.judging.prompt import PROMPT_DIGEST, Verdict, messages, verdict
 from train.scoring.interval import wilson
@@ -172,6 +172,6 @@ def _announced(endpoint: Endpoint, chats: Sequence[list[dict[str, str]]], total:
     tokens = letters // LETTERS_PER_TOKEN + TOKENS_OF_A_REPLY * len(chats)
     cost = "" if price is None else f", about {tokens * price / 1e6:.2f} at {price:g} a million"
     return visible(
-        f"judge: {len(chats):,} requests to {endpoint.model} at {endpoint.shown}, about {tokens:,} tokens{cost}; "
+        f"judge: {many(len(chats), 'request')} to {endpoint.model} at {endpoint.shown}, about {tokens:,} tokens{cost}; "
         f"{total - len(chats):,} of {total:,} are judged already or equal"
     )

@@ -8,6 +8,7 @@ from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from data.errors import many
 from data.media.frame_sampling import FrameSampling
 from data.packing.dataset import RowDataset, shared_prefix_rows, single_sample_rows
 from data.packing.divided import DividedRows
@@ -83,7 +84,7 @@ class RowReader:
         with shown("packing rows", is_watched=True):
             rows = self._pack(corpus.samples, self.seed)
         names = ", ".join(map(str, sources))
-        logger.info(f"{names}: {len(corpus.samples)} conversations in {len(rows)} rows")
+        logger.info(f"{names}: {many(len(corpus.samples), 'conversation')} in {many(len(rows), 'row')}")
         length, name = corpus.longest
         if self.max_positions is not None and length > self.max_positions:
             logger.warning(

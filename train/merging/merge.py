@@ -16,7 +16,7 @@ import torch
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
 
 from data.checkpoint_files import find_file
-from data.errors import UserError, in_words, way_out, with_way_out
+from data.errors import UserError, in_words, many, way_out, with_way_out
 from data.files import check_folder, is_disk_problem, remove_killed, whole_folder
 from data.processor_files import save_processor
 from train.card.model_card import CARD, make_card
@@ -69,7 +69,7 @@ def merge_adapter(
 
     sums, wanted = checked_sums(artifact, bases_of(artifact, what.layout, options.onto), what, report)
     told = write_product(what, out_dir, sums, wanted, lambda folder: _write_beside(folder, artifact, out_dir.name))
-    report(f"merged {len(sums.adapted.layers)} layers; {told}")
+    report(f"merged {many(len(sums.adapted.layers), 'layer')}; {told}")
     report(size_of(out_dir, what.dtype))
 
 

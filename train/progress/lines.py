@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from data.errors import many
 from data.progress.durations import duration
 
 HEADER = "           step      loss         lr  questions/s  wait     memory      left"
@@ -64,12 +65,6 @@ def summary_line(logs: Mapping[str, Any]) -> str:
     return f"trained for {duration(logs['train_runtime'])}, mean loss {_loss(logs.get('train_loss', float('nan')))}"
 
 
-def _counted(number: float, what: str) -> str:
-    """Return "1 row", "4,700 rows" or "2.5 rows"."""
-    text = f"{int(number):,}" if number == int(number) else f"{number:.3g}"
-    return f"{text} {what}" + ("s" if number != 1 else "")
-
-
 def plan_lines(
     num_samples: int | None,
     num_rows: int | None,
@@ -84,14 +79,14 @@ def plan_lines(
 
     num_samples, num_rows: None of a stream, which does not know.
     """
-    steps = _counted(num_steps, "step") + (f" ({num_done:,} done)" if num_done else "")
-    each = f"{_counted(rows_per_step, 'row')} a step"
+    steps = many(num_steps, "step") + (f" ({num_done:,} done)" if num_done else "")
+    each = f"{many(rows_per_step, 'row')} a step"
     if num_samples is None or num_rows is None:
         data = f"conversations as they are read, {each}"
     else:
         questions = num_samples * min(1, rows_per_step / num_rows)
-        data = f"{_counted(num_samples, 'conversation')} in {_counted(num_rows, 'row')}, {each}"
-        steps += f", {_counted(num_epochs, 'epoch')}, about {questions:.3g} questions a step"
+        data = f"{many(num_samples, 'conversation')} in {many(num_rows, 'row')}, {each}"
+        steps += f", {many(num_epochs, 'epoch')}, about {questions:.3g} questions a step"
     took = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
     return [
         f"plan: {data}",

@@ -12,7 +12,7 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from data.errors import UserError, one_line
+from data.errors import UserError, many, one_line
 
 NUM_STEPS = 100  # of the schedule that is tried; any number does
 # Schedules that begin at the full rate, whatever warmup_steps says.
@@ -59,10 +59,11 @@ def refuse_endless_warm_up(args: TrainingArguments, num_steps: int) -> None:
     """Raise UserError where the learning rate, which begins at 0, would not reach its value in so many steps."""
     warm_up = args.get_warmup_steps(num_steps)
     if SchedulerType(args.lr_scheduler_type) not in WITHOUT_WARM_UP and 0 < num_steps <= warm_up:
-        share = f" ({warm_up} steps)" if args.warmup_steps < 1 else ""
+        share = f" ({many(warm_up, 'step')})" if args.warmup_steps < 1 else ""
         raise UserError(
-            f"training.warmup_steps: {args.warmup_steps:g}{share} is no less than the whole run, {num_steps} steps: "
-            "the learning rate would never be reached; lower it, 0 is no warm-up, or train longer"
+            f"training.warmup_steps: {args.warmup_steps:g}{share} is no less than the whole run, "
+            f"{many(num_steps, 'step')}: the learning rate would never be "
+            "reached; lower it, 0 is no warm-up, or train longer"
         )
 
 

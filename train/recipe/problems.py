@@ -74,7 +74,8 @@ def _expectation(detail: Any, value: Any) -> str:
         message = message.replace("String should match pattern", "text that matches")
         return _EXPECTED.get(detail["type"], message)
     choices = detail["ctx"]["expected"]
-    nearest = get_close_matches(str(value), choices.replace("'", "").replace(" or ", ", ").split(", "))
+    names = choices.replace("'", "").replace(" or ", ", ").split(", ") if "'" in choices else []  # -1 is no name
+    nearest = get_close_matches(str(value), names)
     if nearest:
         choices = choices if len(choices) <= _LONGEST_CHOICE else "one of transformers' names"
         return f"{choices} (did you mean '{nearest[0]}'?)"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from data.errors import many
 from data.progress.durations import duration
 from train.card.cleaned import last_name, without_secrets
 from train.progress.loss_picture import smoothed
@@ -93,7 +94,7 @@ def status(run: Run) -> str:
     planned = run.section("training").get("max_steps")
     of_all = f" of {planned:,}" if isinstance(planned, int) and planned > run.last_step else ""
     if run.is_finished:
-        return f"Trained for {run.last_step:,} steps."
+        return f"Trained for {many(run.last_step, 'step')}."
     return f"Not finished: {run.last_step:,}{of_all} steps so far. The same command goes on."
 
 
@@ -108,7 +109,7 @@ def tiles(run: Run, accuracies: Sequence[tables.Accuracy]) -> list[tuple[str, st
         found.append(("training loss", short(losses[-1][1]), f"{short(losses[0][1])} at step {losses[0][0]:,}"))
     total = totals(run)
     if total.seconds:
-        found.append(("time", duration(total.seconds), f"{run.last_step:,} steps"))
+        found.append(("time", duration(total.seconds), many(run.last_step, "step")))
     if total.speed:
         found.append(("questions/s", f"{total.speed:,.1f}", f"{total.questions:,.0f} in all"))
     if total.peak_memory_gib:

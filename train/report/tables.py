@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from data.errors import many
 from data.progress.durations import duration
 from train.card.cleaned import last_name, without_place
 from train.report.evaluations import Evaluation, Score, number, parts_of
@@ -92,7 +93,9 @@ def _settings(section: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _counts(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{counted:,.0f} {name}" for name, counted in counts.items() if number(counted) is not None)
+    return ", ".join(
+        many(counted, name.removesuffix("s")) for name, counted in counts.items() if number(counted) is not None
+    )
 
 
 def time_and_memory(run: Run) -> Facts:
@@ -103,7 +106,8 @@ def time_and_memory(run: Run) -> Facts:
     facts = [
         (
             "training",
-            f"{duration(total.seconds)} in {run.last_step:,} steps, {_seconds(total.seconds / run.last_step)} each",
+            f"{duration(total.seconds)} in {many(run.last_step, 'step')}, "
+            f"{_seconds(total.seconds / run.last_step)} each",
         )
     ]
     facts.append(("waiting for data", f"{total.waited_share:.0%} of it, {duration(total.waited)}"))

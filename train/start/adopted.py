@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from data.checkpoint_files import ADAPTER_CONFIG
-from data.errors import UserError, UserErrors
+from data.errors import UserError, UserErrors, many
 from data.processor import set_up_processor
 from data.tokens.new_tokens import add_new_tokens
 from train.model.adapters import target_pattern
@@ -185,6 +185,6 @@ def _contradictions(lora: Lora, found: dict[str, Any], earlier: EarlierAdapter, 
             yield f"lora.{key}: {wanted} is for new matrices, those of {earlier.name} are trained already; remove it"
         elif key == "target":
             number = len(earlier.adapted)
-            yield f"lora.{key}: {wanted!r} is not what {earlier.name} adapts ({number} layers); remove it"
+            yield f"lora.{key}: {wanted!r} is not what {earlier.name} adapts ({many(number, 'layer')}); remove it"
         else:
             yield f"lora.{key}: {wanted} contradicts {earlier.name}, which has {there}; remove it"

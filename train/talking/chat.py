@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.decoding.moments import moments_of
-from data.errors import UserError, in_words
+from data.errors import UserError, in_words, many
 from data.files import write_whole
 from data.media.reference import Kind, Media
 from data.media.storage import check_media
@@ -187,7 +187,7 @@ def timings(reply: Reply, first: float, seconds: float) -> str:
     end = f"; it ends at max_tokens {reply.max_tokens}" if reply.finish == "length" else ""
     return (
         f"first word after {first or seconds:.2f} s, {number - reply.num_kept:,} of {number:,} tokens computed; "
-        f"{len(reply.said)} tokens in {seconds:.2f} s{end}"
+        f"{many(len(reply.said), 'token')} in {seconds:.2f} s{end}"
     )
 
 
