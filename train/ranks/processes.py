@@ -64,9 +64,11 @@ def device_of_weights() -> dict[str, torch.device] | None:
 def cpu_processes() -> dict[str, Any]:
     """Return arguments of `TrainingArguments` for a run without an accelerator; set before anything imports DeepSpeed.
 
-    Without `use_cpu` several processes would train apart, unconnected; with it DeepSpeed would be switched off.
+    Without `use_cpu` several processes would train apart, unconnected; with it DeepSpeed would be switched off. By
+    itself accelerate gives each of them a CPU by number, onto which transformers 5.17 cannot load a checkpoint.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     return {"use_cpu": not uses_deepspeed(), "ddp_backend": "gloo" if num_launched() > 1 else None}
 
 
