@@ -15,13 +15,13 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 import torch
-from bitsandbytes.nn import Linear4bit, Params4bit
 from bitsandbytes.optim import PagedAdamW8bit
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -34,6 +34,7 @@ from data.processor import measure_visual_tokens
 from data.tokens.encoding import IGNORE_INDEX
 from scripts.benchmarks.attention_flops import UNCOUNTED, attention_flops
 from scripts.benchmarks.measure import machine, matmul_speed, seconds
+from scripts.benchmarks.quantise import quantise
 from scripts.benchmarks.questions import QuestionMaker
 from scripts.benchmarks.ways import full_logits_loss, labelled_logits_loss
 from train.model.adapters import add_adapter
@@ -108,6 +109,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 for questions in arguments.questions:
                     for attention in arguments.attention:
                         case = trained.packed(attention, clips, questions, arguments.repetitions)
+                        if case is None:
+                            continue
                         rows.append({**about, "case": "gpu", "setting": name, **case, **plain})
                         finish(rows[-1], speed)
                         print(describe(rows[-1]), flush=True)
@@ -179,12 +182,14 @@ class Trained:
         self.model.zero_grad()
         return median(taken)
 
-    def packed(self, attention: str, clips: int, questions: int, repetitions: int) -> dict[str, Any]:
-        """Measure a row of `clips` groups of `questions` questions."""
+    def packed(self, attention: str, clips: int, questions: int, repetitions: int) -> dict[str, Any] | None:
+        """Measure a row of `clips` groups of `questions` questions; None where it does not fit."""
         batch = self._row(clips, questions)
         layout = batch["row_layout"]
         step = self._pass(ATTENTION[attention], labelled_logits_loss, batch)
-        measured = self._measure(step, repetitions)
+        measured = self._measure(step, repetitions, f"rows of {clips} x {questions}")
+        if measured is None:
+            return None
         return {
             "attention": attention,
             "clips_per_row": clips,
@@ -204,14 +209,10 @@ class Trained:
             questions = self.maker.about_clips(size, 1)
             (batch,) = self._on_device(questions.batches(size))
             with torch.compiler.set_stance("force_eager"):  # as Trainer runs it
-                try:
-                    measured = self._measure(self._pass("sdpa", full_logits_loss, batch), repetitions)
-                except torch.OutOfMemoryError:
-                    print(f"plain batches of {size} do not fit", flush=True)
-                    self.model.zero_grad()
-                    torch.cuda.empty_cache()
-                    continue
-            found[size] = measured["s"] / size, measured["peak_mib"]
+                step = self._pass("sdpa", full_logits_loss, batch)
+                measured = self._measure(step, repetitions, f"plain batches of {size}")
+            if measured is not None:
+                found[size] = measured["s"] / size, measured["peak_mib"]
         if not found:
             return {}
         best = min(found, key=lambda size: found[size][0])
@@ -248,12 +249,19 @@ class Trained:
 
         return step
 
-    def _measure(self, step: Callable[[], None], repetitions: int) -> dict[str, Any]:
-        """Median seconds, and the peak of all memory, weights and optimizer included."""
-        step()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        taken = [seconds(step) for _ in range(repetitions)]
+    def _measure(self, step: Callable[[], None], repetitions: int, what: str) -> dict[str, Any] | None:
+        """Median seconds, and the peak of all memory, weights and optimizer included; None for what does not fit."""
+        taken: list[float] = []
+        with suppress(torch.OutOfMemoryError):
+            step()
+            if self.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            taken = [seconds(step) for _ in range(repetitions)]
+        if not taken:  # the error, and with it the tensors of the pass, is gone
+            print(f"{what} do not fit", flush=True)
+            self.model.zero_grad()
+            torch.cuda.empty_cache()
+            return None
         peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else None
         self.model.zero_grad()
         return {"s": median(taken), "spread": [min(taken), max(taken)], "peak_mib": peak}
@@ -271,22 +279,6 @@ class Trained:
         config = self.model.config
         attention = attention_flops(config.text_config, config.vision_config, layout, NUM_FRAMES * clips)
         return counter.get_total_flops() + attention
-
-
-def quantise(decoder: nn.Module) -> None:
-    """Put every linear layer into nf4 with quantised scales, one after the other, as the QLoRA recipe loads it."""
-    for name, linear in [(name, each) for name, each in decoder.named_modules() if isinstance(each, nn.Linear)]:
-        weight = linear.weight.data
-        layer = Linear4bit(
-            linear.in_features, linear.out_features, bias=False, compute_dtype=weight.dtype, quant_type="nf4",
-            device="meta",
-        )  # fmt: skip
-        del linear.weight
-        # pyrefly: ignore[unexpected-keyword] Params4bit takes them in __new__
-        layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
-        layer = layer.to(weight.device)
-        parent, _, leaf = name.rpartition(".")
-        setattr(decoder.get_submodule(parent), leaf, layer)
 
 
 def describe(row: dict[str, Any]) -> str:

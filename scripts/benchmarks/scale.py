@@ -25,6 +25,7 @@ from data.video_llava import NUM_FRAMES
 from scripts.benchmarks.measure import Figures, compared, machine
 from scripts.benchmarks.questions import QuestionMaker
 from train.model.build import random_model
+from train.ranks.hardware import VISIBLE, first_gpus
 from train.run_folder.metrics import METRICS_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +113,8 @@ def seconds_a_step(folder: Path, recipe: Path, num_processes: int, on_cuda: bool
         *("--config_file", str(ROOT / "accelerate_configs" / f"{config[num_processes - 1]}.yaml")),
         *(str(ROOT / "train" / "sft.py"), str(recipe)),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **({} if on_cuda else {"OMP_NUM_THREADS": "1"})}
+    shown = {VISIBLE: first_gpus(num_processes)} if on_cuda else {"OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **shown}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise UserError(f"scale: training failed: {(result.stderr.strip() or result.stdout).splitlines()[-1]}")

@@ -6,10 +6,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from scripts.benchmarks import answers, loader
+from scripts.benchmarks.gpu import Trained
 from tests.warm import run_warm
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +130,18 @@ def test_scale_compares_two_processes_with_one(tmp_path):
     assert (row["case"], row["processes"]) == ("scale", 2)
     assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
     assert row["efficiency"] == pytest.approx(row["ratio"] / 2)
+
+
+def test_rows_that_do_not_fit_a_gpu_are_named_and_left_out(capsys):
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = torch.nn.Linear(2, 1)
+    trained = SimpleNamespace(device="cpu", model=model)
+    assert Trained._measure(trained, too_large, 3, "rows of 3 x 8") is None  # pyrefly: ignore[bad-argument-type]
+    assert capsys.readouterr().out == "rows of 3 x 8 do not fit\n"
+    measured = Trained._measure(trained, lambda: None, 3, "rows")  # pyrefly: ignore[bad-argument-type]
+    assert measured is not None and 0 <= measured["spread"][0] <= measured["s"] <= measured["spread"][1]
 
 
 def test_the_loader_reads_its_caches_and_decodes_nothing(capsys):

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.packing.layout import RowLayout, packed_inputs
-from scripts.benchmarks.gpu import quantise
 from scripts.benchmarks.measure import peak_bytes
+from scripts.benchmarks.quantise import quantise
 from train.model.attention import SHARED_PREFIX, SHARED_PREFIX_UNMASKED
 from train.model.compiled import speed_up_layers
 from train.model.recomputed import ATTENTION, recompute

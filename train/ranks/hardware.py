@@ -56,10 +56,11 @@ def find_hardware(config: Path | None, num_gpus: int | None) -> Hardware:
     wanted = num_visible if num_gpus is None else num_gpus
     if wanted > 1:
         return _of_file(CONFIGS / "multi_gpu.yaml", wanted, num_visible)
-    return Hardware(1, environment={} if wanted == num_visible else {VISIBLE: _first_gpus(wanted)})
+    return Hardware(1, environment={} if wanted == num_visible else {VISIBLE: first_gpus(wanted)})
 
 
-def _first_gpus(number: int) -> str:
+def first_gpus(number: int) -> str:
+    """Return the value of VISIBLE that shows the first of the GPUs that are shown here."""
     shown = os.environ.get(VISIBLE)
     names = shown.split(",") if shown else [str(index) for index in range(number)]
     return ",".join(names[:number])
