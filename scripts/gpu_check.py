@@ -13,10 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
 
 from data.command import run_command
 from data.errors import UserError
@@ -26,6 +31,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "av")
 BENCHMARK = (sys.executable, "scripts/benchmark.py", "gpu")
 CLIPS = ("--clips", "3", "1")  # three fill a row of the recipes' data.max_tokens_per_row
 SIDE_BY_SIDE = ("-n", "6", "--dist", "worksteal")
+EACH_BY_NAME = "-vv"  # as it ends: -q of pyproject.toml leaves dots
+LAST_WORDS = 5  # seconds for a step that is out of time: pytest says which tests have failed, and why
 DRY_LIMIT = 600  # a busy machine of CI is no failure
 
 
@@ -55,9 +62,14 @@ class Outcome:
 def steps(out: Path, dry: bool) -> list[Step]:
     """Return the steps, the most telling first, in case the machine is slower than thought."""
     files = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text())
-    pytest = (sys.executable, "-m", "pytest", "-m", "gpu", "-rs", *(() if dry else SIDE_BY_SIDE), *files)
-    run = (sys.executable, "scripts/gpu_run.py", str(out / "run"), *(("--dry",) if dry else ()))
-    untimed = [Step("tests", pytest, 170, is_timed=False), Step("run", run, 170, is_timed=False)]
+    together = SIDE_BY_SIDE if find_spec("xdist") and not dry else ()
+    pytest = (sys.executable, "-m", "pytest", "-m", "gpu", "-rs", EACH_BY_NAME, *together, *files)
+    run = (sys.executable, "scripts/gpu_run.py", str(out), *(("--dry",) if dry else ()))
+    untimed = [
+        Step("tests", pytest, 145, is_timed=False),
+        Step("run", run, 145, is_timed=False),
+        Step("compiled", (*run, "--compiled"), 145, is_timed=False),
+    ]
 
     def measure(name: str, limit: int, *options: str) -> Step:
         files = ("--json", str(out / f"{name}.json"), "--profile", str(out / f"{name}.txt"))
@@ -69,7 +81,7 @@ def steps(out: Path, dry: bool) -> list[Step]:
         return [replace(step, limit=DRY_LIMIT) for step in (measure("tiny", 0, *tiny, *every), *untimed)]
     compiled = ("--compile", "--attention", "flash", *CLIPS, "--repetitions", "3")
     return [  # compiling takes 80 to 120 s of either, by how fast the machine's processor is
-        measure("lora", 200, "--settings", "lora", *compiled, "--questions", "8", "25", "1"),
+        measure("lora", 195, "--settings", "lora", *compiled, "--questions", "8", "25", "1"),
         measure("qlora", 170, "--settings", "qlora", *compiled, "--questions", "8", "--plain-batches", "1"),
         *untimed,
     ]
@@ -84,7 +96,7 @@ def main() -> None:
 
     if not arguments.dry and not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device; --dry runs the same steps on a CPU")
-    out = arguments.folder.absolute()
+    out, about = arguments.folder.absolute(), describe_machine()
     out.mkdir(parents=True, exist_ok=True)
     todo, outcomes = steps(out, arguments.dry), []
     while todo:
@@ -93,7 +105,7 @@ def main() -> None:
         with ThreadPoolExecutor() as pool:
             for outcome in pool.map(lambda step: perform(step, out, arguments.dry), together):
                 outcomes.append(outcome)
-                report(out, outcomes)
+                report(out, about, outcomes)
     print((out / "table.md").read_text())
     sys.exit(any(outcome.status != "passed" for outcome in outcomes))
 
@@ -107,26 +119,49 @@ def perform(step: Step, out: Path, dry: bool) -> Outcome:
     rows_file.unlink(missing_ok=True)  # of an earlier check
     start = time.monotonic()
     with open(out / f"{step.name}.log", "w") as log:
-        process = subprocess.Popen(
-            step.command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             status = "failed" if process.wait(step.limit) else "passed"
         except subprocess.TimeoutExpired:
             status = f"took longer than {step.limit} s"
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
     seconds = time.monotonic() - start
     print(f"{step.name}: {status}, {seconds:.0f} s", flush=True)
     rows = json.loads(rows_file.read_text()) if step.has_rows and rows_file.exists() else []
     return Outcome(step.name, status, seconds, rows)
 
 
-def report(out: Path, outcomes: list[Outcome]) -> None:
-    """Write results.json and table.md of the steps so far."""
+def end(process: subprocess.Popen) -> None:
+    """Interrupt a step as Ctrl-C does, and kill what is left of it after LAST_WORDS: ranks, too, which launchers give
+    sessions of their own."""
+    step = psutil.Process(process.pid)
+    started = step.children(recursive=True)
+    for each in (step, *started):
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(LAST_WORDS)
+    if process.poll() is None:
+        started = [step, *step.children(recursive=True), *started]
+    for each in started:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+
+
+def describe_machine() -> dict[str, str]:
+    """Return the GPU and the versions. Raises UserError where a package is missing: no step would do without."""
     from scripts.benchmarks.measure import machine
 
-    about = {"machine": machine(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    try:
+        versions = {name: version(name) for name in PACKAGES}
+    except PackageNotFoundError as problem:
+        raise UserError(f"{problem.name} is not installed: pip install -e ., or --wheels") from None
+    return {"machine": machine(), "python": platform.python_version(), **versions}
+
+
+def report(out: Path, about: Mapping[str, str], outcomes: list[Outcome]) -> None:
+    """Write results.json and table.md of the steps so far."""
     results = {**about, "steps": [asdict(outcome) for outcome in outcomes]}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     lines = [", ".join(f"{name} {value}" for name, value in about.items()), "", "| step | result | seconds |"]

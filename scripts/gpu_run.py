@@ -1,20 +1,21 @@
 """The real command on a tiny model: trained, interrupted, continued, merged and asked, each as a user would.
 
-    python scripts/gpu_run.py FOLDER [--dry]
+    python scripts/gpu_run.py FOLDER [--dry] [--compiled]
 
-On a GPU in bfloat16 on nf4 weights, with a paged optimizer, checkpointing, compiled layers and workers; --dry on the
-CPU in float32.
+On a GPU in bfloat16 on nf4 weights, with a paged optimizer, checkpointing and workers; --dry on the CPU in float32.
+--compiled trains with compiled layers instead, and no more: compiling takes as long as all else.
 """
 
 import argparse
 import json
+import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import yaml
 
 from data.command import run_command
@@ -25,27 +26,30 @@ ROOT = Path(__file__).parents[1]
 NUM_CLIPS = 12
 QUESTIONS = {"What colour is the shape?": "red", "Which way does it move?": "right", "What is it?": "a square"}
 WAIT = 120  # seconds for the first checkpoint
-ON_GPU = {
-    "optim": "paged_adamw_8bit",
-    "gradient_checkpointing": True,
-    "dataloader_num_workers": 2,
-    "torch_compile": True,
-}
+ON_GPU = {"optim": "paged_adamw_8bit", "gradient_checkpointing": True, "dataloader_num_workers": 2}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dry", action="store_true", help="on the CPU")
+    parser.add_argument("--compiled", action="store_true", help="train with compiled layers, and no more")
     arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
+    folder = arguments.folder.absolute() / ("compiled" if arguments.compiled else "run")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    recipe, config = write_run(folder, arguments.dry), "cpu" if arguments.dry else "single_gpu"
+    if not arguments.dry:
+        from train.ranks.hardware import VISIBLE, first_gpus
+
+        os.environ[VISIBLE] = first_gpus(1)  # a process that sees several is refused
+    recipe, config = write_run(folder, arguments.dry, arguments.compiled), "cpu" if arguments.dry else "single_gpu"
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", f"accelerate_configs/{config}.yaml", "train/sft.py", str(recipe)),
     ]
+    if arguments.compiled:
+        call(*command)
+        return
     interrupt(command, folder / "out")
     printed = call(*command)
     if "continuing from" not in printed:
@@ -59,13 +63,14 @@ def main() -> None:
     print(f"answers of the adapter and of the merged model: {answers}")
 
 
-def write_run(folder: Path, dry: bool) -> Path:
+def write_run(folder: Path, dry: bool, compiled: bool) -> Path:
     """Make a tiny model, clips, questions about them and the recipe, and return its path."""
     import numpy as np
 
     from scripts.demo.scenes import film, random_scene
 
     dtype = "float32" if dry else "bfloat16"
+    compiling = {"torch_compile": True, **({"torch_compile_backend": "eager"} if dry else {})}
     call("scripts/new_model.py", "--shape", "tiny", "--out", str(folder / "base"), "--dtype", dtype)
     (folder / "clips").mkdir()
     records = []
@@ -96,6 +101,7 @@ def write_run(folder: Path, dry: bool) -> Path:
             "learning_rate": 5e-3,
             "report_to": "none",
             **({} if dry else ON_GPU),
+            **(compiling if compiled else {}),
         },
     }
     path = folder / "recipe.yaml"
@@ -109,11 +115,12 @@ def interrupt(command: list[str], out: Path) -> None:
     deadline = time.monotonic() + WAIT
     while not checkpoints(out) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    children = psutil.Process(process.pid).children() if process.poll() is None else []
     if not children or not checkpoints(out):
         process.kill()
         raise UserError("the run ended, or wrote no checkpoint, before it could be interrupted")
-    subprocess.run(["kill", f"-{signal.SIGTERM.value}", *children])
+    for child in children:
+        child.terminate()
     process.wait()
 
 

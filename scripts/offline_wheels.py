@@ -21,6 +21,7 @@ from data.errors import UserError
 PACKAGES = (
     *("av", "bitsandbytes", "datasets", "dill", "multiprocess"),
     *("pydantic", "pydantic-core", "typing-inspection", "annotated-types"),
+    *("hypothesis", "sortedcontainers", "pytest-xdist", "execnet"),  # of the tests
 )
 # What they are taken to have, each as new as pyproject.toml asks: name with --packages what yours lacks.
 EXPECTED = (

@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from scripts.gpu_check import Step, perform, report, steps
+import psutil
+
+from scripts.gpu_check import LAST_WORDS, Step, describe_machine, perform, report, steps
 from tests.warm import run_warm
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 9 * 60  # seconds that the command may take
+LIMIT, START = 9 * 60, 15  # seconds that the command may take, and that all takes beside its steps
 
 
 def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
@@ -24,6 +27,7 @@ def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
         ("tiny", "passed"),
         ("tests", "passed"),
         ("run", "passed"),
+        ("compiled", "passed"),
     ]
     rows = results["steps"][0]["rows"]
     assert [(row["setting"], row["attention"]) for row in rows] == [("lora-selective", "flash"), ("qlora", "flash")]
@@ -32,23 +36,42 @@ def test_the_dry_run_does_every_step_and_writes_both_tables(tmp_path):
     assert table.count("| qlora, flash |") == 1 and "| tests | passed |" in table
     assert "continuing from" in (tmp_path / "run.log").read_text()
     assert "answers of the adapter and of the merged model" in (tmp_path / "run.log").read_text()
+    assert f"done: {tmp_path}/compiled/out" in (tmp_path / "compiled.log").read_text()
 
 
 def test_all_steps_together_end_in_time(tmp_path):
     real = steps(tmp_path, dry=False)
     side_by_side = max(step.limit for step in real if not step.is_timed)
-    assert side_by_side + sum(step.limit for step in real if step.is_timed) <= LIMIT
+    timed = [step.limit for step in real if step.is_timed]
+    assert START + side_by_side + sum(timed) + LAST_WORDS * (1 + len(timed)) <= LIMIT
 
 
 def test_a_step_that_fails_or_hangs_is_named_and_its_children_end(tmp_path):
     fails = Step("fails", (sys.executable, "-c", "exit(3)"), 60)
-    sleep = f"import os, subprocess, time; open('{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(600)"
-    hangs = Step("hangs", (sys.executable, "-c", sleep), 3)
+    sleep = f"import os, time; open('{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    rank = "import subprocess, sys; subprocess.run(sys.argv[1:], start_new_session=True)"  # as launchers start them
+    hangs = Step("hangs", (sys.executable, "-c", rank, sys.executable, "-c", sleep), 3)
     outcomes = [perform(step, tmp_path, dry=True) for step in (fails, hangs)]
     assert [outcome.status for outcome in outcomes] == ["failed", "took longer than 3 s"]
-    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
-    report(tmp_path, outcomes)
+    gone(int((tmp_path / "pid").read_text()))
+    report(tmp_path, describe_machine(), outcomes)
     assert "| hangs | took longer than 3 s |" in (tmp_path / "table.md").read_text()
+
+
+def gone(number: int) -> None:
+    """Wait for the end of a process that was killed."""
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(number).wait(60)
+
+
+def test_tests_that_are_cut_off_say_what_has_failed(tmp_path):
+    (tmp_path / "test_both.py").write_text(
+        "import time\ndef test_fails():\n    assert 1 + 1 == 3\ndef test_hangs():\n    time.sleep(600)\n"
+    )
+    command = (sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(tmp_path), "-n", "2", str(tmp_path))
+    assert perform(Step("tests", command, 20), tmp_path, dry=True).status == "took longer than 20 s"
+    log = (tmp_path / "tests.log").read_text()
+    assert "assert (1 + 1) == 3" in log and "test_fails" in log, log
 
 
 def test_a_step_that_is_cut_off_keeps_the_cases_that_it_had(tmp_path):
