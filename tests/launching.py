@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests import gpus
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +41,7 @@ def started(command: list[str], folder: Path, log: Path, on_gpus: bool = False, 
     """Start a launcher; nothing that it started is left behind."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    if not on_gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment = gpus.with_all(environment) if on_gpus else {**environment, gpus.VISIBLE: ""}
     with open(log, "w") as output:
         process = start(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

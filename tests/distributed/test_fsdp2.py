@@ -1,11 +1,13 @@
 """FSDP2 spreads weights: on the CPU with torch's own fully_shard; the real command where there are GPUs."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from tests import gpus
 from tests.distributed.sharded import backward, batches, gradients, load
 from tests.distributed.test_equality import check_two_are_one, recipe_file  # noqa: F401 (a fixture)
 from tests.launching import ROOT, launch
@@ -35,9 +37,19 @@ def test_layers_are_spread_gradients_are_those_of_one_process_and_weights_come_b
             assert torch.equal(found.view(weight.dtype).flatten(), weight.flatten()), name
 
 
+no_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+few_gpus = pytest.mark.skipif(gpus.NUMBER < 2, reason="fewer than two GPUs")
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("config, quantization", [("fsdp2", None), ("fsdp2", "nf4"), ("zero3", None)])
-def test_the_command_spreads_weights_over_gpus(config, quantization, recipe_file: Path, tmp_path):  # noqa: F811
-    check_two_are_one(
-        config, recipe_file, tmp_path, quantization, num_processes=torch.cuda.device_count(), on_gpus=True
-    )
+@pytest.mark.parametrize(
+    "config, quantization",
+    [
+        ("fsdp2", None),
+        ("fsdp2", "nf4"),
+        pytest.param("zero3", None, marks=no_deepspeed),
+        pytest.param("multi_gpu", None, marks=few_gpus),
+    ],
+)
+def test_the_command_trains_on_all_gpus(config, quantization, recipe_file: Path, tmp_path):  # noqa: F811
+    check_two_are_one(config, recipe_file, tmp_path, quantization, num_processes=gpus.NUMBER, on_gpus=True)
