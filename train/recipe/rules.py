@@ -28,7 +28,7 @@ def impossible_combinations(recipe: Recipe) -> Iterator[Combination]:
     yield from _evaluation(recipe)
     yield from _fixed_arguments(recipe)
     yield from _how_layers_run(recipe)
-    if recipe.resume not in ("auto", "never") and not os.path.isdir(recipe.resume):
+    if recipe.resume not in ("auto", "never") and not os.path.isdir(os.path.expanduser(recipe.resume)):
         yield (
             _together("resume"),
             f"no such folder: {recipe.resume!r}; write auto, never or a checkpoint's folder",
