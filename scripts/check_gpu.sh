@@ -7,8 +7,8 @@
 # --dry runs the same on a CPU with tiny shapes, so that no typo waits for a GPU. WHEELS is a folder that
 # scripts/offline_wheels.py made, for a machine with PyTorch and transformers but without a network.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-options=() out=outputs/gpu wheels=
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+options=() out=$root/outputs/gpu wheels=
 while [ $# -gt 0 ]; do
     case $1 in
         --dry) options+=(--dry) ;;
@@ -19,9 +19,11 @@ while [ $# -gt 0 ]; do
     shift
 done
 mkdir -p "$out"
+out=$(cd "$out" && pwd)
 if [ -n "$wheels" ]; then
     python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$out/site" "$wheels"/*.whl
-    export PYTHONPATH="$(cd "$out/site" && pwd)${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$out/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+cd "$root"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec python3 scripts/gpu_check.py "$out" ${options[@]+"${options[@]}"}

@@ -84,7 +84,7 @@ def test_a_step_that_is_cut_off_keeps_the_cases_that_it_had(tmp_path):
 
 
 def test_the_script_starts_the_check_in_the_checkout(tmp_path):
-    """Give it wheels, too, which it installs first."""
+    """Give it wheels, too, which it installs first. Folders are those that the caller means."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "a.whl").touch()
@@ -92,15 +92,15 @@ def test_the_script_starts_the_check_in_the_checkout(tmp_path):
     python.chmod(0o755)
     environment = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
     started = []
-    for options in ((), ("--wheels", tmp_path / "wheels")):
-        command = ["bash", ROOT / "scripts/check_gpu.sh", "--dry", *options, tmp_path / "out"]
+    for options in ((), ("--wheels", "wheels")):
+        command = ["bash", ROOT / "scripts/check_gpu.sh", "--dry", *options, "out"]
         (tmp_path / "out" / "site").mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         started += [line.split("|") for line in done.stdout.splitlines()]
     plain, installed, with_wheels = started
     words = f"scripts/gpu_check.py {tmp_path}/out --dry"
     assert plain == [str(ROOT), str(ROOT), words]
-    assert installed[2].startswith("-m pip install ") and installed[2].endswith(f"{tmp_path}/wheels/a.whl")
+    assert installed[2].startswith("-m pip install ") and installed[2].endswith(" wheels/a.whl")
     assert with_wheels == [str(ROOT), f"{ROOT}{os.pathsep}{tmp_path}/out/site", words]
 
 
