@@ -115,7 +115,7 @@ def parsed(text: str, name: str) -> Any:
 def _check_keys(value: Any, text: str, name: str) -> None:
     """Raise UserError where an object has a key twice: decoders keep the last, which may be the wrong one.
 
-    Counting costs a third of what a decoder does that looks at each key.
+    Counting is cheaper than a decoder that looks at each key.
     """
     if _num_keys(value) != text.count('":'):
         json.loads(text, object_pairs_hook=partial(_refuse_repeated, name))

@@ -146,6 +146,12 @@ class Decoding:
         return plan
 
 
+def context_of(model: AnyModel) -> int:
+    """Return how many tokens a model was made for, its answer included."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base.config.get_text_config().max_position_embeddings
+
+
 def moved(model: AnyModel, value: torch.Tensor) -> torch.Tensor:
     """Return a value on the model's device, numbers that are no ids in its type."""
     device, dtype = cast("torch.device", model.device), cast("torch.dtype", model.dtype)

@@ -24,7 +24,7 @@ from data.tokens.encoding import encode_prompt, placeholder_ids
 from data.video_llava import VisualTokens
 from train.answering.attention import answering_with
 from train.answering.choosing import Chooser, unknown_settings
-from train.answering.decoding import Answer, AnyModel, Decoding, moved
+from train.answering.decoding import Answer, AnyModel, Decoding, context_of, moved
 from train.answering.exchange import Exchange
 from train.answering.grouping import PromptGroup, group_prompts
 from train.answering.one_by_one import generate_alone, pass_by_pass, why_alone
@@ -111,7 +111,8 @@ def answer_together(
     loader = loader or PixelLoader(processor, num_frames, decode=decode)
     tokenizer, visual_tokens = processor.tokenizer, measure_visual_tokens(processor, num_frames)
     encoded = [(encode_prompt(messages, tokenizer, visual_tokens), media) for messages, media in prompts]
-    refused = _too_long(model, [len(ids) for ids, _ in encoded], visual_tokens)
+    lengths = [len(ids) for ids, _ in encoded]
+    refused = _too_long(model, lengths, visual_tokens)
     groups = group_prompts(encoded, list(placeholder_ids(tokenizer).values()), refused)
     kinds = {item.kind for _, media in encoded for item in media}
     everything: dict[int, Found] = {}
@@ -126,10 +127,8 @@ def answer_together(
             take_all(refused)
         exchange = Exchange(take_all, stop, synced, is_alone)
         share = shares(groups, exchange.number, max_new_tokens)[exchange.rank]
-        room = batch_size * (
-            max((len(ids) for number, (ids, _) in enumerate(encoded) if number not in refused), default=0)
-            + max_new_tokens
-        )
+        longest = max((length for number, length in enumerate(lengths) if number not in refused), default=0)
+        room = batch_size * (longest + max_new_tokens)
         pixels_of = _pixel_source(loader, max(MIN_KEPT_MEDIA, batch_size))
         job = AnswerJob(share, pixels_of, max_new_tokens, room, seed)
         _answer_share(model, tokenizer, job, exchange, loader.empty(kinds) if exchange.synced else {})
@@ -138,8 +137,7 @@ def answer_together(
 
 def _too_long(model: AnyModel, lengths: Sequence[int], visual_tokens: VisualTokens) -> dict[int, NotAsked]:
     """Find prompts that leave no room for an answer in what the model was made for, as `Talker` does."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    limit = base.config.get_text_config().max_position_embeddings
+    limit = context_of(model)
     advice = f"the model takes {limit:,}, its answer included ({visual_tokens}); shorten it, or show less"
     return {
         number: NotAsked(f"has {length:,} tokens, and {advice}")

@@ -22,7 +22,7 @@ from data.tokens.encoding import encode_prompt, placeholder_ids
 from data.tokens.special import refuse_special_tokens, special_finder
 from train.answering.attention import SHARED_ANSWERS
 from train.answering.choosing import Chooser, ends_of
-from train.answering.decoding import Answer, AnyModel, Decoding
+from train.answering.decoding import Answer, AnyModel, Decoding, context_of
 from train.answering.generation import Decode
 from train.answering.one_by_one import generate_alone, why_alone
 from train.answering.states import Prefix
@@ -66,7 +66,7 @@ class Talker:
         self.model, self.processor, self.key = model, processor, key
         self.num_frames, self.frame_sampling, self._decode = num_frames, frame_sampling, decode
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.max_context: int = max_context or base.config.get_text_config().max_position_embeddings
+        self.max_context: int = max_context or context_of(model)
         self.visual_tokens = measure_visual_tokens(processor, num_frames)
         self.frames = Frames(PixelLoader(processor, num_frames, decode=self._decoded))
         self.store = PrefixStore(max_bytes)
